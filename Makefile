@@ -1,0 +1,162 @@
+# make help is the manual.
+
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+PYTHON   ?= /usr/bin/python3
+FUZZTIME ?= 30s
+# The image that the containers are built on. Empty: one built here from Debian packages, without a registry.
+BASE_IMAGE ?=
+
+# The version comes from git describe above, so go build need not ask git.
+export GOFLAGS ?= -buildvcs=false
+export PYTHONDONTWRITEBYTECODE := 1
+
+# What is left running or hanging fails by these, well before CI's own limit.
+UNIT_TIMEOUT        := 10m
+PROCESS_TIMEOUT     := 10m
+INTEGRATION_TIMEOUT := 15m
+
+GO_TOOLS    := $(addprefix bin/tools/,benchstat grpcurl protoc-gen-go protoc-gen-go-grpc)
+GOLANGCI    := bin/tools/golangci-lint
+BUF         := bin/tools/buf
+TOOL_MODULES := tools tools/buf tools/golangci-lint
+
+PYTHON_SOURCES := sdk/python deploy/compose/app
+SHELL_SCRIPTS  := .ci/run deploy/image/build-base $(filter-out %.txt,$(wildcard scripts/*))
+
+MAKEFLAGS += --no-print-directory
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := all
+
+##@ Everyday
+
+.PHONY: all
+all: build check ## Build, lint and test (the default target)
+
+.PHONY: help
+help: ## Show this manual
+	@awk -v FS=':.*## ' ' \
+		/^##@ /           { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z-]+:.*## /  { printf "  %-16s %s\n", $$1, $$2 } \
+		' $(MAKEFILE_LIST)
+	@printf '\nVariables (make NAME=value)\n'
+	@printf '  %-16s %s\n' \
+		PYTHON     "the Python with Debian's packages: $(PYTHON)" \
+		FUZZTIME   "how long to run each fuzz target: $(FUZZTIME)" \
+		BASE_IMAGE "image under the containers, such as debian:bookworm-slim; empty: built from Debian packages" \
+		VERSION    "what the binary calls itself: $(VERSION)"
+
+.PHONY: build
+build: ## Build bin/anteroom, a static binary
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/anteroom ./cmd/anteroom
+
+.PHONY: demo
+demo: build ## Run the sidecar with a Go app behind it on http://127.0.0.1:8080 and print what to try
+	bin/anteroom demo
+
+.PHONY: test
+test: ## Install what the tests need and pass all of them (the compose suite too, where a Docker engine runs)
+	@$(MAKE) deps
+	@$(MAKE) check
+	@if scripts/docker-engine; then $(MAKE) integration; else echo 'The compose suite was left out, for the reason above.'; fi
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -rf bin
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+##@ Checks
+
+.PHONY: check
+check: lint unit python process ## Everything that needs neither root nor a Docker engine
+
+.PHONY: lint
+lint: lint-go lint-proto lint-python lint-shell ## All linters, and that generated code is fresh
+
+.PHONY: lint-go
+lint-go: $(GOLANGCI) ## gofmt, go mod tidy, go vet, golangci-lint
+	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "Not formatted, run gofmt -w on:"; echo "$$unformatted"; exit 1; }
+	go mod tidy -diff
+	go vet -tags integration ./...
+	$(GOLANGCI) run
+
+.PHONY: lint-proto
+lint-proto: $(BUF) generate-check breaking ## buf lint, generated code, wire compatibility
+	$(BUF) lint
+
+.PHONY: lint-python
+lint-python: ## pyflakes
+	$(PYTHON) -m pyflakes $(PYTHON_SOURCES)
+
+.PHONY: lint-shell
+lint-shell: ## shellcheck
+	shellcheck $(SHELL_SCRIPTS)
+
+.PHONY: unit
+unit: ## Go tests under the race detector, fuzz seeds included
+	go test -race -timeout $(UNIT_TIMEOUT) $$(go list ./... | grep -v /test/)
+
+.PHONY: python
+python: build ## Tests of the Python SDK
+	cd sdk/python && $(PYTHON) -m pytest -p no:cacheprovider tests
+
+.PHONY: process
+process: build ## End to end with real processes
+	go test -race -count=1 -timeout $(PROCESS_TIMEOUT) ./test/process/...
+
+.PHONY: integration
+integration: images ## End to end with containers (needs a Docker engine)
+	go test -race -count=1 -timeout $(INTEGRATION_TIMEOUT) -tags integration ./test/integration/...
+
+.PHONY: fuzz
+fuzz: ## Fuzz each target for FUZZTIME
+	scripts/fuzz $(FUZZTIME)
+
+##@ Setting up
+
+.PHONY: deps
+deps: ## Install the Debian packages that the tests need and that are missing
+	@scripts/install-debian-packages
+
+.PHONY: tools
+tools: $(GO_TOOLS) $(GOLANGCI) $(BUF) ## Build the pinned Go tools to bin/tools
+
+.PHONY: images
+images: build bin/tools/grpcurl ## Build the container images of deploy/compose
+	@scripts/docker-engine
+	@base='$(BASE_IMAGE)'; [ -n "$$base" ] || base=$$(deploy/image/build-base) || exit 1; \
+		BASE_IMAGE=$$base COMPOSE_PROFILES=tools scripts/compose build
+
+.PHONY: tidy
+tidy: ## go mod tidy, in the tools' modules too
+	for module in . $(TOOL_MODULES); do go -C $$module mod tidy; done
+
+##@ The gRPC contract
+
+.PHONY: generate
+generate: $(BUF) $(GO_TOOLS) ## Generate api/ from proto/
+	$(BUF) generate
+
+.PHONY: generate-check
+generate-check: $(BUF) $(GO_TOOLS) ## Check that api/ is what proto/ generates
+	@scripts/check-generated $(BUF)
+
+.PHONY: breaking
+breaking: $(BUF) ## Check that the contract still understands clients of the last release
+	@release=$$(git describe --tags --abbrev=0 --match 'v*' 2>/dev/null) || { echo 'breaking: no release yet to compare with'; exit 0; }; \
+		$(BUF) breaking --against ".git#tag=$$release"
+
+# Versions stand in the go.mod files; a module builds all of its tools at once. Touched, since go leaves alone a binary that
+# is as it should be.
+define BUILD_TOOLS
+CGO_ENABLED=0 go -C $(<D) build -trimpath -ldflags '-s -w' -o '$(CURDIR)/bin/tools/' tool
+@touch $(1)
+endef
+
+$(GO_TOOLS) &: tools/go.mod tools/go.sum
+	$(call BUILD_TOOLS,$(GO_TOOLS))
+
+$(GOLANGCI): tools/golangci-lint/go.mod tools/golangci-lint/go.sum
+	$(call BUILD_TOOLS,$@)
+
+$(BUF): tools/buf/go.mod tools/buf/go.sum
+	$(call BUILD_TOOLS,$@)
