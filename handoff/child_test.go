@@ -24,15 +24,14 @@ const (
 
 const childVariable = "HANDOFF_TEST_CHILD"
 
-// inChild runs body in a process of its own. It returns there with body's result, here with the child's.
-func inChild(t *testing.T, kind childKind, body func(t *testing.T)) {
+// inChild reports whether this is the process that the test needs. If not, it runs the test in one, whose result is the test's.
+func inChild(t *testing.T, kind childKind) bool {
 	t.Helper()
 	if os.Getenv(childVariable) != "" {
-		body(t)
-		return
+		return true
 	}
 	c := exec.Command("/proc/self/exe", "-test.run", "^"+strings.ReplaceAll(t.Name(), "/", "$/^")+"$", "-test.v")
-	c.Env = append(os.Environ(), childVariable+"=1", "GOCOVERDIR="+t.TempDir())
+	c.Env = append(os.Environ(), childVariable+"=1", "GORACE=atexit_sleep_ms=0", "GOCOVERDIR="+t.TempDir())
 	c.Dir = "/"
 	if kind == childUnprivileged && os.Getuid() == 0 {
 		c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
@@ -42,6 +41,7 @@ func inChild(t *testing.T, kind childKind, body func(t *testing.T)) {
 	if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
 		t.Errorf("child: %v", err)
 	}
+	return false
 }
 
 // fillDescriptorTable lowers the limit of open descriptors and opens as many as there may be.

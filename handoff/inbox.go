@@ -14,6 +14,9 @@ const inboxSize = 2 * (HeaderSize + MaxPayload)
 // maxRights is SCM_MAX_FD: the most descriptors Linux lets one message carry (unix(7)).
 const maxRights = 253
 
+// lost stands for a descriptor that did not arrive. It keeps its place: the next descriptor may be here before its frame is complete.
+const lost = -1
+
 // Errors of Inbox.
 var (
 	ErrAgain = errors.New("handoff: nothing to do now")
@@ -26,8 +29,7 @@ var (
 type Inbox struct {
 	buf   []byte
 	start int   // first byte of buf that Next has not taken
-	fds   []int // arrived, not yet claimed, in order
-	lost  int   // descriptors that were due and will not come
+	fds   []int // arrived, not yet claimed, in order; lost in the place of one that was due and will not come
 	oob   []byte
 	msg   message
 }
@@ -75,7 +77,7 @@ func (in *Inbox) takeRights(oob []byte, flags int) error {
 	case len(in.fds) > before+1:
 		return Faultf(CodeStrayDescriptor, "%d descriptors in one message, one is allowed", len(in.fds)-before)
 	case flags&unix.MSG_CTRUNC != 0 && len(in.fds) == before:
-		in.lost++
+		in.fds = append(in.fds, lost)
 	}
 	return nil
 }
@@ -92,17 +94,19 @@ func (in *Inbox) Next(f *Frame) (fd int, ok bool, err error) {
 	if f.Flags&FlagFD == 0 {
 		return -1, true, nil
 	}
-	if len(in.fds) > 0 {
-		fd = in.fds[0]
-		in.fds = in.fds[:copy(in.fds, in.fds[1:])]
-		return fd, true, nil
+	if len(in.fds) == 0 {
+		return -1, false, Faultf(CodeNoDescriptor, "%s says that a descriptor comes with it, none came", f.Type)
 	}
-	if in.lost > 0 {
-		in.lost--
+	fd = in.fds[0]
+	in.fds = in.fds[:copy(in.fds, in.fds[1:])]
+	if fd == lost {
 		return -1, true, ErrDescriptorLost
 	}
-	return -1, false, Faultf(CodeNoDescriptor, "%s says that a descriptor comes with it, none came", f.Type)
+	return fd, true, nil
 }
+
+// Full reports whether the last Recv filled all the room there was, so that another may find more at once.
+func (in *Inbox) Full() bool { return len(in.buf) == cap(in.buf) }
 
 // Pending returns the bytes of a frame that has begun and not ended.
 func (in *Inbox) Pending() []byte { return in.buf[in.start:] }
@@ -118,7 +122,9 @@ func (in *Inbox) Settled() error {
 // Close closes the descriptors that nobody has claimed.
 func (in *Inbox) Close() {
 	for _, fd := range in.fds {
-		_ = unix.Close(fd)
+		if fd != lost {
+			_ = unix.Close(fd)
+		}
 	}
 	in.fds = nil
 }

@@ -18,6 +18,12 @@ import (
 func socketPair(t testing.TB) (sender, receiver int) {
 	t.Helper()
 	checkDescriptors(t)
+	return openPair(t)
+}
+
+// openPair is socketPair for a test that checks its descriptors itself.
+func openPair(t testing.TB) (sender, receiver int) {
+	t.Helper()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -59,10 +65,13 @@ func openDescriptors(t testing.TB) map[string]string {
 func closeAll(fds []int) {
 	for _, fd := range fds {
 		if fd >= 0 {
-			unix.Close(fd)
+			closeFD(fd)
 		}
 	}
 }
+
+// closeFD closes a descriptor that nobody looks at any more.
+func closeFD(fd int) { _ = unix.Close(fd) }
 
 // descriptors makes n descriptors with n different inodes; the test's end closes them.
 func descriptors(t testing.TB, n int) []int {
@@ -73,7 +82,7 @@ func descriptors(t testing.TB, n int) []int {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { unix.Close(fd) })
+		t.Cleanup(func() { closeFD(fd) })
 		fds = append(fds, fd)
 	}
 	return fds
@@ -99,7 +108,7 @@ func newWard(t testing.TB) *ward {
 		t.Fatal(err)
 	}
 	w := &ward{watch: p[0], fd: p[1]}
-	t.Cleanup(func() { unix.Close(w.watch); w.drop() })
+	t.Cleanup(func() { closeFD(w.watch); w.drop() })
 	return w
 }
 
@@ -187,7 +196,7 @@ func takeFrames(t testing.TB, in *Inbox) ([]arrival, error) {
 		a := arrival{conn: f.Conn}
 		if fd >= 0 {
 			a.inode = inode(t, fd)
-			unix.Close(fd)
+			closeFD(fd)
 		}
 		list = append(list, a)
 	}

@@ -1,0 +1,241 @@
+package manager
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/anteroom-io/anteroom/handoff"
+	"github.com/anteroom-io/anteroom/listener"
+	"github.com/anteroom-io/anteroom/selector"
+)
+
+// entrance is a listening socket in the loop: for clients (door) or for hosts.
+type entrance struct {
+	token    uint64
+	listener *listener.Listener
+	door     *door // nil: the handoff socket
+	link     *link // of the host that brought it
+}
+
+// ListenerOptions says what a listener is for.
+type ListenerOptions struct {
+	Name string // how operators see it; empty: its address
+	Pool string // whose hosts serve its connections; empty: DefaultPool
+}
+
+// AddListener accepts clients on l, before or while Run. It takes ownership of l, also on failure.
+func (m *Manager) AddListener(l *listener.Listener, o ListenerOptions) error {
+	return m.tell(func() error {
+		if o.Pool == "" {
+			o.Pool = DefaultPool
+		}
+		if o.Name == "" {
+			o.Name = l.String()
+		}
+		to, fault := m.policy.poolNamed(o.Pool, false)
+		if fault != nil {
+			return errors.Join(fault, l.Close())
+		}
+		_, err := m.open(l, &door{name: o.Name}, to, nil)
+		return err
+	})
+}
+
+// AddHandoff lets hosts attach on l, before or while Run. It takes ownership of l, also on failure.
+func (m *Manager) AddHandoff(l *listener.Listener) error {
+	return m.tell(func() error {
+		m.serial++
+		e := &entrance{token: handoffToken | m.serial, listener: l}
+		if err := m.sel.Register(l.FD(), e.token, selector.Read); err != nil {
+			return errors.Join(err, l.Close())
+		}
+		m.handoffs[e.token] = e
+		m.log.Info("hosts may attach", "handoff", l.String())
+		return nil
+	})
+}
+
+// open makes a listener part of the loop; d lacks only its number and pool. On failure l is closed.
+func (m *Manager) open(l *listener.Listener, d *door, to *pool, from *link) (*entrance, error) {
+	m.serial++
+	d.id = ListenerID(m.serial)
+	if fault := m.policy.addDoor(d, to); fault != nil {
+		return nil, errors.Join(fault, l.Close())
+	}
+	e := &entrance{token: doorToken | m.serial, listener: l, door: d, link: from}
+	if err := m.sel.Register(l.FD(), e.token, m.acceptInterest()); err != nil {
+		m.policy.closeDoor(d)
+		return nil, errors.Join(err, l.Close())
+	}
+	m.doors[e.token] = e
+	m.log.Info("listening", "listener", l.String(), "pool", to.name)
+	return e, nil
+}
+
+// closeEntrance stops listening. Connections that were accepted go on.
+func (m *Manager) closeEntrance(e *entrance) {
+	delete(m.doors, e.token)
+	delete(m.handoffs, e.token)
+	_ = m.sel.Unregister(e.listener.FD())
+	if err := e.listener.Close(); err != nil {
+		m.log.Warn("closing a listener", "listener", e.listener.String(), "error", err)
+	}
+	if e.door != nil {
+		m.policy.closeDoor(e.door)
+	}
+}
+
+// acceptsPerTurn bounds one listener's share of a turn; what is left is reported again.
+const acceptsPerTurn = 256
+
+func (m *Manager) acceptClients(e *entrance) {
+	for range acceptsPerTurn {
+		if !m.policy.mayAccept() {
+			m.pauseAccepting(never, fmt.Sprintf("%d connections, the limit, and none of them is idle", m.policy.table.live))
+			return
+		}
+		fd, err := e.listener.Accept()
+		if err != nil {
+			m.acceptFailed(e, err)
+			return
+		}
+		m.accepted(e, fd)
+	}
+}
+
+func (m *Manager) accepted(e *entrance, fd int) {
+	id, err := m.policy.accepted(int32(fd), e.door.index)
+	if err != nil {
+		m.log.Error("a new connection was dropped", "listener", e.listener.String(), "error", err)
+		return
+	}
+	if m.policy.watched {
+		m.policy.act.tell(Event{Kind: EventAccepted, Conn: id, Pool: e.door.pool.name, Peer: peerOf(fd)})
+	}
+}
+
+func peerOf(fd int) string {
+	peer, err := listener.Peer(fd)
+	if err != nil {
+		return "" // it has gone already
+	}
+	return peer.String()
+}
+
+// acceptFailed: nothing waits, or not now, or never again.
+func (m *Manager) acceptFailed(e *entrance, err error) {
+	switch {
+	case errors.Is(err, listener.ErrAgain):
+	case errors.Is(err, listener.ErrTryLater):
+		m.pauseAccepting(m.policy.now+int64(acceptPause), err.Error())
+	default:
+		m.log.Warn("a listener ended", "listener", e.listener.String(), "error", err)
+		m.closeListener(e)
+	}
+}
+
+// acceptPause is how long accepting pauses when the process or the machine is out of descriptors, unless a connection goes first.
+const acceptPause = 250 * time.Millisecond
+
+// pause is accepting that has stopped for a while: clients wait in the kernel's backlog.
+type pause struct {
+	on    bool
+	time  int64 // when to try again, never if only room helps
+	live  int   // connections when it began
+	since int64
+}
+
+func (p *pause) until() int64 {
+	if !p.on {
+		return never
+	}
+	return p.time
+}
+
+// pauseAccepting warns once, however often it is repeated before accepting succeeds again.
+func (m *Manager) pauseAccepting(until int64, why string) {
+	if !m.paused.on {
+		m.paused = pause{on: true, time: until, live: m.policy.table.live, since: m.policy.now}
+		m.policy.totals.AcceptPauses++
+		m.log.Warn("accepting pauses; clients wait in the backlog", "reason", why, "connections", m.policy.table.live)
+		m.setAccepting()
+	}
+	m.paused.time = until
+}
+
+// reviewPause resumes accepting when there is room, or it is time to try.
+func (m *Manager) reviewPause() {
+	p := &m.paused
+	if !p.on || m.policy.now < p.time && m.policy.table.live >= p.live {
+		return
+	}
+	if m.policy.table.live >= m.policy.limits.Connections {
+		return
+	}
+	m.log.Info("accepting goes on", "paused", time.Duration(m.policy.now-p.since).Round(time.Millisecond))
+	m.paused = pause{}
+	m.setAccepting()
+}
+
+// setAccepting makes the selector watch the listeners, or not: a pause, or a Stop, may be on.
+func (m *Manager) setAccepting() {
+	for _, e := range m.doors {
+		if err := m.sel.Modify(e.listener.FD(), e.token, m.acceptInterest()); err != nil {
+			m.log.Error("a listener cannot be watched", "listener", e.listener.String(), "error", err)
+		}
+	}
+}
+
+func (m *Manager) acceptInterest() selector.Interest {
+	if m.paused.on || m.policy.stopped {
+		return 0
+	}
+	return selector.Read
+}
+
+// acceptHosts lets peers of the handoff socket in whose user may attach. It is not paused: hosts are few, and put connections back.
+func (m *Manager) acceptHosts(e *entrance) {
+	fd, err := e.listener.Accept()
+	switch {
+	case err == nil:
+		m.admitHost(fd)
+	case errors.Is(err, listener.ErrAgain):
+	case errors.Is(err, listener.ErrTryLater):
+		m.pauseAccepting(m.policy.now+int64(acceptPause), err.Error())
+	default:
+		m.log.Error("the handoff socket failed, no more hosts can attach", "handoff", e.listener.String(), "error", err)
+		m.closeEntrance(e)
+	}
+}
+
+// admitHost judges the peer before a byte is read from it.
+func (m *Manager) admitHost(fd int) {
+	peer, err := listener.PeerCredentials(fd)
+	if err == nil {
+		err = m.config.Allow(peer)
+	}
+	if err != nil {
+		m.refuse(fd, peer, err)
+		return
+	}
+	m.serial++
+	l := &link{token: linkToken | m.serial, fd: fd, peer: peer, deadline: m.policy.now + int64(helloTimeout)}
+	if err := m.sel.Register(fd, l.token, selector.Read); err != nil {
+		m.log.Error("a host cannot be watched", "error", err)
+		closeFD(fd)
+		return
+	}
+	m.links[l.token] = l
+	m.young = append(m.young, l)
+}
+
+func (m *Manager) refuse(fd int, peer listener.Credentials, why error) {
+	m.policy.totals.HostsRefused++
+	m.log.Warn("a host was refused", "uid", peer.UID, "gid", peer.GID, "pid", peer.PID, "error", why)
+	var out handoff.Outbox
+	f := handoff.Faultf(handoff.CodeNotAllowed, "%v", why).Frame(handoff.TypeRefuse, 0)
+	out.Add(&f)
+	_ = out.Flush(fd) // a peer that cannot hear it is refused all the same
+	closeFD(fd)
+}

@@ -1,0 +1,123 @@
+package manager
+
+import (
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/anteroom-io/anteroom/handoff"
+	"github.com/anteroom-io/anteroom/selector"
+)
+
+// acts is the Manager as the policy's actor: system calls and frames.
+type acts Manager
+
+const nextRequest = selector.Read | selector.OneShot
+
+func (a *acts) watch(fd int32, id ConnID) error {
+	return a.sel.Register(int(fd), uint64(id), nextRequest)
+}
+
+func (a *acts) arm(fd int32, id ConnID) error { return a.sel.Modify(int(fd), uint64(id), nextRequest) }
+
+// disarm cannot fail on a registered descriptor; if it does, the event that follows finds the connection in another state.
+func (a *acts) disarm(fd int32, id ConnID) { _ = a.sel.Modify(int(fd), uint64(id), 0) }
+
+// unread asks for the length of the receive queue (SIOCINQ, tcp(7), unix(7)). An error means that there is nothing to read.
+func (a *acts) unread(fd int32) bool {
+	n, err := unix.IoctlGetInt(int(fd), unix.SIOCINQ)
+	return err == nil && n > 0
+}
+
+func (a *acts) lease(h *host, id ConnID, seq uint32, fd int32, withFD bool, flags handoff.Flags, waited time.Duration) {
+	m := (*Manager)(a)
+	l := h.link
+	f := handoff.Frame{Type: handoff.TypeLease, Flags: flags, Seq: seq, Conn: uint64(id), B: uint64(waited / time.Microsecond)}
+	if withFD {
+		l.out.AddFD(&f, int(fd))
+	} else {
+		l.out.Add(&f)
+	}
+	m.markDirty(l)
+}
+
+func (a *acts) nonblock(fd int32) bool {
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	if err != nil || flags&unix.O_NONBLOCK != 0 {
+		return false
+	}
+	return unix.SetNonblock(int(fd), true) == nil
+}
+
+func (a *acts) forget(h *host, id ConnID, why uint64) {
+	l := h.link
+	f := handoff.Frame{Type: handoff.TypeForget, Conn: uint64(id), A: why}
+	l.out.Add(&f)
+	(*Manager)(a).markDirty(l)
+}
+
+func (a *acts) hangUp(h *host) { (*Manager)(a).hangUpLater(h.link) }
+
+// shut sends our FIN behind what is queued, then reads on until the client's: a close(2) now could make the kernel reset the
+// connection and destroy what the client has not read yet (RFC 9112, section 9.6).
+func (a *acts) shut(fd int32, id ConnID) bool {
+	if err := unix.Shutdown(int(fd), unix.SHUT_WR); err != nil {
+		return false // ENOTCONN: already reset
+	}
+	if ended := (*Manager)(a).discard(fd); ended {
+		return false
+	}
+	return a.sel.Modify(int(fd), uint64(id), lingering) == nil
+}
+
+const lingering = selector.Read | selector.EdgeTriggered
+
+// linger reads away what a client still sends to a connection that is closing.
+func (m *Manager) linger(r *record, id ConnID) {
+	if m.discard(r.fd) {
+		m.policy.readable(id, true)
+	}
+}
+
+// discardsPerTurn bounds how much one closing connection may occupy the loop: 16 buffers, 1 MiB. A client that sends more is dropped.
+const discardsPerTurn = 16
+
+// discard empties the receive queue and reports whether the connection has ended.
+func (m *Manager) discard(fd int32) (ended bool) {
+	for range discardsPerTurn {
+		n, err := recvNow(int(fd), m.readBuf)
+		if err == unix.EAGAIN {
+			return false
+		}
+		if err != nil || n == 0 {
+			return true
+		}
+	}
+	return true
+}
+
+// recvNow is recv(2) that never blocks, whatever the descriptor's flags.
+func recvNow(fd int, p []byte) (int, error) {
+	for {
+		n, _, err := unix.Recvfrom(fd, p, unix.MSG_DONTWAIT)
+		if err != unix.EINTR {
+			return n, err
+		}
+	}
+}
+
+func (a *acts) drop(fd int32, _ ConnID) {
+	_ = a.sel.Unregister(int(fd)) // before close(2): a duplicate in a host would keep the registration alive
+	closeFD(int(fd))
+}
+
+func (a *acts) tell(e Event) { a.watchers.tell(e) }
+
+// closeFD closes a descriptor that is ours. An error would mean that it was not: a bug that must not go on (EBADF), or a late error of
+// writing, which sockets do not have (close(2)).
+func closeFD(fd int) {
+	if err := unix.Close(fd); err == unix.EBADF {
+		panic(fmt.Sprintf("descriptor %d was closed twice", fd))
+	}
+}

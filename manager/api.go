@@ -1,0 +1,167 @@
+package manager
+
+import (
+	"errors"
+	"time"
+)
+
+// Errors of the operators' calls.
+var (
+	ErrNotFound  = errors.New("no such connection")
+	ErrNotLeased = errors.New("the connection is not leased")
+	ErrStopped   = errors.New("the manager has ended")
+)
+
+// Counts is how many connections are where, and what has happened since the start.
+type Counts struct {
+	States    StateCounts
+	Listeners []ListenerCounts
+	Pools     []PoolCounts
+	Hosts     []HostInfo
+	Totals    Totals
+	Uptime    time.Duration
+	Running   bool // false between Stop and Start
+}
+
+// StateCounts is a number of connections by state.
+type StateCounts struct{ Idle, Ready, Leased, Closing int }
+
+// Sum is the number of connections in all states.
+func (c StateCounts) Sum() int { return c.Idle + c.Ready + c.Leased + c.Closing }
+
+// ListenerCounts describes a listener.
+type ListenerCounts struct {
+	ID       ListenerID
+	Name     string
+	Address  string
+	Pool     string
+	Host     HostID // the host that brought it, 0: the sidecar's own
+	States   StateCounts
+	Accepted uint64
+	Paused   bool // not accepting now: stopped, at a limit or out of descriptors
+}
+
+// PoolCounts describes a pool.
+type PoolCounts struct {
+	Name    string
+	Private bool
+	Hosts   int
+	States  StateCounts
+}
+
+// HostInfo describes an attached host.
+type HostInfo struct {
+	ID         HostID
+	Name       string
+	Pool       string
+	Agent      string
+	PID        int32 // 0 across pid namespaces
+	UID        uint32
+	Features   []string
+	Capacity   int
+	Leased     int
+	Draining   bool
+	Attached   time.Duration // since when
+	Leases     uint64
+	Nacks      uint64
+	Stale      uint64 // answers ignored, their lease was over
+	Violations uint64 // times it left O_NONBLOCK cleared
+}
+
+// Totals counts since the start.
+type Totals struct {
+	Accepted, Adopted uint64
+	Leases, Puts      uint64
+	Requests          uint64 // answered, as hosts report
+	Redelivered       uint64 // leases tried again after NACK
+	Crossed           uint64 // expiries given up because a request had just arrived
+	Stale             uint64 // hosts' answers ignored, their lease was over
+	Violations        uint64 // O_NONBLOCK found cleared
+	HostsAttached     uint64
+	HostsRefused      uint64 // not welcomed: wrong user, version, limits …
+	HostsFailed       uint64 // hung up on with ERROR
+	AcceptPauses      uint64 // at a limit or out of descriptors
+	Closed            [reasonCount]uint64
+}
+
+// ClosedFor is how many connections were closed for the reason.
+func (t *Totals) ClosedFor(r Reason) uint64 { return t.Closed[r] }
+
+// Capacity is how many connections may be kept between requests.
+type Capacity struct {
+	Limit  int
+	InUse  int // kept now, or promised to a host with its lease
+	CanAdd bool
+}
+
+// Selection chooses connections; empty fields choose all.
+type Selection struct {
+	IDs    []ConnID
+	States []State
+	Pool   string
+	Host   HostID
+	Peer   string // a client's address without port, or a prefix in CIDR form
+}
+
+// Query asks for one page of connections.
+type Query struct {
+	Selection
+	After ConnID // the last id of the page before, 0 for the first page
+	Limit int    // connections on a page, 1 to MaxPage; 0: DefaultPage
+}
+
+// Page sizes of Query.
+const (
+	DefaultPage = 100
+	MaxPage     = 1000
+)
+
+// Page is an answer to Query, in the order of slots. Next is what the next Query's After must be, 0 if this was the last.
+type Page struct {
+	Connections []Connection
+	Next        ConnID
+}
+
+// StopReport says what a Stop did.
+type StopReport struct {
+	Finished int // leases that came back within the grace
+	Cut      int // leases taken back and closed when it was over
+}
+
+// EventKind is what an Event tells.
+type EventKind uint8
+
+// The kinds.
+const (
+	EventAccepted EventKind = iota + 1
+	EventLeased
+	EventPut
+	EventExpired
+	EventClosed
+	EventDetached
+	EventHostAttached
+	EventHostGone
+	EventStopped
+	EventStarted
+	eventKindCount
+)
+
+var eventNames = [eventKindCount]string{
+	"", "accepted", "leased", "put", "expired", "closed", "detached", "host_attached", "host_gone", "stopped", "started",
+}
+
+func (k EventKind) String() string { return eventNames[k] }
+
+// Event is something that happened.
+type Event struct {
+	Kind   EventKind
+	Time   time.Time
+	Conn   ConnID // 0 for events about hosts
+	Host   HostID // 0 where none
+	Name   string // the host's
+	Pool   string
+	Peer   string // the client's address: of EventAccepted
+	Reason Reason // of EventClosed
+	Detail string // of EventHostGone: why
+	Lost   uint64 // events this watcher missed just before this one, because it was slow
+}

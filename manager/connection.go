@@ -1,0 +1,147 @@
+package manager
+
+import "time"
+
+// ConnID names a connection for as long as the sidecar lives: the upper 29 bits are the generation of its slot, the lower 24 the slot. It
+// is below 2^53 and never 0.
+type ConnID uint64
+
+const (
+	slotBits      = 24
+	maxSlots      = 1 << slotBits
+	maxGeneration = 1<<29 - 1
+)
+
+func makeID(generation, slot uint32) ConnID { return ConnID(generation)<<slotBits | ConnID(slot) }
+
+func (id ConnID) slot() uint32       { return uint32(id & (maxSlots - 1)) }
+func (id ConnID) generation() uint32 { return uint32(id >> slotBits) }
+
+// HostID numbers the hosts in the order in which they attached; never 0, never used again.
+type HostID uint32
+
+// ListenerID numbers the listeners in the order in which they were added; never 0, never used again.
+type ListenerID uint32
+
+// State is where a connection is on its way.
+//
+//	           request            host has room
+//	 accept ┌──────┐       ┌───────┐         ┌────────┐
+//	───────►│ idle ├──────►│ ready ├────────►│ leased │
+//	        └─┬──▲─┘       └─┬───▲─┘         └─┬─┬─┬──┘
+//	          │  │           │   └─────────────┘ │ │    NACK: another host
+//	          │  └───────────┼───────────────────┘ │    PUT
+//	          │              │                     │    CLOSE
+//	          │ expired,     │ waited too long,    │
+//	          │ hung up,     │ hung up          ┌──▼──────┐  client's FIN, or
+//	          └──────────────┴─────────────────►│ closing ├──────────────────► gone
+//	                                            └─────────┘  linger time is over
+//
+// A leased connection may also go at once, by DETACH.
+type State uint8
+
+// The states. Free is a slot of the table without a connection.
+const (
+	Free State = iota
+	Idle
+	Ready
+	Leased
+	Closing
+	stateCount
+)
+
+var stateNames = [stateCount]string{"free", "idle", "ready", "leased", "closing"}
+
+func (s State) String() string { return stateNames[s] }
+
+// marks are what else is known of a connection.
+type marks uint8
+
+const (
+	fresh   marks = 1 << iota // no request of it has been leased yet
+	silent                    // ready only because its time for a first byte is over
+	kept                      // counts against Limits.KeepAlive
+	held                      // its last host holds a descriptor of it
+	sticky                    // only its last host can go on with it
+	spurned                   // its last host could not take it: try another first
+	adopted                   // came from a host, not from a listener
+)
+
+// record is a connection in the table: fixed size, no pointers, and all there is to know to go on with it. Everything else about a
+// connection is asked from the kernel when somebody wants to see it.
+type record struct {
+	since      int64  // when it entered its state, ns of the loop's clock
+	generation uint32 // of the slot
+	fd         int32
+	prev, next uint32 // neighbours in the one list its state puts it in (table.go)
+	host       HostID
+	seq        uint32 // number of the present or last lease
+	requests   uint32 // answered
+	created    uint32 // s of the loop's clock
+	pool       uint16
+	listener   uint16
+	state      State
+	marks      marks
+	class      uint8 // of idle.go, while idle
+	tries      uint8 // leases of the present request that were not taken
+}
+
+// Why a connection is closed.
+type Reason uint8
+
+// The reasons. Their names are what operators, metrics and logs show.
+const (
+	ReasonNone      Reason = iota
+	ReasonHost             // the host said CLOSE
+	ReasonDetached         // the host keeps it
+	ReasonExpired          // idle for its keep-alive timeout
+	ReasonHungUp           // ended by the client
+	ReasonSilent           // no first byte in time
+	ReasonEvicted          // least recently used of too many
+	ReasonOperator         // asked for over gRPC
+	ReasonQueueFull        // no room in its pool's queue
+	ReasonQueueTime        // waited too long for a host
+	ReasonLeaseTime        // leased too long
+	ReasonHostGone         // its host went with it
+	ReasonRefused          // no host would take it
+	ReasonStopped          // cut by Stop or shutdown, or its pool ended
+	ReasonFailed           // a system call on it failed
+	reasonCount
+)
+
+var reasonNames = [reasonCount]string{
+	"none", "host", "detached", "expired", "hung_up", "silent", "evicted", "operator", "queue_full", "queue_timeout", "lease_timeout",
+	"host_gone", "refused", "stopped", "failed",
+}
+
+func (r Reason) String() string { return reasonNames[r] }
+
+// Reasons lists every reason a connection can be closed for.
+func Reasons() []Reason {
+	all := make([]Reason, 0, reasonCount-1)
+	for r := ReasonHost; r < reasonCount; r++ {
+		all = append(all, r)
+	}
+	return all
+}
+
+// Connection is what can be seen of a connection from outside, at one moment.
+type Connection struct {
+	ID       ConnID
+	State    State
+	Pool     string
+	Listener string // its address; empty if adopted
+	Host     HostID // that has it or had it last; 0: none yet
+	HostName string // empty if that host has gone
+	Peer     string // the client's address
+	Fresh    bool   // no request yet
+	Sticky   bool
+	Requests uint32 // answered so far
+	Age      time.Duration
+	InState  time.Duration // idle time if idle, waiting time if ready …
+
+	// From TCP_INFO (tcp(7)); zero for Unix sockets.
+	RTT           time.Duration
+	BytesReceived uint64
+	BytesSent     uint64 // acknowledged by the client
+}

@@ -1,0 +1,230 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/anteroom-io/anteroom/handoff"
+)
+
+// ErrStopping: Start was called while a Stop is still waiting for leases.
+var ErrStopping = errors.New("a stop is in progress; it ends within its grace")
+
+// result is an answer of the loop.
+type result[T any] struct {
+	value T
+	err   error
+}
+
+// ask has the loop run f between two turns and returns what it says. If the context ends first, f may still run. After Run has
+// returned the answer is ErrStopped; before Run was called, the caller runs f itself.
+func ask[T any](ctx context.Context, m *Manager, f func() (T, error)) (T, error) {
+	answer := make(chan result[T], 1)
+	m.post(func() {
+		v, err := f()
+		answer <- result[T]{v, err}
+	})
+	select {
+	case r := <-answer:
+		return r.value, r.err
+	case <-ctx.Done():
+	case <-m.ended:
+		select { // it may have answered just before it ended
+		case r := <-answer:
+			return r.value, r.err
+		default:
+		}
+		var none T
+		return none, ErrStopped
+	}
+	var none T
+	return none, context.Cause(ctx)
+}
+
+// tell is ask without an answer but success.
+func (m *Manager) tell(f func() error) error {
+	_, err := ask(context.Background(), m, func() (struct{}, error) { return struct{}{}, f() })
+	return err
+}
+
+// post queues a command for the loop.
+func (m *Manager) post(command func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.running {
+		m.policy.now = m.clock()
+		command()
+		return
+	}
+	m.commands = append(m.commands, command)
+	m.sel.Wake()
+}
+
+// Put makes a leased connection idle, as if its host had put it: whoever calls speaks for the host, which is told to let go of it. A timeout of 0 is
+// the default. Errors: ErrNotFound, ErrNotLeased.
+func (m *Manager) Put(ctx context.Context, id ConnID, timeout time.Duration) error {
+	_, err := ask(ctx, m, func() (struct{}, error) { return struct{}{}, m.policy.operatorPut(id, timeout) })
+	return err
+}
+
+// Stop ends accepting and lending. It returns when every lease is back, or when the grace is over and the rest has been cut. Idle connections stay
+// and expire as usual; requests that arrive wait, within Limits.QueueTimeout. A context that ends early ends the waiting, not the Stop.
+func (m *Manager) Stop(ctx context.Context, grace time.Duration) (StopReport, error) {
+	reports := make(chan StopReport, 1)
+	m.post(func() {
+		m.stops = append(m.stops, reports)
+		m.policy.beginStop(grace)
+		m.setAccepting()
+		m.log.Info("stopping", "grace", grace, "leased", m.policy.states[Leased])
+	})
+	select {
+	case report := <-reports:
+		return report, nil
+	case <-m.ended:
+		return StopReport{}, ErrStopped
+	case <-ctx.Done():
+		return StopReport{}, context.Cause(ctx)
+	}
+}
+
+// reviewStop tells those who wait for a Stop that it is complete, and ends the loop when a Shutdown is.
+func (m *Manager) reviewStop() {
+	if report, done := m.policy.stopDone(); done {
+		m.log.Info("stopped", "finished", report.Finished, "cut", report.Cut)
+		for _, reports := range m.stops {
+			reports <- report
+		}
+		m.stops = nil
+		m.flush()
+	}
+	if m.leaving && (m.policy.table.live == 0 || m.policy.now >= m.leaveBy) {
+		m.quit = true
+	}
+}
+
+// Start accepts and lends again after a Stop; without one it does nothing. Error: ErrStopping.
+func (m *Manager) Start(ctx context.Context) error {
+	_, err := ask(ctx, m, func() (struct{}, error) {
+		if m.policy.stop != nil {
+			return struct{}{}, ErrStopping
+		}
+		if m.policy.start() {
+			m.setAccepting()
+			m.log.Info("started")
+		}
+		return struct{}{}, nil
+	})
+	return err
+}
+
+// shutdownLinger bounds Limits.LingerTimeout when everything ends.
+const shutdownLinger = time.Second
+
+// Shutdown ends the manager: listeners close, hosts are asked to leave, leases have the grace to come back, every connection is closed
+// properly, Run returns. A context that ends cuts the grace short.
+func (m *Manager) Shutdown(ctx context.Context, grace time.Duration) (StopReport, error) {
+	m.post(m.closeDoors)
+	report, err := m.Stop(ctx, grace)
+	if ctx.Err() != nil {
+		report, err = m.Stop(context.WithoutCancel(ctx), 0)
+	}
+	if err != nil {
+		return report, err
+	}
+	m.post(m.leave)
+	<-m.ended
+	return report, nil
+}
+
+func (m *Manager) closeDoors() {
+	for _, e := range m.handoffs {
+		m.closeEntrance(e)
+	}
+	for _, e := range m.doors {
+		m.closeListener(e)
+	}
+	for _, l := range m.links {
+		m.reply(l, handoff.Frame{Type: handoff.TypeDraining})
+	}
+}
+
+func (m *Manager) leave() {
+	m.leaving, m.leaveBy = true, m.policy.now+int64(min(m.policy.limits.LingerTimeout, shutdownLinger))
+	m.policy.closeAll(func(ConnID, *record) bool { return true }, ReasonStopped)
+}
+
+// Close begins to close the connections that are selected, and returns how many. Unless states or ids are named it takes the
+// monitored ones, idle and ready; connections that are closing already do not count. Error: ErrNotFound if ids are named and none exists.
+func (m *Manager) Close(ctx context.Context, s Selection) (int, error) {
+	match, err := m.matcher(s)
+	if err != nil {
+		return 0, err
+	}
+	return ask(ctx, m, func() (int, error) {
+		if !m.anyExists(s.IDs) {
+			return 0, ErrNotFound
+		}
+		n := m.policy.closeAll(func(id ConnID, r *record) bool {
+			monitored := r.state == Idle || r.state == Ready || len(s.States)+len(s.IDs) > 0
+			return monitored && match(id, r)
+		}, ReasonOperator)
+		return n, nil
+	})
+}
+
+func (m *Manager) anyExists(ids []ConnID) bool {
+	return len(ids) == 0 || slices.ContainsFunc(ids, func(id ConnID) bool { return m.policy.table.find(id) != nil })
+}
+
+// ErrBadPeer: a Selection's Peer is neither an address nor a prefix.
+var ErrBadPeer = errors.New("the peer must be an IP address (192.0.2.1, 2001:db8::1) or a prefix (192.0.2.0/24)")
+
+// matcher turns a Selection into a test, which runs in the loop.
+func (m *Manager) matcher(s Selection) (func(ConnID, *record) bool, error) {
+	peer, err := parsePeer(s.Peer)
+	if err != nil {
+		return nil, err
+	}
+	return func(id ConnID, r *record) bool {
+		return (len(s.IDs) == 0 || slices.Contains(s.IDs, id)) &&
+			(len(s.States) == 0 || slices.Contains(s.States, r.state)) &&
+			(s.Pool == "" || m.policy.pools[r.pool].name == s.Pool) &&
+			(s.Host == 0 || r.host == s.Host) &&
+			(s.Peer == "" || peerIn(r.fd, peer))
+	}, nil
+}
+
+func parsePeer(s string) (netip.Prefix, error) {
+	if s == "" {
+		return netip.Prefix{}, nil
+	}
+	if prefix, err := netip.ParsePrefix(s); err == nil {
+		return prefix.Masked(), nil
+	}
+	address, err := netip.ParseAddr(s)
+	if err != nil {
+		return netip.Prefix{}, ErrBadPeer
+	}
+	return netip.PrefixFrom(address, address.BitLen()), nil
+}
+
+// Limits returns the limits in force, with no field zero.
+func (m *Manager) Limits(ctx context.Context) (Limits, error) {
+	return ask(ctx, m, func() (Limits, error) { return m.policy.limits, nil })
+}
+
+// SetLimits puts the non-zero fields of change in force and returns what then is. Error: *LimitsError with every violation; nothing has
+// changed then.
+func (m *Manager) SetLimits(ctx context.Context, change Limits) (Limits, error) {
+	if err := change.Check(); err != nil {
+		return Limits{}, err
+	}
+	return ask(ctx, m, func() (Limits, error) {
+		m.policy.setLimits(m.policy.limits.merge(change))
+		m.log.Info("limits changed", "limits", m.policy.limits)
+		return m.policy.limits, nil
+	})
+}

@@ -1,0 +1,296 @@
+package manager
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/anteroom-io/anteroom/handoff"
+	"github.com/anteroom-io/anteroom/listener"
+)
+
+var errTableFull = errors.New("every slot of the connection table is in use")
+
+// host is an attached host as the policy sees it.
+type host struct {
+	id       HostID
+	name     string
+	agent    string
+	pool     *pool
+	peer     listener.Credentials
+	features []string
+	cache    bool // holds the descriptors of what it has put
+	track    bool // wants to hear what becomes of what it has put
+	capacity int
+	draining bool
+	gone     bool  // its link has ended
+	sticky   bool  // has put sticky connections
+	resume   int64 // no leases until then, after a NACK; 0: now
+	attached int64
+	leases   list // longest first
+	waiting  list // sticky connections that are ready for it
+
+	total, nacks, stale, violations uint64
+
+	link *link // the loop's side of it
+}
+
+// owns reports whether an idle or ready connection is one that this host put last and wants to hear of.
+func (h *host) owns(r *record) bool {
+	return r.host == h.id && r.state != Leased && (r.marks&held != 0 || h.track)
+}
+
+// pool is the hosts that serve one listener, or several, and what waits for them.
+type pool struct {
+	name    string
+	index   uint16
+	private bool // ends with its only host
+	ended   bool
+	hot     bool // in policy.hot
+	sticky  bool // some host has put sticky connections
+	turn    int  // where choose begins
+	hosts   []*host
+	doors   int // listeners that feed it
+	queue   list
+	states  stateCounts
+}
+
+// DefaultPool is the pool of listeners and hosts that name none.
+const DefaultPool = "default"
+
+// maxPools is what record.pool can number.
+const maxPools = 1 << 15
+
+// poolNamed finds or makes a pool.
+func (p *policy) poolNamed(name string, private bool) (*pool, *handoff.Fault) {
+	if to := p.poolNames[name]; to != nil {
+		return to, nil
+	}
+	index := slices.Index(p.pools, nil)
+	if index < 0 {
+		if len(p.pools) >= maxPools {
+			return nil, handoff.Faultf(handoff.CodeAtLimit, "there are %d pools already", maxPools)
+		}
+		index = len(p.pools)
+		p.pools = append(p.pools, nil)
+	}
+	to := &pool{name: name, index: uint16(index), private: private}
+	p.pools[index], p.poolNames[name] = to, to
+	return to, nil
+}
+
+// forgetPool lets go of a pool that nobody serves, nothing feeds and nothing is in.
+func (p *policy) forgetPool(to *pool) {
+	if len(to.hosts) == 0 && to.doors == 0 && to.states == (stateCounts{}) && p.poolNames[to.name] == to {
+		p.pools[to.index] = nil
+		delete(p.poolNames, to.name)
+	}
+}
+
+// attach lets a host in. Its HELLO has been checked (handoff.HelloOf).
+func (p *policy) attach(hello *handoff.Hello, peer listener.Credentials) (*host, *handoff.Fault) {
+	if len(p.hosts) >= p.limits.Hosts {
+		return nil, handoff.Faultf(handoff.CodeAtLimit, "%d hosts are attached already, which is the limit", p.limits.Hosts)
+	}
+	id := p.lastHost + 1
+	name, private := hello.Pool, hello.Pool == ""
+	if private {
+		name = fmt.Sprintf("private-%d", id)
+	}
+	to, fault := p.poolNamed(name, private)
+	if fault != nil {
+		return nil, fault
+	}
+	if to.private && !private {
+		return nil, handoff.Faultf(handoff.CodeNotYours, "pool %q belongs to one host alone", name)
+	}
+	p.lastHost = id
+	h := &host{
+		id: id, name: hello.Name, agent: hello.Agent, pool: to, peer: peer, capacity: hello.Capacity, attached: p.now,
+		cache: hello.Has(handoff.FeatureCache), track: hello.Has(handoff.FeatureTrack), features: agreed(hello.Features),
+	}
+	p.hosts[id] = h
+	to.hosts = append(to.hosts, h)
+	p.totals.HostsAttached++
+	p.heat(to)
+	p.act.tell(Event{Kind: EventHostAttached, Host: id, Name: h.name, Pool: to.name})
+	return h, nil
+}
+
+// agreed is what this sidecar can do of what a host asks for.
+func agreed(features []string) []string {
+	yes := []string{}
+	for _, f := range []string{handoff.FeatureCache, handoff.FeatureTrack} {
+		if slices.Contains(features, f) {
+			yes = append(yes, f)
+		}
+	}
+	return yes
+}
+
+// drain lets a host leave: no more leases, and what only it could serve ends.
+func (p *policy) drain(h *host) {
+	h.draining = true
+	p.abandon(h)
+	p.hangUpIfDone(h)
+}
+
+func (p *policy) hangUpIfDone(h *host) {
+	if h.draining && h.leases.len == 0 {
+		p.act.hangUp(h)
+	}
+}
+
+// abandon ends the idle and ready connections that no other host can go on with: the sticky ones, and, of a private pool, all.
+func (p *policy) abandon(h *host) {
+	h.pool.ended = h.pool.private
+	if !h.sticky && !h.pool.private {
+		return
+	}
+	p.table.each(func(slot uint32, r *record) {
+		waits := r.state == Idle || r.state == Ready
+		if waits && (r.marks&sticky != 0 && r.host == h.id || h.pool.private && r.pool == h.pool.index) {
+			p.close(r, slot, ReasonStopped)
+		}
+	})
+}
+
+// hostGone: the link to a host has ended, so its leases are over.
+func (p *policy) hostGone(h *host, why string) {
+	h.draining, h.gone = true, true
+	p.abandon(h)
+	for {
+		r, slot, ok := p.table.oldest(&h.leases)
+		if !ok {
+			break
+		}
+		r.marks &^= held
+		p.close(r, slot, ReasonHostGone)
+	}
+	delete(p.hosts, h.id)
+	h.pool.hosts = slices.DeleteFunc(h.pool.hosts, func(x *host) bool { return x == h })
+	h.pool.turn = 0
+	p.act.tell(Event{Kind: EventHostGone, Host: h.id, Name: h.name, Pool: h.pool.name, Detail: why})
+	p.forgetPool(h.pool)
+}
+
+// setCapacity changes how many leases a host takes at once; what it has beyond that it keeps until it is done.
+func (p *policy) setCapacity(h *host, n uint64) {
+	h.capacity = int(min(n, handoff.MaxCapacity))
+	h.resume = 0
+	p.heat(h.pool)
+}
+
+// dropped: a host no longer holds a connection's descriptor.
+func (p *policy) dropped(h *host, id ConnID) {
+	if r := p.table.find(id); r != nil && r.host == h.id && r.state != Leased {
+		r.marks &^= held
+	}
+}
+
+// resumeHosts ends the pause of hosts that said NACK.
+func (p *policy) resumeHosts() {
+	for _, h := range p.hosts {
+		if h.resume > 0 && h.resume <= p.now {
+			h.resume = 0
+			p.heat(h.pool)
+		}
+	}
+}
+
+// adopt takes over a connection that a host brings: it becomes idle, in the host's pool.
+func (p *policy) adopt(h *host, fd int32, f *handoff.Frame) (ConnID, *handoff.Fault) {
+	switch {
+	case h.draining || p.stopped:
+		return 0, handoff.Faultf(handoff.CodeStopping, "no new connections while stopping")
+	case !p.mayAccept():
+		return 0, handoff.Faultf(handoff.CodeAtLimit, "%d connections are here already, which is the limit", p.limits.Connections)
+	}
+	m, stuck := adopted, f.Flags&handoff.FlagSticky != 0
+	if stuck {
+		m |= sticky
+		h.sticky, h.pool.sticky = true, true
+	}
+	if stuck || h.cache {
+		m |= held
+	}
+	id, err := p.admit(fd, h.pool, 0, m, p.timeoutOf(msDuration(f.A)))
+	if err != nil {
+		return 0, handoff.Faultf(handoff.CodeOutOfDescriptors, "%v", err)
+	}
+	r := p.table.find(id)
+	r.host = h.id
+	p.totals.Adopted++
+	p.setKept(r, true)
+	if p.kept > p.keepLimit() {
+		p.evict()
+	}
+	return id, nil
+}
+
+// msDuration reads a time in milliseconds that a peer has sent; what is too long is the longest allowed.
+func msDuration(ms uint64) time.Duration {
+	return time.Duration(min(ms, uint64(MaxTimeout/time.Millisecond))) * time.Millisecond
+}
+
+// door is a listener as the policy sees it.
+type door struct {
+	id          ListenerID
+	index       uint16
+	name        string
+	pool        *pool
+	host        *host // that brought it; nil: the sidecar's own
+	silentLease bool
+	firstByte   time.Duration // 0: the limit's
+	accepted    uint64
+	states      stateCounts
+	closed      bool
+}
+
+func (d *door) firstByteTimeout(l Limits) time.Duration {
+	if d.firstByte > 0 {
+		return d.firstByte
+	}
+	return l.FirstByteTimeout
+}
+
+// addDoor makes room for a listener.
+func (p *policy) addDoor(d *door, to *pool) *handoff.Fault {
+	open := 0
+	for _, other := range p.listeners[1:] {
+		if other != nil && !other.closed {
+			open++
+		}
+	}
+	if open >= p.limits.Listeners {
+		return handoff.Faultf(handoff.CodeAtLimit, "there are %d listeners already, which is the limit", p.limits.Listeners)
+	}
+	index := slices.Index(p.listeners, nil)
+	if index < 0 {
+		if len(p.listeners) > 1<<16-1 {
+			return handoff.Faultf(handoff.CodeAtLimit, "too many closed listeners still have connections")
+		}
+		index = len(p.listeners)
+		p.listeners = append(p.listeners, nil)
+	}
+	d.index, d.pool = uint16(index), to
+	p.listeners[index] = d
+	to.doors++
+	return nil
+}
+
+// closeDoor: the listener is closed; its connections go on.
+func (p *policy) closeDoor(d *door) {
+	d.closed = true
+	d.pool.doors--
+	p.forgetDoor(d)
+	p.forgetPool(d.pool)
+}
+
+// forgetDoor lets go of a closed listener when its last connection has gone.
+func (p *policy) forgetDoor(d *door) {
+	if d.closed && d.states == (stateCounts{}) && p.listeners[d.index] == d {
+		p.listeners[d.index] = nil
+	}
+}

@@ -1,0 +1,140 @@
+package manager
+
+import "time"
+
+// idleOrder keeps the idle connections in the order in which they will expire, one list for each length of time. Within a list the first
+// is both the next to expire and the least recently used, so neither question ever scans connections.
+type idleOrder struct {
+	classes []idleClass
+}
+
+// idleClass is the idle connections that may stay idle equally long.
+type idleClass struct {
+	timeout int64 // ns
+	fresh   bool  // waiting for a first byte; these are not kept connections and are never evicted
+	list    list
+}
+
+// maxClasses bounds how many different timeouts may be in use at once, among new connections and among kept ones.
+const maxClasses = 64
+
+// classFor returns the class for a timeout. When all classes are taken, an unfamiliar timeout is shortened to the next one in use, or, below
+// all of them, lengthened to the shortest.
+func (o *idleOrder) classFor(timeout int64, fresh bool) uint8 {
+	unused, alike := -1, 0
+	for i := range o.classes {
+		c := &o.classes[i]
+		switch {
+		case c.timeout == timeout && c.fresh == fresh:
+			return uint8(i)
+		case c.list.len == 0:
+			unused = i
+		case c.fresh == fresh:
+			alike++
+		}
+	}
+	switch {
+	case unused >= 0:
+		o.classes[unused] = idleClass{timeout: timeout, fresh: fresh}
+		return uint8(unused)
+	case alike < maxClasses:
+		o.classes = append(o.classes, idleClass{timeout: timeout, fresh: fresh})
+		return uint8(len(o.classes) - 1)
+	}
+	return o.nearest(timeout, fresh)
+}
+
+// nearest is for when there are classes of this kind, all in use.
+func (o *idleOrder) nearest(timeout int64, fresh bool) uint8 {
+	longest, shortest := -1, -1 // the longest that is not longer than timeout; the shortest of all
+	for i := range o.classes {
+		c := &o.classes[i]
+		if c.fresh != fresh {
+			continue
+		}
+		if c.timeout <= timeout && (longest < 0 || c.timeout > o.classes[longest].timeout) {
+			longest = i
+		}
+		if shortest < 0 || c.timeout < o.classes[shortest].timeout {
+			shortest = i
+		}
+	}
+	if longest >= 0 {
+		return uint8(longest)
+	}
+	return uint8(shortest)
+}
+
+// leastRecentlyUsed returns the kept connection that has been idle longest.
+func (o *idleOrder) leastRecentlyUsed(t *table) (lru *record, at uint32, ok bool) {
+	for i := range o.classes {
+		if o.classes[i].fresh {
+			continue
+		}
+		if r, slot, any := t.oldest(&o.classes[i].list); any && (!ok || r.since < lru.since) {
+			lru, at, ok = r, slot, true
+		}
+	}
+	return lru, at, ok
+}
+
+// expireIdle ends what has been idle for its time. A request that has just arrived wins: closing then would lose it.
+func (p *policy) expireIdle() {
+	for i := range p.idle.classes {
+		for {
+			c := &p.idle.classes[i]
+			r, slot, ok := p.table.oldest(&c.list)
+			if !ok || !p.overdue(r, c.timeout) {
+				break
+			}
+			p.expireOne(r, slot, c.fresh)
+		}
+	}
+}
+
+func (p *policy) expireOne(r *record, slot uint32, fresh bool) {
+	switch {
+	case p.act.unread(r.fd):
+		p.crossed(r, slot)
+	case fresh && p.listeners[r.listener].silentLease:
+		r.marks |= silent
+		p.act.disarm(r.fd, p.id(r, slot))
+		p.makeReady(r, slot)
+	case fresh:
+		p.close(r, slot, ReasonSilent)
+	default:
+		p.close(r, slot, ReasonExpired)
+	}
+}
+
+// evict closes the least recently used kept connection, if there is one. Those whose next request has just arrived are handed on instead; a
+// few of them at most, the rest are found on a later turn.
+func (p *policy) evict() (*record, uint32, bool) {
+	for range 8 {
+		r, slot, ok := p.idle.leastRecentlyUsed(&p.table)
+		if !ok {
+			return nil, 0, false
+		}
+		if !p.act.unread(r.fd) {
+			p.close(r, slot, ReasonEvicted)
+			return r, slot, true
+		}
+		p.crossed(r, slot)
+	}
+	return nil, 0, false
+}
+
+// crossed hands on an idle connection that was about to be closed when its next request arrived.
+func (p *policy) crossed(r *record, slot uint32) {
+	p.totals.Crossed++
+	p.act.disarm(r.fd, p.id(r, slot))
+	p.makeReady(r, slot)
+}
+
+// timeoutOf is how long a put connection stays idle: what the host asks for, else the default, within the bounds of Limits.
+func (p *policy) timeoutOf(asked time.Duration) int64 {
+	if asked <= 0 {
+		return int64(p.limits.KeepAliveTimeout)
+	}
+	return int64(min(max(asked, MinTimeout), MaxTimeout))
+}

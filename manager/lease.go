@@ -1,0 +1,165 @@
+package manager
+
+import (
+	"time"
+
+	"github.com/anteroom-io/anteroom/handoff"
+)
+
+// What hosts say about their leases. An answer to a lease that is over is ignored and counted; an answer to another host's lease is a fault.
+
+// leased finds the connection that an answer is about; nil without a fault if the answer is to be ignored.
+func (p *policy) leased(h *host, f *handoff.Frame) (*record, uint32, *handoff.Fault) {
+	id := ConnID(f.Conn)
+	r := p.table.find(id)
+	if r == nil || r.state != Leased || r.seq != f.Seq {
+		h.stale++
+		p.totals.Stale++
+		return nil, 0, nil
+	}
+	if r.host != h.id {
+		return nil, 0, handoff.Faultf(handoff.CodeNotYours, "%s: connection %d is leased to another host", f.Type, f.Conn)
+	}
+	return r, id.slot(), nil
+}
+
+// answered counts the requests of a lease that ends: b of the frame, 0 for one.
+func (p *policy) answered(r *record, f *handoff.Frame) {
+	n := uint32(min(max(f.B, 1), 1<<20))
+	r.requests += n
+	p.totals.Requests += uint64(n)
+}
+
+// put takes a connection back that a host has finished with, for its next request.
+func (p *policy) put(h *host, f *handoff.Frame) *handoff.Fault {
+	r, slot, fault := p.leased(h, f)
+	if r == nil {
+		return fault
+	}
+	p.answered(r, f)
+	stuck := f.Flags&handoff.FlagSticky != 0
+	p.putBack(r, slot, msDuration(f.A), h.cache || stuck, stuck)
+	return nil
+}
+
+// putBack makes a leased connection idle; keeps says that its host holds on to the descriptor.
+func (p *policy) putBack(r *record, slot uint32, timeout time.Duration, keeps, stuck bool) {
+	h, to := p.hosts[r.host], p.pools[r.pool]
+	r.marks &^= fresh | silent | spurned | held | sticky
+	if keeps {
+		r.marks |= held
+	}
+	if stuck {
+		r.marks |= sticky
+		h.sticky, to.sticky = true, true
+	}
+	p.totals.Puts++
+	id := p.id(r, slot)
+	p.enterIdle(r, slot, p.timeoutOf(timeout))
+	if p.watched {
+		p.act.tell(Event{Kind: EventPut, Conn: id, Host: h.id, Name: h.name, Pool: to.name})
+	}
+	p.keep(r, slot, id, h, to)
+}
+
+// keep watches a connection that was put, or ends it: its pool or host may be leaving, and there may be too many.
+func (p *policy) keep(r *record, slot uint32, id ConnID, h *host, to *pool) {
+	if to.ended || h.draining && r.marks&sticky != 0 {
+		p.close(r, slot, ReasonStopped)
+		return
+	}
+	if err := p.act.arm(r.fd, id); err != nil {
+		p.close(r, slot, ReasonFailed)
+		return
+	}
+	if r.marks&held == 0 {
+		p.reassert(r, h)
+	}
+	p.setKept(r, true)
+	if p.kept > p.keepLimit() {
+		p.evict()
+	}
+}
+
+// reassert sets O_NONBLOCK again if a host has cleared it: the flag belongs to the open file description, which all who have the connection share
+// (fcntl(2)). It is looked at when a host lets go of a connection; while it holds on, it can only harm itself.
+func (p *policy) reassert(r *record, h *host) {
+	if p.act.nonblock(r.fd) {
+		h.violations++
+		p.totals.Violations++
+	}
+}
+
+// closeLease ends a connection as its host asks.
+func (p *policy) closeLease(h *host, f *handoff.Frame) *handoff.Fault {
+	r, slot, fault := p.leased(h, f)
+	if r == nil {
+		return fault
+	}
+	p.answered(r, f)
+	r.marks &^= held
+	p.close(r, slot, ReasonHost)
+	return nil
+}
+
+// detach gives a connection away for good.
+func (p *policy) detach(h *host, f *handoff.Frame) *handoff.Fault {
+	r, slot, fault := p.leased(h, f)
+	if r == nil {
+		return fault
+	}
+	p.answered(r, f)
+	p.totals.Closed[ReasonDetached]++
+	p.act.tell(Event{Kind: EventDetached, Conn: p.id(r, slot), Host: h.id, Name: h.name, Pool: h.pool.name, Reason: ReasonDetached})
+	p.gone(r, slot)
+	return nil
+}
+
+// nackPause is how long a host that said it is overloaded, or out of descriptors, gets no lease, unless it gives one back first.
+const nackPause = int64(100 * time.Millisecond)
+
+// nack takes back a lease that the host cannot take, at the head of the queue: it was there before.
+func (p *policy) nack(h *host, f *handoff.Frame) *handoff.Fault {
+	r, slot, fault := p.leased(h, f)
+	if r == nil {
+		return fault
+	}
+	h.nacks++
+	r.marks &^= held
+	r.marks |= spurned
+	if r.tries++; int(r.tries) > p.limits.Redeliveries || r.marks&sticky != 0 {
+		p.close(r, slot, ReasonRefused)
+		return nil
+	}
+	p.totals.Redelivered++
+	p.enter(r, slot, Ready, int64(p.limits.QueueTimeout))
+	p.table.toFront(p.listOf(r), slot)
+	if f.A != handoff.NackUnknown {
+		h.resume = p.now + nackPause
+		p.wake = min(p.wake, h.resume)
+	}
+	return nil
+}
+
+// returned: a lease has ended, so its host has room, or, draining, may be done.
+func (p *policy) returned(h *host) {
+	h.resume = 0
+	p.heat(h.pool)
+	if p.stop != nil {
+		p.stop.finished++
+	}
+	p.hangUpIfDone(h)
+}
+
+// expireLeases takes back what hosts have had for too long.
+func (p *policy) expireLeases() {
+	for _, h := range p.hosts {
+		for {
+			r, slot, ok := p.table.oldest(&h.leases)
+			if !ok || !p.overdue(r, int64(p.limits.LeaseTimeout)) {
+				break
+			}
+			p.close(r, slot, ReasonLeaseTime)
+		}
+	}
+}

@@ -1,0 +1,250 @@
+package manager
+
+import (
+	"errors"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/anteroom-io/anteroom/handoff"
+	"github.com/anteroom-io/anteroom/listener"
+	"github.com/anteroom-io/anteroom/selector"
+)
+
+// link is the loop's end of a handoff connection: a peer that has yet to say HELLO, then an attached host.
+type link struct {
+	token    uint64
+	fd       int
+	peer     listener.Credentials
+	in       handoff.Inbox
+	out      handoff.Outbox
+	host     *host       // nil before HELLO
+	doors    []*entrance // that it brought
+	deadline int64       // of HELLO, or of hanging up
+	dirty    bool        // in Manager.dirty
+	blocked  bool        // the selector tells when there is room to write
+	stalled  bool        // in Manager.stalled
+	leaving  bool        // to be hung up once all is sent
+	gone     bool
+}
+
+// Times that hosts have.
+const (
+	helloTimeout  = 2 * time.Second      // to say HELLO
+	hangUpTimeout = 5 * time.Second      // to read what is queued before the link ends
+	stallPause    = 5 * time.Millisecond // until sending is tried again when too many descriptors are in flight
+)
+
+func (m *Manager) markDirty(l *link) {
+	if !l.dirty {
+		l.dirty = true
+		m.dirty = append(m.dirty, l)
+	}
+}
+
+// linkReady acts on a host's socket.
+func (m *Manager) linkReady(l *link, ready selector.Ready) {
+	if ready&selector.Writable != 0 {
+		m.markDirty(l)
+	}
+	if ready&^selector.Writable != 0 {
+		m.receive(l)
+	}
+}
+
+// receivesPerTurn bounds one host's share of a turn; what is left is reported again.
+const receivesPerTurn = 8
+
+// receive obeys the frames a host has sent, until there are no more now.
+func (m *Manager) receive(l *link) {
+	for range receivesPerTurn {
+		err := l.in.Recv(l.fd)
+		if err == nil {
+			err = m.obeyFrames(l)
+		}
+		switch {
+		case l.gone:
+			return
+		case err == nil:
+			if !l.in.Full() {
+				return // it took all there was
+			}
+		case errors.Is(err, handoff.ErrAgain):
+			return
+		case errors.Is(err, io.EOF):
+			m.hangUp(l, "the host hung up")
+			return
+		default:
+			m.fail(l, err)
+			return
+		}
+	}
+}
+
+// obeyFrames takes the complete frames out of the inbox.
+func (m *Manager) obeyFrames(l *link) error {
+	for !l.gone {
+		var f handoff.Frame
+		fd, ok, err := l.in.Next(&f)
+		if !ok {
+			if err == nil {
+				err = l.in.Settled()
+			}
+			return err
+		}
+		if fault := m.obeyFrame(l, &f, fd, err); fault != nil {
+			return fault
+		}
+	}
+	return nil
+}
+
+// fail tells a peer what it did wrong and hangs up.
+func (m *Manager) fail(l *link, err error) {
+	var fault *handoff.Fault
+	if !errors.As(err, &fault) {
+		fault = handoff.Faultf(handoff.CodeBadFrame, "%v", err)
+	}
+	answer := handoff.TypeError
+	if l.host == nil {
+		answer = handoff.TypeRefuse
+		m.policy.totals.HostsRefused++
+		m.log.Warn("a host was refused", "uid", l.peer.UID, "pid", l.peer.PID, "error", fault)
+	} else {
+		m.policy.totals.HostsFailed++
+	}
+	f := fault.Frame(answer, 0)
+	l.out.Add(&f)
+	_ = l.out.Flush(l.fd) // a peer that does not read does not learn why
+	m.hangUp(l, fault.Error())
+}
+
+// send flushes a host's outbox as far as its socket takes it.
+func (m *Manager) send(l *link) {
+	if l.gone || l.stalled {
+		return
+	}
+	err := l.out.Flush(l.fd)
+	switch {
+	case err == nil:
+		m.watchWritable(l, false)
+		if l.leaving {
+			m.hangUp(l, "drained")
+		}
+	case errors.Is(err, handoff.ErrAgain):
+		m.watchWritable(l, true)
+		m.checkBacklog(l)
+	case errors.Is(err, handoff.ErrRightsLimit):
+		l.stalled = true
+		m.stalled = append(m.stalled, l)
+		m.checkBacklog(l)
+	case errors.Is(err, io.EOF):
+		m.receive(l) // what it said before it went still counts; the end follows
+		m.hangUp(l, "the host hung up")
+	default:
+		m.fail(l, err)
+	}
+}
+
+func (m *Manager) checkBacklog(l *link) {
+	if l.out.Len() > handoff.MaxQueued {
+		m.fail(l, handoff.Faultf(handoff.CodeTooSlow, "%d bytes of frames wait to be read", l.out.Len()))
+	}
+}
+
+func (m *Manager) watchWritable(l *link, on bool) {
+	if l.blocked == on {
+		return
+	}
+	l.blocked = on
+	in := selector.Read
+	if on {
+		in |= selector.Write
+	}
+	if err := m.sel.Modify(l.fd, l.token, in); err != nil {
+		m.fail(l, err)
+	}
+}
+
+// reviewStalled tries again to send what waited for descriptors in flight to arrive: no event tells when they have.
+func (m *Manager) reviewStalled() {
+	if len(m.stalled) == 0 {
+		return
+	}
+	again := m.stalled
+	m.stalled = nil
+	for _, l := range again {
+		l.stalled = false
+		m.send(l)
+	}
+}
+
+// reviewYoung ends the patience with peers that have not said HELLO, and with leaving ones that do not read.
+func (m *Manager) reviewYoung() {
+	if len(m.young) == 0 {
+		return
+	}
+	late := []*link{}
+	m.young = slices.DeleteFunc(m.young, func(l *link) bool {
+		if !l.gone && l.deadline <= m.policy.now {
+			late = append(late, l)
+		}
+		return l.gone || l.deadline <= m.policy.now || l.deadline == never
+	})
+	for _, l := range late {
+		if l.leaving {
+			m.hangUp(l, "drained, but did not read to the end")
+		} else {
+			m.fail(l, handoff.Faultf(handoff.CodeHelloLate, "no HELLO within %v", helloTimeout))
+		}
+	}
+}
+
+// hangUpLater ends a link when everything queued for it is sent.
+func (m *Manager) hangUpLater(l *link) {
+	if l.gone || l.leaving {
+		return
+	}
+	l.leaving = true
+	l.deadline = m.policy.now + int64(hangUpTimeout)
+	m.young = append(m.young, l)
+	m.markDirty(l)
+}
+
+// hangUp ends a link at once. Its listeners close, its leases come back.
+func (m *Manager) hangUp(l *link, why string) {
+	if l.gone {
+		return
+	}
+	l.gone = true
+	delete(m.links, l.token)
+	for _, e := range slices.Clone(l.doors) {
+		m.closeListener(e)
+	}
+	if l.host != nil {
+		m.log.Info("host gone", "host", l.host.id, "name", l.host.name, "pool", l.host.pool.name, "reason", why, "leases", l.host.leases.len)
+		m.policy.hostGone(l.host, why)
+	}
+	l.in.Close()
+	l.out.Close()
+	_ = m.sel.Unregister(l.fd)
+	closeFD(l.fd)
+}
+
+// closeListener closes a listener that may have been brought by a host, which is told.
+func (m *Manager) closeListener(e *entrance) {
+	if l := e.link; l != nil {
+		l.doors = slices.DeleteFunc(l.doors, func(x *entrance) bool { return x == e })
+		defer m.reply(l, handoff.Frame{Type: handoff.TypeUnlistened, A: uint64(e.door.id)})
+	}
+	m.closeEntrance(e)
+}
+
+// reply queues a frame for a host.
+func (m *Manager) reply(l *link, f handoff.Frame) {
+	if l.gone {
+		return
+	}
+	l.out.Add(&f)
+	m.markDirty(l)
+}

@@ -1,0 +1,120 @@
+package manager
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
+
+	"github.com/anteroom-io/anteroom/listener"
+	"github.com/anteroom-io/anteroom/selector"
+)
+
+// Config is what a Manager needs to know. The zero value is usable.
+type Config struct {
+	Logger hclog.Logger
+	Limits Limits // zero fields: the defaults
+	// Epoch differs for each life of the sidecar; hosts see it in WELCOME. Empty: random.
+	Epoch string
+	// Allow judges who may attach to the handoff sockets: nil lets the peer in, an error is its refusal. Default: our own user, and root.
+	Allow func(listener.Credentials) error
+	// OnServing is told, from the loop, when it changes whether requests are served: at least one host is attached, and nothing is stopped. It
+	// must not block.
+	OnServing func(serving bool)
+}
+
+// Manager owns every connection. Its methods may be called from any goroutine; each posts to the loop (run.go) and waits for the answer.
+type Manager struct {
+	config   Config
+	log      hclog.Logger
+	sel      *selector.Selector
+	policy   *policy
+	start    time.Time
+	events   []selector.Event
+	ended    chan struct{} // closed when Run has returned
+	endOnce  sync.Once
+	watchers watchers
+
+	mu       sync.Mutex
+	commands []func() // posted, not yet obeyed; mu
+	running  bool     // commands are the loop's, no longer the caller's; mu
+
+	// The loop's own.
+	serving  bool
+	quit     bool
+	doors    map[uint64]*entrance // by token
+	handoffs map[uint64]*entrance
+	links    map[uint64]*link
+	serial   uint64  // of the last entrance or link
+	dirty    []*link // with frames to send
+	stalled  []*link // wait for descriptors in flight to arrive
+	young    []*link // have a deadline: no HELLO yet, or hanging up
+	paused   pause
+	stops    []chan<- StopReport
+	leaving  bool  // Shutdown is closing the last connections
+	leaveBy  int64 // and ends the loop by then
+	lastObey []func()
+	readBuf  []byte
+}
+
+// New makes a Manager; Run starts it.
+func New(config Config) (*Manager, error) {
+	if err := config.Limits.Check(); err != nil {
+		return nil, err
+	}
+	descriptors, err := descriptorLimit()
+	if err != nil {
+		return nil, err
+	}
+	sel, err := selector.New()
+	if err != nil {
+		return nil, err
+	}
+	config.fill()
+	m := &Manager{
+		config: config, log: config.Logger, sel: sel, start: time.Now(),
+		events: make([]selector.Event, eventsPerTurn), ended: make(chan struct{}),
+		doors: map[uint64]*entrance{}, handoffs: map[uint64]*entrance{}, links: map[uint64]*link{},
+		readBuf: make([]byte, 64<<10),
+	}
+	m.policy = newPolicy(config.Limits.withDefaults(descriptors), (*acts)(m))
+	return m, nil
+}
+
+func (c *Config) fill() {
+	if c.Logger == nil {
+		c.Logger = hclog.NewNullLogger()
+	}
+	if c.Epoch == "" {
+		b := make([]byte, 8)
+		_, _ = rand.Read(b) // never fails (crypto/rand)
+		c.Epoch = hex.EncodeToString(b)
+	}
+	if c.Allow == nil {
+		c.Allow = allowSelf
+	}
+	if c.OnServing == nil {
+		c.OnServing = func(bool) {}
+	}
+}
+
+func allowSelf(peer listener.Credentials) error {
+	if own := os.Geteuid(); int(peer.UID) != own && peer.UID != 0 {
+		return fmt.Errorf("user %d is not allowed, only %d and root", peer.UID, own)
+	}
+	return nil
+}
+
+// descriptorLimit is the soft limit of open files; Go has raised it to the hard limit at start (os package).
+func descriptorLimit() (int, error) {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return 0, fmt.Errorf("getrlimit: %w", err)
+	}
+	return int(min(limit.Cur, maxConnections*2)), nil
+}

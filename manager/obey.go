@@ -1,0 +1,220 @@
+package manager
+
+import (
+	"errors"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/anteroom-io/anteroom/handoff"
+	"github.com/anteroom-io/anteroom/listener"
+)
+
+// obeyFrame does what one frame of a host says. fd is its descriptor, which is ours to keep or close, -1 without one; lost is set if one
+// was due and this process had no room for it. A fault ends the link.
+func (m *Manager) obeyFrame(l *link, f *handoff.Frame, fd int, lost error) *handoff.Fault {
+	if l.host == nil {
+		return m.welcome(l, f, fd)
+	}
+	switch f.Type {
+	case handoff.TypeAdopt:
+		return m.obeyAdopt(l, f, fd, lost)
+	case handoff.TypeListen:
+		return m.obeyListen(l, f, fd, lost)
+	}
+	if fd >= 0 {
+		closeFD(fd)
+		if f.Type.Known() && f.Type != handoff.TypeFinish {
+			return handoff.Faultf(handoff.CodeStrayDescriptor, "%s takes no descriptor", f.Type)
+		}
+	}
+	return m.obeyPlain(l, f)
+}
+
+// obeyPlain: frames without a descriptor. Those about leases come first, they are what a request costs.
+func (m *Manager) obeyPlain(l *link, f *handoff.Frame) *handoff.Fault {
+	p, h := m.policy, l.host
+	switch f.Type {
+	case handoff.TypePut:
+		return p.put(h, f)
+	case handoff.TypeClose:
+		return p.closeLease(h, f)
+	case handoff.TypeDetach:
+		return p.detach(h, f)
+	case handoff.TypeNack:
+		return p.nack(h, f)
+	case handoff.TypeCapacity:
+		p.setCapacity(h, f.A)
+	case handoff.TypeDropped:
+		p.dropped(h, ConnID(f.Conn))
+	case handoff.TypeDrain:
+		m.obeyDrain(l)
+	case handoff.TypeUnlisten:
+		return m.obeyUnlisten(l, f)
+	case handoff.TypePong:
+	case handoff.TypeHello:
+		return handoff.Faultf(handoff.CodeHelloTwice, "HELLO was said before")
+	case handoff.TypeFinish:
+		return handoff.Faultf(handoff.CodeNotAgreed, "FINISH needs the feature %q", handoff.FeatureFinish)
+	default:
+		if f.Type.Known() {
+			return handoff.Faultf(handoff.CodeBadFrame, "%s is for the sidecar to send", f.Type)
+		}
+	}
+	return nil
+}
+
+// welcome lets a host in that says a proper HELLO.
+func (m *Manager) welcome(l *link, f *handoff.Frame, fd int) *handoff.Fault {
+	if fd >= 0 {
+		closeFD(fd)
+		return handoff.Faultf(handoff.CodeStrayDescriptor, "%s takes no descriptor", f.Type)
+	}
+	hello, fault := handoff.HelloOf(f)
+	if fault != nil {
+		return fault
+	}
+	h, fault := m.policy.attach(hello, l.peer)
+	if fault != nil {
+		return fault
+	}
+	h.link, l.host, l.deadline = l, h, never
+	m.reply(l, handoff.Welcome{
+		Host: uint64(h.id), Pool: h.pool.name, Capacity: h.capacity, Features: h.features, Listeners: m.listenersOf(h.pool),
+		KeepAliveTimeoutMS: m.policy.limits.KeepAliveTimeout.Milliseconds(), Epoch: m.config.Epoch,
+	}.Frame())
+	m.log.Info("host attached", "host", h.id, "name", h.name, "pool", h.pool.name, "capacity", h.capacity, "agent", h.agent,
+		"uid", l.peer.UID, "pid", l.peer.PID)
+	return nil
+}
+
+func (m *Manager) listenersOf(to *pool) []string {
+	addresses := []string{}
+	for _, e := range m.doors {
+		if e.door.pool == to {
+			addresses = append(addresses, e.listener.String())
+		}
+	}
+	slices.Sort(addresses)
+	return addresses
+}
+
+// deny answers a request that cannot be met; the link goes on.
+func (m *Manager) deny(l *link, f *handoff.Frame, fault *handoff.Fault) {
+	m.log.Warn("a host was denied", "host", l.host.id, "name", l.host.name, "frame", f.Type.String(), "error", fault)
+	m.reply(l, fault.Frame(handoff.TypeDenied, f.Seq))
+}
+
+// descriptorDue: the frame must carry a descriptor, and does, unless we had no room for it.
+func descriptorDue(f *handoff.Frame, fd int, lost error) (denied, fault *handoff.Fault) {
+	switch {
+	case lost != nil:
+		return handoff.Faultf(handoff.CodeOutOfDescriptors, "the sidecar has no room for the descriptor"), nil
+	case fd < 0:
+		return nil, handoff.Faultf(handoff.CodeNoDescriptor, "%s needs a descriptor", f.Type)
+	}
+	return nil, nil
+}
+
+func (m *Manager) obeyAdopt(l *link, f *handoff.Frame, fd int, lost error) *handoff.Fault {
+	denied, fault := descriptorDue(f, fd, lost)
+	if fault != nil {
+		return fault
+	}
+	if denied != nil {
+		m.deny(l, f, denied)
+		return nil
+	}
+	if err := prepareConnection(fd); err != nil {
+		closeFD(fd)
+		return handoff.Faultf(handoff.CodeBadDescriptor, "ADOPT: %v", err)
+	}
+	id, denied := m.policy.adopt(l.host, int32(fd), f)
+	if denied != nil {
+		if denied.Code != handoff.CodeOutOfDescriptors {
+			closeFD(fd) // else the policy has dropped it
+		}
+		m.deny(l, f, denied)
+		return nil
+	}
+	m.reply(l, handoff.Frame{Type: handoff.TypeAdopted, Seq: f.Seq, Conn: uint64(id)})
+	return nil
+}
+
+// prepareConnection checks a descriptor that a host brings and gives it what accept gives ours.
+func prepareConnection(fd int) error {
+	if err := listener.CheckConnection(fd); err != nil {
+		return err
+	}
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) // ENOPROTOOPT on a Unix socket
+	return unix.SetNonblock(fd, true)
+}
+
+func (m *Manager) obeyListen(l *link, f *handoff.Frame, fd int, lost error) *handoff.Fault {
+	denied, fault := descriptorDue(f, fd, lost)
+	if fault != nil {
+		return fault
+	}
+	if denied != nil {
+		m.deny(l, f, denied)
+		return nil
+	}
+	how, fault := handoff.ListenOf(f)
+	if fault != nil {
+		closeFD(fd)
+		return fault
+	}
+	socket, err := listener.Take(fd)
+	if err != nil {
+		return handoff.Faultf(handoff.CodeBadDescriptor, "LISTEN: %v", err)
+	}
+	m.listenFor(l, f, socket, how)
+	return nil
+}
+
+// listenFor accepts on a host's own listening socket.
+func (m *Manager) listenFor(l *link, f *handoff.Frame, socket *listener.Listener, how *handoff.Listen) {
+	if how.Backlog > 0 {
+		if err := socket.Relisten(how.Backlog); err != nil {
+			m.log.Warn("the backlog stays as it was", "listener", socket.String(), "error", err)
+		}
+	}
+	d := &door{
+		name: how.Name, host: l.host, silentLease: how.Silent == handoff.SilentLease, firstByte: msDuration(uint64(how.FirstByteTimeoutMS)),
+	}
+	if d.name == "" {
+		d.name = socket.String()
+	}
+	e, err := m.open(socket, d, l.host.pool, l)
+	if err != nil {
+		fault := handoff.Faultf(handoff.CodeOutOfDescriptors, "%v", err)
+		errors.As(err, &fault)
+		m.deny(l, f, fault)
+		return
+	}
+	l.doors = append(l.doors, e)
+	m.reply(l, handoff.Frame{Type: handoff.TypeListening, Seq: f.Seq, A: uint64(d.id)})
+}
+
+func (m *Manager) obeyUnlisten(l *link, f *handoff.Frame) *handoff.Fault {
+	for _, e := range l.doors {
+		if uint64(e.door.id) == f.A {
+			e.link = nil // it is answered here, with its tag
+			l.doors = slices.DeleteFunc(l.doors, func(x *entrance) bool { return x == e })
+			m.closeEntrance(e)
+			m.reply(l, handoff.Frame{Type: handoff.TypeUnlistened, Seq: f.Seq, A: f.A})
+			return nil
+		}
+	}
+	m.deny(l, f, handoff.Faultf(handoff.CodeNotYours, "listener %d is not open, or not this host's", f.A))
+	return nil
+}
+
+// obeyDrain: the host leaves. What only it could serve ends, and it is hung up on when its last lease is back.
+func (m *Manager) obeyDrain(l *link) {
+	for _, e := range slices.Clone(l.doors) {
+		m.closeListener(e)
+	}
+	m.reply(l, handoff.Frame{Type: handoff.TypeDraining, A: uint64(l.host.leases.len)})
+	m.policy.drain(l.host)
+}

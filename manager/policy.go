@@ -1,0 +1,327 @@
+package manager
+
+import (
+	"math"
+	"time"
+
+	"github.com/anteroom-io/anteroom/handoff"
+)
+
+// actor is what the policy needs done in the world. The loop does it with system calls (act.go), tests with a model.
+//
+// No method calls back into the policy. A descriptor given to drop or release is gone when the call returns; until then it is open.
+type actor interface {
+	// watch tells of the connection's next readiness, once: the first call for this connection.
+	watch(fd int32, id ConnID) error
+	// arm does it again, after a readiness was told or disarm was called.
+	arm(fd int32, id ConnID) error
+	// disarm: nothing more is told until arm.
+	disarm(fd int32, id ConnID)
+	// unread reports whether bytes wait in the receive queue.
+	unread(fd int32) bool
+	// nonblock sets O_NONBLOCK where it is missing, and reports that it was.
+	nonblock(fd int32) bool
+	// lease sends LEASE, with the descriptor if withFD.
+	lease(h *host, id ConnID, seq uint32, fd int32, withFD bool, flags handoff.Flags, waited time.Duration)
+	// forget sends FORGET.
+	forget(h *host, id ConnID, why uint64)
+	// hangUp ends the link to a drained host, once what is queued for it is sent.
+	hangUp(h *host)
+	// shut begins a proper close: our FIN goes out behind what is queued, and what still arrives is told (and must be read away). It
+	// returns false if the client's FIN is there already, or the connection is broken, so that there is nothing to wait for.
+	shut(fd int32, id ConnID) bool
+	// drop closes our descriptor.
+	drop(fd int32, id ConnID)
+	// tell passes an event on to watchers.
+	tell(Event)
+}
+
+// policy is every decision about connections. It knows no clock and no system call: now is set by the caller before each event, in ns of a clock that
+// never goes back. It is not safe for concurrent use.
+//
+// Its parts: idle.go (expiry and eviction), queue.go (what waits for a host), choose.go (which host), lease.go (the hosts' answers), host.go (hosts
+// and pools coming and going), stop.go (operators).
+type policy struct {
+	now    int64
+	wake   int64 // when expire is due; never later than the first deadline
+	limits Limits
+	act    actor
+
+	table     table
+	idle      idleOrder
+	closing   list
+	pools     []*pool // by record.pool; nil where one has gone
+	poolNames map[string]*pool
+	hosts     map[HostID]*host
+	listeners []*door // by record.listener; the first stands for adopted connections
+	hot       []*pool // with something to dispatch
+	stop      *stopping
+	stopped   bool
+
+	states   stateCounts
+	kept     int  // connections marked kept
+	watched  bool // somebody wants the events of every request
+	lastHost HostID
+	totals   Totals
+}
+
+// stateCounts counts connections by State.
+type stateCounts [stateCount]int
+
+func (c *stateCounts) public() StateCounts {
+	return StateCounts{Idle: c[Idle], Ready: c[Ready], Leased: c[Leased], Closing: c[Closing]}
+}
+
+// never is a deadline that does not come.
+const never = int64(math.MaxInt64)
+
+func newPolicy(limits Limits, act actor) *policy {
+	return &policy{
+		limits: limits, act: act, wake: never,
+		poolNames: map[string]*pool{}, hosts: map[HostID]*host{},
+		listeners: []*door{{}},
+	}
+}
+
+func (p *policy) id(r *record, slot uint32) ConnID { return makeID(r.generation, slot) }
+
+// mayAccept reports whether there is room for one more connection, making it if a kept one can go.
+func (p *policy) mayAccept() bool {
+	return p.table.live < p.limits.Connections || p.makeRoom()
+}
+
+// makeRoom drops the least recently used kept connection at once, without lingering: nothing of it is unread, and the kernel sends what is
+// unsent after close(2).
+func (p *policy) makeRoom() bool {
+	r, slot, ok := p.evict()
+	if ok && r.state == Closing {
+		p.gone(r, slot)
+	}
+	return p.table.live < p.limits.Connections
+}
+
+// accepted takes over a new connection of a listener. It fails only if the selector cannot watch it; the descriptor is then closed.
+func (p *policy) accepted(fd int32, door uint16) (ConnID, error) {
+	d := p.listeners[door]
+	p.totals.Accepted++
+	d.accepted++
+	return p.admit(fd, d.pool, door, fresh, int64(d.firstByteTimeout(p.limits)))
+}
+
+// admit gives a connection its record, and waits for its first event.
+func (p *policy) admit(fd int32, to *pool, door uint16, m marks, timeout int64) (ConnID, error) {
+	r, slot, ok := p.table.add()
+	if !ok { // cannot be: Limits.Connections is below the number of slots, but for used-up generations
+		p.act.drop(fd, 0)
+		return 0, errTableFull
+	}
+	id := p.id(r, slot)
+	r.fd, r.pool, r.listener, r.marks, r.created = fd, to.index, door, m, uint32(p.now/int64(time.Second))
+	p.enterIdle(r, slot, timeout)
+	if err := p.act.watch(fd, id); err != nil {
+		p.totals.Closed[ReasonFailed]++
+		p.gone(r, slot)
+		return 0, err
+	}
+	return id, nil
+}
+
+// enter moves a connection to a state: out of its list and its counts, into the new ones.
+func (p *policy) enter(r *record, slot uint32, s State, timeout int64) {
+	p.leave(r, slot)
+	r.state, r.since = s, p.now
+	p.table.push(p.listOf(r), slot)
+	p.count(r, +1)
+	p.wake = min(p.wake, p.now+timeout)
+}
+
+// leave takes a connection out of its state. Between leave and enter it is in no list and may change its host.
+func (p *policy) leave(r *record, slot uint32) {
+	was := r.state
+	if was == Free {
+		return
+	}
+	p.table.unlink(p.listOf(r), slot)
+	p.count(r, -1)
+	r.state = Free
+	if was == Leased {
+		p.returned(p.hosts[r.host])
+	}
+}
+
+func (p *policy) count(r *record, by int) {
+	p.states[r.state] += by
+	p.pools[r.pool].states[r.state] += by
+	p.listeners[r.listener].states[r.state] += by
+}
+
+// listOf is the one list that a connection is in: its state says which.
+func (p *policy) listOf(r *record) *list {
+	switch r.state {
+	case Idle:
+		return &p.idle.classes[r.class].list
+	case Ready:
+		if r.marks&sticky != 0 {
+			return &p.hosts[r.host].waiting
+		}
+		return &p.pools[r.pool].queue
+	case Leased:
+		return &p.hosts[r.host].leases
+	default:
+		return &p.closing
+	}
+}
+
+// enterIdle: idle connections are sorted by how long they may be.
+func (p *policy) enterIdle(r *record, slot uint32, timeout int64) {
+	r.class = p.idle.classFor(timeout, r.marks&fresh != 0)
+	p.enter(r, slot, Idle, p.idle.classes[r.class].timeout)
+}
+
+// readable takes what the selector says of a connection: bytes are there, or (ended) the client has gone and nothing is left to read. Events
+// for connections that are not waiting for one are ignored.
+func (p *policy) readable(id ConnID, ended bool) {
+	r := p.table.find(id)
+	switch {
+	case r == nil:
+	case r.state == Idle && ended:
+		p.close(r, id.slot(), ReasonHungUp)
+	case r.state == Idle:
+		p.makeReady(r, id.slot())
+	case r.state == Closing && ended:
+		p.gone(r, id.slot())
+	}
+}
+
+// close begins the end of a connection in any state but closing, whoever wants it: its host forgets it, our FIN goes out, and it lingers.
+func (p *policy) close(r *record, slot uint32, why Reason) {
+	id := p.id(r, slot)
+	p.takeBack(r, id, why)
+	p.setKept(r, false)
+	p.totals.Closed[why]++
+	p.act.tell(Event{Kind: why.event(), Conn: id, Host: r.host, Pool: p.pools[r.pool].name, Reason: why})
+	p.enter(r, slot, Closing, int64(p.limits.LingerTimeout))
+	if why == ReasonHungUp || why == ReasonFailed || !p.act.shut(r.fd, id) {
+		p.gone(r, slot)
+	}
+}
+
+// gone is the last thing that happens to a connection: its descriptor is closed and its slot is free.
+func (p *policy) gone(r *record, slot uint32) {
+	p.setKept(r, false)
+	p.act.drop(r.fd, p.id(r, slot))
+	p.leave(r, slot)
+	to, door := p.pools[r.pool], p.listeners[r.listener]
+	p.table.remove(slot)
+	p.forgetDoor(door)
+	p.forgetPool(to)
+}
+
+// takeBack tells the host that has or holds a connection that it is over.
+func (p *policy) takeBack(r *record, id ConnID, why Reason) {
+	h := p.hosts[r.host]
+	if h == nil || h.gone {
+		return
+	}
+	if r.state == Leased && why != ReasonHost || h.owns(r) {
+		p.act.forget(h, id, why.forget())
+	}
+	r.marks &^= held
+}
+
+// setKept counts a connection among the kept ones, or no longer.
+func (p *policy) setKept(r *record, on bool) {
+	switch {
+	case on && r.marks&kept == 0:
+		r.marks |= kept
+		p.kept++
+	case !on && r.marks&kept != 0:
+		r.marks &^= kept
+		p.kept--
+	}
+}
+
+// keepLimit is Limits.KeepAlive as a number of connections.
+func (p *policy) keepLimit() int { return max(p.limits.KeepAlive, 0) }
+
+// expire ends everything whose time is over, and finds out when it is due next.
+func (p *policy) expire() {
+	if p.now < p.wake {
+		return
+	}
+	p.expireIdle()
+	p.expireQueues()
+	p.expireLeases()
+	p.expireClosing()
+	p.resumeHosts()
+	p.wake = p.nextDeadline()
+}
+
+// overdue reports whether a connection has been in its state for a time.
+func (p *policy) overdue(r *record, timeout int64) bool { return p.now-r.since >= timeout }
+
+func (p *policy) expireClosing() {
+	for {
+		r, slot, ok := p.table.oldest(&p.closing)
+		if !ok || !p.overdue(r, int64(p.limits.LingerTimeout)) {
+			return
+		}
+		p.gone(r, slot)
+	}
+}
+
+// nextDeadline looks at the first of each list: few, however many connections there are.
+func (p *policy) nextDeadline() int64 {
+	next := never
+	first := func(l *list, timeout int64) {
+		if r, _, ok := p.table.oldest(l); ok {
+			next = min(next, r.since+timeout)
+		}
+	}
+	for i := range p.idle.classes {
+		first(&p.idle.classes[i].list, p.idle.classes[i].timeout)
+	}
+	for _, to := range p.poolNames {
+		first(&to.queue, int64(p.limits.QueueTimeout))
+	}
+	for _, h := range p.hosts {
+		first(&h.waiting, int64(p.limits.QueueTimeout))
+		first(&h.leases, int64(p.limits.LeaseTimeout))
+		if h.resume > 0 {
+			next = min(next, h.resume)
+		}
+	}
+	first(&p.closing, int64(p.limits.LingerTimeout))
+	if p.stop != nil {
+		next = min(next, p.stop.deadline)
+	}
+	return next
+}
+
+// event is how watchers see a close.
+func (r Reason) event() EventKind {
+	switch r {
+	case ReasonExpired:
+		return EventExpired
+	case ReasonDetached:
+		return EventDetached
+	}
+	return EventClosed
+}
+
+// forget is how hosts see it.
+func (r Reason) forget() uint64 {
+	switch r {
+	case ReasonExpired, ReasonSilent:
+		return handoff.ForgetExpired
+	case ReasonHungUp:
+		return handoff.ForgetHungUp
+	case ReasonEvicted:
+		return handoff.ForgetEvicted
+	case ReasonOperator:
+		return handoff.ForgetOperator
+	case ReasonStopped:
+		return handoff.ForgetStopped
+	}
+	return handoff.ForgetFailed
+}

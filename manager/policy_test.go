@@ -1,0 +1,631 @@
+package manager
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/anteroom-io/anteroom/handoff"
+	"github.com/anteroom-io/anteroom/listener"
+)
+
+// world is a model of everything outside the policy: the kernel's sockets, the clients, the hosts. It is the policy's actor, and it objects to
+// every act that the real world would punish.
+type world struct {
+	t      *rapid.T
+	p      *policy
+	socks  map[int32]*sock // open descriptors
+	nextFD int32
+	leases map[ConnID]lent
+	past   []answer // leases that were, for late answers
+	hosts  map[HostID]*attached
+	fired  []fired // events that the selector has reported and nobody has handled yet
+}
+
+// sock is a client's connection in the kernel.
+type sock struct {
+	id       ConnID
+	watched  bool
+	armed    bool
+	unread   bool
+	ended    bool // the client's FIN is there
+	shut     bool // ours is sent
+	blocking bool
+}
+
+type lent struct {
+	host HostID
+	seq  uint32
+}
+
+type answer struct {
+	id   ConnID
+	lent lent
+}
+
+type fired struct {
+	id    ConnID
+	ended bool
+}
+
+// attached is what a host believes.
+type attached struct {
+	h      *host
+	holds  map[ConnID]bool
+	hungUp bool
+}
+
+func (w *world) open() int32 {
+	w.nextFD++
+	w.socks[w.nextFD] = &sock{}
+	return w.nextFD
+}
+
+func (w *world) sock(fd int32) *sock {
+	s := w.socks[fd]
+	if s == nil {
+		w.t.Fatalf("descriptor %d is used after it was closed", fd)
+	}
+	return s
+}
+
+func (w *world) watch(fd int32, id ConnID) error {
+	s := w.sock(fd)
+	if s.watched {
+		w.t.Fatalf("%d is watched twice", id)
+	}
+	s.id, s.watched = id, true
+	return w.arm(fd, id)
+}
+
+func (w *world) arm(fd int32, id ConnID) error {
+	s := w.sock(fd)
+	if _, leased := w.leases[id]; leased || s.id != id || !s.watched {
+		w.t.Fatalf("%d is armed while leased (%v), or is not watched", id, leased)
+	}
+	s.armed = true
+	return nil
+}
+
+func (w *world) disarm(fd int32, _ ConnID) { w.sock(fd).armed = false }
+
+// selects is what epoll_wait does: it reports armed one-shots that have something, once. A batch is handled to its end before the next.
+func (w *world) selects(t *rapid.T) {
+	if len(w.fired) > 0 {
+		t.Skip("a batch is being handled")
+	}
+	for _, fd := range sorted(w.socks) {
+		s := w.socks[fd]
+		if s.armed && (s.unread || s.ended) && rapid.Bool().Draw(t, "reported") {
+			s.armed = false
+			w.fired = append(w.fired, fired{s.id, !s.unread})
+		}
+	}
+}
+
+func (w *world) unread(fd int32) bool { return w.sock(fd).unread }
+
+func (w *world) nonblock(fd int32) bool {
+	s := w.sock(fd)
+	was := s.blocking
+	s.blocking = false
+	return was
+}
+
+func (w *world) lease(h *host, id ConnID, seq uint32, fd int32, withFD bool, flags handoff.Flags, _ time.Duration) {
+	s, a := w.sock(fd), w.hosts[h.id]
+	switch was, leased := w.leases[id]; {
+	case leased:
+		w.t.Fatalf("%d is leased to %d while %d has it", id, h.id, was.host)
+	case s.armed:
+		w.t.Fatalf("%d is leased while the selector is armed", id)
+	case s.shut:
+		w.t.Fatalf("%d is leased while closing", id)
+	case a == nil || a.hungUp || h.draining:
+		w.t.Fatalf("%d is leased to host %d, which is not there", id, h.id)
+	case h.leases.len > h.capacity:
+		w.t.Fatalf("host %d has %d leases, its capacity is %d", h.id, h.leases.len, h.capacity)
+	case !withFD && !a.holds[id]:
+		w.t.Fatalf("%d is leased without a descriptor, and host %d holds none", id, h.id)
+	case flags&handoff.FlagLast == 0 && w.p.kept > w.p.keepLimit():
+		w.t.Fatalf("%d is promised to be kept, as number %d of %d", id, w.p.kept, w.p.keepLimit())
+	case flags&handoff.FlagFresh != 0 && !withFD:
+		w.t.Fatalf("%d is fresh and comes without a descriptor", id)
+	}
+	for other, b := range w.hosts {
+		if other != h.id && b.holds[id] {
+			w.t.Fatalf("%d is leased to %d while %d still holds it", id, h.id, other)
+		}
+	}
+	a.holds[id] = true
+	w.leases[id] = lent{h.id, seq}
+}
+
+func (w *world) forget(h *host, id ConnID, _ uint64) {
+	a := w.hosts[h.id]
+	if a == nil {
+		w.t.Fatalf("host %d, which is not there, is to forget %d", h.id, id)
+	}
+	delete(a.holds, id)
+	w.endLease(id)
+}
+
+func (w *world) endLease(id ConnID) {
+	if l, ok := w.leases[id]; ok {
+		w.past = append(w.past, answer{id, l})
+		delete(w.leases, id)
+	}
+}
+
+func (w *world) hangUp(h *host) {
+	if h.leases.len > 0 {
+		w.t.Fatalf("host %d is hung up on with %d leases", h.id, h.leases.len)
+	}
+	if a := w.hosts[h.id]; a != nil {
+		a.hungUp = true
+	}
+}
+
+func (w *world) shut(fd int32, id ConnID) bool {
+	s := w.sock(fd)
+	if _, leased := w.leases[id]; leased {
+		w.t.Fatalf("%d is shut while leased", id)
+	}
+	s.shut, s.armed, s.unread = true, false, false
+	return !s.ended
+}
+
+func (w *world) drop(fd int32, id ConnID) {
+	w.sock(fd)
+	delete(w.socks, fd)
+	w.endLease(id)
+}
+
+func (w *world) tell(Event) {}
+
+// The steps of the property test. Each is something that the outside does; the loop's own steps follow each of them.
+
+func (w *world) step(name string, f func(*rapid.T)) func(*rapid.T) {
+	return func(t *rapid.T) {
+		w.t = t
+		f(t)
+		w.turn()
+		w.check(name)
+	}
+}
+
+// turn is the second half of Manager.Run's loop.
+func (w *world) turn() {
+	w.p.expire()
+	w.p.dispatch()
+	w.p.stopDone()
+	for _, id := range sorted(w.hosts) {
+		if a := w.hosts[id]; a.hungUp {
+			w.leave(a)
+		}
+	}
+	w.p.dispatch()
+}
+
+func (w *world) leave(a *attached) {
+	for id, l := range w.leases {
+		if l.host == a.h.id {
+			w.endLease(id)
+		}
+	}
+	delete(w.hosts, a.h.id)
+	w.p.hostGone(a.h, "test")
+}
+
+func (w *world) accept(t *rapid.T) {
+	d := w.openDoors()[rapid.IntRange(0, len(w.openDoors())-1).Draw(t, "door")]
+	if w.p.mayAccept() {
+		fd := w.open()
+		if _, err := w.p.accepted(fd, d.index); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func (w *world) openDoors() []*door {
+	var open []*door
+	for _, d := range w.p.listeners[1:] {
+		if d != nil && !d.closed {
+			open = append(open, d)
+		}
+	}
+	return open
+}
+
+func (w *world) anySock(t *rapid.T) *sock {
+	if len(w.socks) == 0 {
+		t.Skip("no connection")
+	}
+	return w.socks[rapid.SampledFrom(sorted(w.socks)).Draw(t, "fd")]
+}
+
+func (w *world) clientSends(t *rapid.T) {
+	if s := w.anySock(t); !s.shut && !s.ended {
+		s.unread = true
+	}
+}
+
+func (w *world) clientEnds(t *rapid.T) {
+	s := w.anySock(t)
+	s.ended = true
+	if s.shut {
+		w.p.readable(s.id, true)
+	}
+}
+
+// handleEvent handles a reported event. Since it was reported its connection may have changed state, or gone.
+func (w *world) handleEvent(t *rapid.T) {
+	if len(w.fired) == 0 {
+		t.Skip("no event")
+	}
+	e := w.fired[0]
+	w.fired = w.fired[1:]
+	r := w.p.table.find(e.id)
+	if r != nil && r.state == Idle && w.socks[r.fd].armed {
+		return // put again since: the loop handles a batch before it obeys hosts that could have done that
+	}
+	w.p.readable(e.id, e.ended)
+}
+
+func (w *world) hostAttaches(t *rapid.T) {
+	hello := handoff.Hello{
+		Name: "h", Pool: rapid.SampledFrom([]string{"a", "b", ""}).Draw(t, "pool"),
+		Capacity: rapid.IntRange(1, 3).Draw(t, "capacity"),
+		Features: rapid.SampledFrom([][]string{nil, {"cache"}, {"track"}, {"cache", "track"}}).Draw(t, "features"),
+	}
+	h, fault := w.p.attach(&hello, listener.Credentials{})
+	if fault != nil {
+		if len(w.p.hosts) < w.p.limits.Hosts {
+			t.Fatal(fault)
+		}
+		return
+	}
+	w.hosts[h.id] = &attached{h: h, holds: map[ConnID]bool{}}
+	if hello.Pool == "" {
+		d := &door{id: 1000 + ListenerID(h.id), host: h, silentLease: rapid.Bool().Draw(t, "silent")}
+		if fault := w.p.addDoor(d, h.pool); fault != nil {
+			t.Fatal(fault)
+		}
+	}
+}
+
+func (w *world) anyHost(t *rapid.T) *attached {
+	if len(w.hosts) == 0 {
+		t.Skip("no host")
+	}
+	return w.hosts[rapid.SampledFrom(sorted(w.hosts)).Draw(t, "host")]
+}
+
+func (w *world) closeDoorsOf(h *host) {
+	for _, d := range w.openDoors() {
+		if d.host == h {
+			w.p.closeDoor(d)
+		}
+	}
+}
+
+func (w *world) hostDies(t *rapid.T) {
+	a := w.anyHost(t)
+	w.closeDoorsOf(a.h)
+	w.leave(a)
+}
+
+func (w *world) hostDrains(t *rapid.T) {
+	a := w.anyHost(t)
+	w.closeDoorsOf(a.h)
+	w.p.drain(a.h)
+}
+
+func (w *world) hostChangesCapacity(t *rapid.T) {
+	w.p.setCapacity(w.anyHost(t).h, rapid.Uint64Range(0, 4).Draw(t, "capacity"))
+}
+
+// anyLease draws a lease and the host that has it.
+func (w *world) anyLease(t *rapid.T) (ConnID, lent, *attached) {
+	if len(w.leases) == 0 {
+		t.Skip("no lease")
+	}
+	id := rapid.SampledFrom(sorted(w.leases)).Draw(t, "lease")
+	return id, w.leases[id], w.hosts[w.leases[id].host]
+}
+
+func (w *world) hostPuts(t *rapid.T) {
+	id, l, a := w.anyLease(t)
+	f := handoff.Frame{Type: handoff.TypePut, Conn: uint64(id), Seq: l.seq}
+	f.A = rapid.SampledFrom([]uint64{0, 0, 5, 100, 1 << 60}).Draw(t, "timeout")
+	if rapid.IntRange(0, 4).Draw(t, "sticky") == 0 {
+		f.Flags |= handoff.FlagSticky
+	}
+	s := w.socks[w.p.table.find(id).fd]
+	s.unread = rapid.Bool().Draw(t, "next request is there")
+	s.blocking = rapid.Bool().Draw(t, "blocking")
+	w.endLease(id)
+	if !a.h.cache && f.Flags&handoff.FlagSticky == 0 {
+		delete(a.holds, id)
+	}
+	if fault := w.p.put(a.h, &f); fault != nil {
+		t.Fatal(fault)
+	}
+}
+
+func (w *world) hostAnswers(t *rapid.T, typ handoff.Type, do func(*host, *handoff.Frame) *handoff.Fault) {
+	id, l, a := w.anyLease(t)
+	w.endLease(id)
+	delete(a.holds, id)
+	f := handoff.Frame{Type: typ, Conn: uint64(id), Seq: l.seq, A: rapid.Uint64Range(1, 3).Draw(t, "why")}
+	if fault := do(a.h, &f); fault != nil {
+		t.Fatal(fault)
+	}
+}
+
+// hostAnswersLate: the lease has long ended; nothing may change.
+func (w *world) hostAnswersLate(t *rapid.T) {
+	if len(w.past) == 0 || len(w.hosts) == 0 {
+		t.Skip("nothing past")
+	}
+	old := rapid.SampledFrom(w.past).Draw(t, "old")
+	h := w.anyHost(t).h
+	before := w.p.states
+	f := handoff.Frame{Type: handoff.TypePut, Conn: uint64(old.id), Seq: old.lent.seq}
+	if fault := w.p.put(h, &f); fault != nil || w.p.states != before {
+		t.Fatalf("a late put: %v, %v became %v", fault, before, w.p.states)
+	}
+}
+
+// hostAnswersForAnother is a fault and changes nothing.
+func (w *world) hostAnswersForAnother(t *rapid.T) {
+	id, l, a := w.anyLease(t)
+	thief := w.anyHost(t)
+	if thief == a {
+		t.Skip("its own")
+	}
+	before := w.p.states
+	f := handoff.Frame{Type: handoff.TypePut, Conn: uint64(id), Seq: l.seq}
+	if fault := w.p.put(thief.h, &f); fault == nil || fault.Code != handoff.CodeNotYours || w.p.states != before {
+		t.Fatalf("a put of another host's lease: %v, %v became %v", fault, before, w.p.states)
+	}
+}
+
+func (w *world) hostDrops(t *rapid.T) {
+	a := w.anyHost(t)
+	if len(a.holds) == 0 {
+		t.Skip("holds none")
+	}
+	id := rapid.SampledFrom(sorted(a.holds)).Draw(t, "held")
+	if r := w.p.table.find(id); r == nil || r.state == Leased || r.marks&sticky != 0 {
+		t.Skip("in use")
+	}
+	delete(a.holds, id)
+	w.p.dropped(a.h, id)
+}
+
+func (w *world) hostAdopts(t *rapid.T) {
+	a := w.anyHost(t)
+	fd := w.open()
+	f := handoff.Frame{Type: handoff.TypeAdopt}
+	if rapid.Bool().Draw(t, "sticky") {
+		f.Flags |= handoff.FlagSticky
+	}
+	id, fault := w.p.adopt(a.h, fd, &f)
+	if fault != nil {
+		delete(w.socks, fd)
+		return
+	}
+	if a.h.cache || f.Flags != 0 {
+		a.holds[id] = true
+	}
+}
+
+func (w *world) timePasses(t *rapid.T) {
+	w.p.now += rapid.SampledFrom([]int64{1, int64(time.Millisecond), int64(50 * time.Millisecond), int64(time.Second), int64(time.Minute)}).Draw(t, "time")
+}
+
+func (w *world) operatorPuts(t *rapid.T) {
+	id, _, _ := w.anyLease(t)
+	if err := w.p.operatorPut(id, 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (w *world) operatorCloses(t *rapid.T) {
+	s := w.anySock(t)
+	w.p.closeAll(func(id ConnID, _ *record) bool { return id == s.id }, ReasonOperator)
+}
+
+func (w *world) operatorStops(t *rapid.T) {
+	w.p.beginStop(rapid.SampledFrom([]time.Duration{0, time.Second}).Draw(t, "grace"))
+}
+
+func (w *world) limitsChange(t *rapid.T) {
+	w.p.setLimits(w.p.limits.merge(Limits{
+		Connections: rapid.IntRange(1, 20).Draw(t, "connections"),
+		KeepAlive:   rapid.SampledFrom([]int{KeepAliveNone, 1, 3, 20}).Draw(t, "keep-alive"),
+		Queue:       rapid.IntRange(1, 10).Draw(t, "queue"),
+	}))
+}
+
+func newWorld(t *rapid.T) *world {
+	w := &world{
+		t: t, socks: map[int32]*sock{}, leases: map[ConnID]lent{}, hosts: map[HostID]*attached{},
+	}
+	w.p = newPolicy(Limits{
+		Connections: 12, KeepAlive: 6, Hosts: 4, KeepAliveTimeout: 100 * time.Millisecond, FirstByteTimeout: 60 * time.Millisecond,
+		QueueTimeout: 80 * time.Millisecond, LeaseTimeout: 10 * time.Second, LingerTimeout: 30 * time.Millisecond,
+	}.withDefaults(1000), w)
+	for _, name := range []string{"a", "b"} {
+		to, _ := w.p.poolNamed(name, false)
+		if fault := w.p.addDoor(&door{id: ListenerID(len(w.p.listeners)), name: name}, to); fault != nil {
+			t.Fatal(fault)
+		}
+	}
+	return w
+}
+
+// TestPolicy drives the policy with random sequences of events. A failing sequence is shrunk by rapid and printed with its seed; more steps:
+// go test ./manager -run 'TestPolicy$' -rapid.checks=10000 -rapid.steps=100.
+func TestPolicy(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(t)
+		put := func(t *rapid.T) { w.hostPuts(t) }
+		t.Repeat(map[string]func(*rapid.T){
+			"accept": w.step("accept", w.accept), "accept again": w.step("accept", w.accept),
+			"client sends": w.step("client sends", w.clientSends), "client sends again": w.step("client sends", w.clientSends),
+			"client ends": w.step("client ends", w.clientEnds),
+			"select":      w.step("select", w.selects), "select 2": w.step("select", w.selects),
+			"event": w.step("event", w.handleEvent), "event 2": w.step("event", w.handleEvent), "event 3": w.step("event", w.handleEvent),
+			"host attaches": w.step("host attaches", w.hostAttaches),
+			"host dies":     w.step("host dies", w.hostDies),
+			"host drains":   w.step("host drains", w.hostDrains),
+			"capacity":      w.step("capacity", w.hostChangesCapacity),
+			"put":           w.step("put", put), "put 2": w.step("put", put), "put 3": w.step("put", put),
+			"close":   w.step("close", func(t *rapid.T) { w.hostAnswers(t, handoff.TypeClose, w.p.closeLease) }),
+			"detach":  w.step("detach", func(t *rapid.T) { w.hostAnswers(t, handoff.TypeDetach, w.p.detach) }),
+			"nack":    w.step("nack", func(t *rapid.T) { w.hostAnswers(t, handoff.TypeNack, w.p.nack) }),
+			"late":    w.step("late answer", w.hostAnswersLate),
+			"foreign": w.step("foreign answer", w.hostAnswersForAnother),
+			"dropped": w.step("dropped", w.hostDrops),
+			"adopt":   w.step("adopt", w.hostAdopts),
+			"time":    w.step("time", w.timePasses), "time 2": w.step("time", w.timePasses),
+			"operator puts":   w.step("operator puts", w.operatorPuts),
+			"operator closes": w.step("operator closes", w.operatorCloses),
+			"stop":            w.step("stop", w.operatorStops),
+			"start":           w.step("start", func(*rapid.T) { w.p.start() }), "start 2": w.step("start", func(*rapid.T) { w.p.start() }),
+			"limits": w.step("limits", w.limitsChange),
+		})
+	})
+}
+
+// check is the invariants, after every step.
+func (w *world) check(step string) {
+	p, t := w.p, w.t
+	fail := func(format string, args ...any) { t.Fatalf("after %s: %s", step, fmt.Sprintf(format, args...)) }
+
+	var states stateCounts
+	pools, doors := map[uint16]*stateCounts{}, map[uint16]*stateCounts{}
+	keptNow, live := 0, 0
+	p.table.each(func(slot uint32, r *record) {
+		live++
+		states[r.state]++
+		for m, index := range map[*map[uint16]*stateCounts]uint16{&pools: r.pool, &doors: r.listener} {
+			if (*m)[index] == nil {
+				(*m)[index] = &stateCounts{}
+			}
+			(*m)[index][r.state]++
+		}
+		if r.marks&kept != 0 {
+			keptNow++
+		}
+		w.checkRecord(fail, p.id(r, slot), r)
+	})
+	if states != p.states || live != p.table.live || keptNow != p.kept || live != len(w.socks) {
+		fail("states %v, counted %v; live %d, counted %d, open descriptors %d; kept %d, counted %d",
+			p.states, states, p.table.live, live, len(w.socks), p.kept, keptNow)
+	}
+	if got := states[Leased]; got != len(w.leases) {
+		fail("%d leased, the hosts have %d", got, len(w.leases))
+	}
+	for _, to := range p.pools {
+		if to != nil && pools[to.index] == nil {
+			pools[to.index] = &stateCounts{}
+		}
+		if to != nil && *pools[to.index] != to.states {
+			fail("pool %s: states %v, counted %v", to.name, to.states, pools[to.index])
+		}
+	}
+	w.checkLists(fail)
+	w.checkDispatch(fail)
+	if due := p.nextDeadline(); p.wake > due {
+		fail("expire is due at %d, planned for %d", due, p.wake)
+	}
+}
+
+func (w *world) checkRecord(fail func(string, ...any), id ConnID, r *record) {
+	s := w.socks[r.fd]
+	l, leased := w.leases[id]
+	switch {
+	case s == nil || s.id != id:
+		fail("%d has descriptor %d, which is another's or closed", id, r.fd)
+	case leased != (r.state == Leased) || leased && (l.host != r.host || l.seq != r.seq):
+		fail("%d is %v with host %d, seq %d; the hosts say %v %+v", id, r.state, r.host, r.seq, leased, l)
+	case r.state == Leased && w.hosts[r.host] == nil:
+		fail("%d is leased to host %d, which is not there", id, r.host)
+	case r.state == Ready && s.armed, r.state == Leased && s.armed:
+		fail("%d is %v and armed", id, r.state)
+	case r.state == Idle && !s.armed && !slices.ContainsFunc(w.fired, func(f fired) bool { return f.id == id }):
+		fail("%d is idle and nobody watches it", id)
+	case r.state == Idle && w.p.pools[r.pool].ended:
+		fail("%d is idle in a pool that has ended", id)
+	case r.state == Closing != s.shut:
+		fail("%d is %v, shut %v", id, r.state, s.shut)
+	case r.state == Idle && r.marks&kept == 0 && r.marks&fresh == 0:
+		fail("%d is idle between requests and not counted as kept", id)
+	case r.state != Closing && w.p.now-r.since > int64(time.Hour):
+		fail("%d has been %v without bound", id, r.state)
+	}
+}
+
+// checkLists: every connection is in one list, that of its state, in order of time.
+func (w *world) checkLists(fail func(string, ...any)) {
+	p := w.p
+	seen := map[uint32]bool{}
+	walk := func(name string, l *list, want State, ordered bool) {
+		last, n := int64(0), 0
+		for link := l.first; link != 0; link = p.table.at(link - 1).next {
+			r := p.table.at(link - 1)
+			if r.state != want || seen[link] || p.listOf(r) != l || ordered && r.since < last {
+				fail("%s holds slot %d: %v, seen %v, since %d after %d", name, link-1, r.state, seen[link], r.since, last)
+			}
+			seen[link], last = true, r.since
+			n++
+		}
+		if n != l.len {
+			fail("%s has %d, says %d", name, n, l.len)
+		}
+	}
+	for i := range p.idle.classes {
+		walk("class", &p.idle.classes[i].list, Idle, true)
+	}
+	for _, to := range p.poolNames {
+		walk("queue of "+to.name, &to.queue, Ready, false)
+	}
+	for _, h := range p.hosts {
+		walk("waiting", &h.waiting, Ready, false)
+		walk("leases", &h.leases, Leased, true)
+	}
+	walk("closing", &p.closing, Closing, true)
+	if len(seen) != p.table.live {
+		fail("%d connections are in lists, %d are live", len(seen), p.table.live)
+	}
+}
+
+// checkDispatch: nothing waits while a host has room, and nobody is over its room.
+func (w *world) checkDispatch(fail func(string, ...any)) {
+	if w.p.stopped {
+		return
+	}
+	for _, h := range w.p.hosts {
+		if h.resume > 0 && h.resume <= w.p.now {
+			fail("host %d pauses beyond its time", h.id)
+		}
+		if w.p.hasRoom(h) && (h.pool.queue.len > 0 || h.waiting.len > 0) {
+			fail("host %d has room, and %d + %d connections wait", h.id, h.pool.queue.len, h.waiting.len)
+		}
+	}
+}
+
+func sorted[K int32 | ConnID | HostID, V any](m map[K]V) []K {
+	keys := make([]K, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}

@@ -1,0 +1,320 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
+
+	"github.com/anteroom-io/anteroom/handoff"
+	"github.com/anteroom-io/anteroom/listener"
+)
+
+// rig is a Manager with a TCP listener and a handoff socket, for tests with real sockets in one process.
+type rig struct {
+	*Manager
+	t       testing.TB
+	web     string // the listener's address
+	handoff string // the handoff socket's path
+	cancel  context.CancelFunc
+}
+
+func newRig(t testing.TB, config Config) *rig {
+	t.Helper()
+	before := descriptors(t)
+	if os.Getenv("ANTEROOM_TEST_LOG") != "" {
+		config.Logger = hclog.New(&hclog.LoggerOptions{Level: hclog.Trace})
+	}
+	m, err := New(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{Manager: m, t: t, handoff: filepath.Join(t.TempDir(), "handoff.sock")}
+	r.web = r.listen("tcp://127.0.0.1:0", ListenerOptions{})
+	hosts := r.open("unix://" + r.handoff)
+	if err := m.AddHandoff(hosts); err != nil {
+		t.Fatal(err)
+	}
+	ran := make(chan error, 1)
+	go func() { ran <- m.Run() }()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if _, err := m.Shutdown(ctx, 0); err != nil && !errors.Is(err, ErrStopped) {
+			t.Error(err)
+		}
+		if err := <-ran; err != nil {
+			t.Error(err)
+		}
+		if after := descriptors(t); after != before {
+			t.Errorf("%d descriptors are open, %d were before", after, before)
+		}
+	})
+	return r
+}
+
+// descriptors counts this process's open descriptors. Test cleanups run last in, first out: what a test opens itself is closed by then.
+func descriptors(t testing.TB) int {
+	t.Helper()
+	list, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(list)
+}
+
+func (r *rig) open(address string) *listener.Listener {
+	r.t.Helper()
+	a, err := listener.ParseAddress(address)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	l, err := listener.Open(a, listener.Options{})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return l
+}
+
+// listen adds a listener and returns its address without the scheme.
+func (r *rig) listen(address string, o ListenerOptions) string {
+	r.t.Helper()
+	l := r.open(address)
+	at := l.String()[len("tcp://"):]
+	if err := r.AddListener(l, o); err != nil {
+		r.t.Fatal(err)
+	}
+	return at
+}
+
+func (r *rig) counts() Counts {
+	r.t.Helper()
+	c, err := r.Counts(context.Background())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return c
+}
+
+// eventually waits for a condition that the loop will bring about; its failure names what.
+func (r *rig) eventually(what string, is func(Counts) bool) {
+	r.t.Helper()
+	deadline := time.Now().Add(5 * time.Second)
+	for {
+		c := r.counts()
+		if is(c) {
+			return
+		}
+		if time.Now().After(deadline) {
+			r.t.Fatalf("not within 5 s: %s; now %+v", what, c)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// dial opens a client's connection.
+func (r *rig) dial() *client {
+	r.t.Helper()
+	c, err := net.Dial("tcp", r.web)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { _ = c.Close() })
+	return &client{c.(*net.TCPConn), r.t}
+}
+
+type client struct {
+	*net.TCPConn
+	t testing.TB
+}
+
+func (c *client) send(s string) {
+	c.t.Helper()
+	if _, err := c.Write([]byte(s)); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// want reads exactly s.
+func (c *client) want(s string) {
+	c.t.Helper()
+	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	p := make([]byte, len(s))
+	if n, err := io.ReadFull(c, p); err != nil || string(p) != s {
+		c.t.Fatalf("read %q, %v; want %q", p[:n], err, s)
+	}
+}
+
+// wantEnd reads the end of the stream: a FIN, no reset.
+func (c *client) wantEnd() {
+	c.t.Helper()
+	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if n, err := c.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		c.t.Fatalf("read %d, %v; want the end", n, err)
+	}
+}
+
+// peer is a host's end of a handoff connection, frame by frame.
+type peer struct {
+	t    testing.TB
+	sock int
+	in   handoff.Inbox
+	out  handoff.Outbox
+}
+
+// connect opens the handoff socket without a HELLO.
+func (r *rig) connect() *peer {
+	r.t.Helper()
+	sock, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if err := unix.Connect(sock, &unix.SockaddrUnix{Name: r.handoff}); err != nil {
+		r.t.Fatal(err)
+	}
+	p := &peer{t: r.t, sock: sock}
+	r.t.Cleanup(p.close)
+	return p
+}
+
+func (p *peer) close() {
+	if p.sock >= 0 {
+		p.in.Close()
+		_ = unix.Close(p.sock)
+		p.sock = -1
+	}
+}
+
+// attach attaches a host to the listener's pool.
+func (r *rig) attach(h handoff.Hello) *peer {
+	r.t.Helper()
+	if h.Pool == "" {
+		h.Pool = DefaultPool
+	}
+	return r.hello(h)
+}
+
+// hello opens the handoff socket and gets its WELCOME.
+func (r *rig) hello(h handoff.Hello) *peer {
+	r.t.Helper()
+	if h.Name == "" {
+		h.Name = "test"
+	}
+	if h.Capacity == 0 {
+		h.Capacity = 1
+	}
+	p := r.connect()
+	p.send(h.Frame())
+	f, _ := p.next()
+	if _, err := handoff.WelcomeOf(&f); err != nil {
+		r.t.Fatal(err)
+	}
+	return p
+}
+
+func (p *peer) send(f handoff.Frame) {
+	p.t.Helper()
+	p.out.Add(&f)
+	if err := p.out.Flush(p.sock); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func (p *peer) sendFD(f handoff.Frame, fd int) {
+	p.t.Helper()
+	p.out.AddFD(&f, fd)
+	if err := p.out.Flush(p.sock); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// raw sends bytes as they are.
+func (p *peer) raw(b []byte) {
+	p.t.Helper()
+	if _, err := unix.Write(p.sock, b); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// next waits for a frame; fd is its descriptor or -1.
+func (p *peer) next() (handoff.Frame, int) {
+	p.t.Helper()
+	f, fd, err := p.read(5 * time.Second)
+	if err != nil {
+		p.t.Fatalf("waiting for a frame: %v", err)
+	}
+	return f, fd
+}
+
+var errQuiet = errors.New("no frame in time")
+
+// read returns the next frame, io.EOF at the end of the link, or errQuiet.
+func (p *peer) read(patience time.Duration) (handoff.Frame, int, error) {
+	deadline := time.Now().Add(patience)
+	for {
+		var f handoff.Frame
+		fd, ok, err := p.in.Next(&f)
+		if ok || err != nil {
+			return f, fd, err
+		}
+		if err := p.in.Recv(p.sock); err == nil {
+			continue
+		} else if !errors.Is(err, handoff.ErrAgain) {
+			return f, -1, err
+		}
+		left := time.Until(deadline)
+		if left <= 0 {
+			return f, -1, errQuiet
+		}
+		poll := []unix.PollFd{{Fd: int32(p.sock), Events: unix.POLLIN}}
+		_, _ = unix.Poll(poll, int(left.Milliseconds())+1)
+	}
+}
+
+// want waits for a frame of a type.
+func (p *peer) want(typ handoff.Type) (handoff.Frame, int) {
+	p.t.Helper()
+	f, fd := p.next()
+	if f.Type != typ {
+		p.t.Fatalf("got %s %+v %q, want %s", f.Type, f, f.Payload, typ)
+	}
+	return f, fd
+}
+
+// wantFault waits for an ERROR or REFUSE with a code, and the hang-up behind it.
+func (p *peer) wantFault(code handoff.Code) {
+	p.t.Helper()
+	f, _ := p.next()
+	if f.Type != handoff.TypeError && f.Type != handoff.TypeRefuse || handoff.Code(f.A) != code {
+		p.t.Fatalf("got %s %v, want %v", f.Type, handoff.FaultOf(&f), code)
+	}
+	if _, _, err := p.read(5 * time.Second); err != io.EOF {
+		p.t.Fatalf("after the fault: %v, want the end of the link", err)
+	}
+}
+
+// serve answers one lease: it reads the request from the connection and writes a response.
+func (p *peer) serve(fd int, request, response string) {
+	p.t.Helper()
+	b := make([]byte, 4096)
+	n, err := unix.Read(fd, b)
+	if err != nil || string(b[:n]) != request {
+		p.t.Fatalf("the request is %q, %v; want %q", b[:max(n, 0)], err, request)
+	}
+	if _, err := unix.Write(fd, []byte(response)); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func put(lease handoff.Frame) handoff.Frame {
+	return handoff.Frame{Type: handoff.TypePut, Conn: lease.Conn, Seq: lease.Seq}
+}
+
+func netDial(address string) (net.Conn, error) { return net.DialTimeout("tcp", address, time.Second) }

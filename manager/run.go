@@ -1,0 +1,177 @@
+package manager
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"time"
+
+	"github.com/anteroom-io/anteroom/selector"
+)
+
+// Tokens tell the loop what an event is about: connections by their id, everything else by its serial number and one of these bits.
+const (
+	doorToken    = uint64(1) << 60
+	handoffToken = uint64(1) << 61
+	linkToken    = uint64(1) << 62
+	tokenKinds   = doorToken | handoffToken | linkToken
+)
+
+// eventsPerTurn is how many events one turn of the loop takes from the selector.
+const eventsPerTurn = 512
+
+// Run is the loop. It returns nil after Shutdown, and an error if the selector fails, which leaves nothing to go on with. It runs once.
+//
+// A turn has these steps: wait; act on what is ready (connections become ready, hosts' frames are obeyed, newcomers are accepted); obey
+// commands; end what is overdue; lend what is ready to hosts with room; send each host its frames together.
+func (m *Manager) Run() error {
+	runtime.LockOSThread() // a goroutine that owns its thread wakes from epoll_wait without passing through the scheduler's queue
+	defer runtime.UnlockOSThread()
+	if err := m.begin(); err != nil {
+		return err
+	}
+	defer m.end()
+	for !m.quit {
+		n, err := m.sel.Select(m.events, m.patience())
+		if err != nil {
+			return fmt.Errorf("the selector failed: %w", err)
+		}
+		m.policy.now = m.clock()
+		for _, e := range m.events[:n] {
+			m.handle(e)
+		}
+		m.obey()
+		m.policy.expire()
+		m.policy.dispatch()
+		m.flush()
+		m.tidy()
+	}
+	return nil
+}
+
+var errRunTwice = errors.New("manager: Run was called before")
+
+func (m *Manager) begin() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.running {
+		return errRunTwice
+	}
+	m.running = true
+	return nil
+}
+
+// clock is the policy's time: ns since New, monotonic.
+func (m *Manager) clock() int64 { return int64(time.Since(m.start)) }
+
+// patience is how long the selector may wait.
+func (m *Manager) patience() time.Duration {
+	due := min(m.policy.wake, m.deadline())
+	if due == never {
+		return -1
+	}
+	return time.Duration(max(due-m.clock(), 0))
+}
+
+// handle acts on one event. Tokens of what has gone meanwhile find nothing.
+func (m *Manager) handle(e selector.Event) {
+	switch e.Token & tokenKinds {
+	case 0:
+		m.connectionReady(ConnID(e.Token), e.Ready)
+	case linkToken:
+		if l := m.links[e.Token]; l != nil {
+			m.linkReady(l, e.Ready)
+		}
+	case doorToken:
+		if d := m.doors[e.Token]; d != nil {
+			m.acceptClients(d)
+		}
+	case handoffToken:
+		if d := m.handoffs[e.Token]; d != nil {
+			m.acceptHosts(d)
+		}
+	}
+}
+
+// connectionReady tells the policy whether there is something to read, or the client has ended.
+func (m *Manager) connectionReady(id ConnID, ready selector.Ready) {
+	r := m.policy.table.find(id)
+	switch {
+	case r == nil:
+	case r.state == Closing:
+		m.linger(r, id)
+	case ready&(selector.HungUp|selector.Failed) != 0:
+		m.policy.readable(id, true)
+	case ready&selector.PeerClosed != 0:
+		m.policy.readable(id, !m.policy.act.unread(r.fd))
+	default:
+		m.policy.readable(id, false)
+	}
+}
+
+// obey runs the commands that were posted.
+func (m *Manager) obey() {
+	m.mu.Lock()
+	m.lastObey, m.commands = m.commands, m.lastObey[:0]
+	m.mu.Unlock()
+	for i, command := range m.lastObey {
+		command()
+		m.lastObey[i] = nil
+	}
+}
+
+// flush sends every host what this turn has for it.
+func (m *Manager) flush() {
+	for _, l := range m.dirty {
+		l.dirty = false
+		m.send(l)
+	}
+	m.dirty = m.dirty[:0]
+}
+
+// tidy ends the turn: what waited for others' progress is looked at again.
+func (m *Manager) tidy() {
+	m.reviewYoung()
+	m.reviewStalled()
+	m.reviewPause()
+	m.reviewStop()
+	if serving := len(m.policy.hosts) > 0 && !m.policy.stopped; serving != m.serving {
+		m.serving = serving
+		m.config.OnServing(serving)
+	}
+}
+
+// deadline is the first of those that the policy does not know.
+func (m *Manager) deadline() int64 {
+	due := never
+	for _, l := range m.young {
+		due = min(due, l.deadline)
+	}
+	if len(m.stalled) > 0 {
+		due = min(due, m.policy.now+int64(stallPause))
+	}
+	if m.leaving {
+		due = min(due, m.leaveBy)
+	}
+	return min(due, m.paused.until())
+}
+
+// end closes everything; nobody waits for an answer afterwards.
+func (m *Manager) end() {
+	m.mu.Lock()
+	m.commands = nil
+	m.mu.Unlock()
+	defer close(m.ended)
+	for _, l := range m.links {
+		m.hangUp(l, "the sidecar ended")
+	}
+	m.policy.table.each(func(slot uint32, r *record) { m.policy.gone(r, slot) })
+	for _, d := range m.doors {
+		m.closeEntrance(d)
+	}
+	for _, d := range m.handoffs {
+		m.closeEntrance(d)
+	}
+	_ = m.sel.Close()
+	m.watchers.close()
+}

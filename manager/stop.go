@@ -1,0 +1,98 @@
+package manager
+
+import "time"
+
+// What operators ask for.
+
+// stopping is a Stop in progress.
+type stopping struct {
+	deadline int64
+	finished int
+}
+
+// beginStop ends accepting and lending; leases that are out may come back until the grace is over.
+func (p *policy) beginStop(grace time.Duration) {
+	p.stopped = true
+	if p.stop == nil {
+		p.stop = &stopping{}
+	}
+	p.stop.deadline = p.now + int64(max(grace, 0))
+	p.wake = min(p.wake, p.stop.deadline)
+}
+
+// stopDone reports whether a Stop is complete, cutting what is still leased when its time is over.
+func (p *policy) stopDone() (StopReport, bool) {
+	if p.stop == nil || p.states[Leased] > 0 && p.now < p.stop.deadline {
+		return StopReport{}, false
+	}
+	report := StopReport{Finished: p.stop.finished, Cut: p.states[Leased]}
+	p.stop = nil
+	for _, h := range p.hosts {
+		p.cut(h)
+	}
+	p.act.tell(Event{Kind: EventStopped})
+	return report, true
+}
+
+func (p *policy) cut(h *host) {
+	for {
+		r, slot, ok := p.table.oldest(&h.leases)
+		if !ok {
+			return
+		}
+		p.close(r, slot, ReasonStopped)
+	}
+}
+
+// start is the reverse of beginStop. It reports whether anything was stopped.
+func (p *policy) start() bool {
+	if !p.stopped || p.stop != nil {
+		return false
+	}
+	p.stopped = false
+	for _, to := range p.poolNames {
+		p.heat(to)
+	}
+	p.act.tell(Event{Kind: EventStarted})
+	return true
+}
+
+// operatorPut makes a leased connection idle though its host has not said so: whoever asks speaks for the host, which is told to let go.
+func (p *policy) operatorPut(id ConnID, timeout time.Duration) error {
+	r := p.table.find(id)
+	switch {
+	case r == nil:
+		return ErrNotFound
+	case r.state != Leased:
+		return ErrNotLeased
+	}
+	p.takeBack(r, id, ReasonOperator)
+	p.putBack(r, id.slot(), timeout, false, false)
+	if r := p.table.find(id); r != nil && r.state == Idle {
+		r.host = 0
+	}
+	return nil
+}
+
+// closeAll closes a connection of every state but closing, if match says so, and counts them.
+func (p *policy) closeAll(match func(id ConnID, r *record) bool, why Reason) int {
+	n := 0
+	p.table.each(func(slot uint32, r *record) {
+		if r.state != Closing && match(p.id(r, slot), r) {
+			p.close(r, slot, why)
+			n++
+		}
+	})
+	return n
+}
+
+// setLimits puts new limits in force. Timeouts of idle connections hold from their next put on; the rest holds at once.
+func (p *policy) setLimits(l Limits) {
+	p.limits = l
+	p.wake = p.now
+	for p.kept > p.keepLimit() {
+		if _, _, ok := p.evict(); !ok {
+			break
+		}
+	}
+}

@@ -1,0 +1,113 @@
+package manager
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Watcher receives events.
+type Watcher struct {
+	m      *Manager
+	kinds  [eventKindCount]bool
+	events chan Event
+	lost   uint64 // not yet told
+}
+
+// DefaultWatchBuffer is how many events wait for a watcher that is slow.
+const DefaultWatchBuffer = 1024
+
+// watchers is everybody who watches. The loop sends, others come and go.
+type watchers struct {
+	some atomic.Bool // list is not empty
+	mu   sync.Mutex
+	list []*Watcher // mu
+	over bool       // mu
+}
+
+// Watch returns a stream of events of some kinds, of all if none is named. It never slows the loop: a watcher that has more than buffer events
+// (0: DefaultWatchBuffer) to read loses the next ones and is told how many by Event.Lost. Close it.
+func (m *Manager) Watch(buffer int, kinds ...EventKind) *Watcher {
+	if buffer <= 0 {
+		buffer = DefaultWatchBuffer
+	}
+	w := &Watcher{m: m, events: make(chan Event, buffer)}
+	for k := range eventKindCount {
+		w.kinds[k] = len(kinds) == 0 || slices.Contains(kinds, k)
+	}
+	m.watchers.add(w)
+	m.updateWatched()
+	return w
+}
+
+// Events is closed by Close, and when the manager ends.
+func (w *Watcher) Events() <-chan Event { return w.events }
+
+// Close ends the watching.
+func (w *Watcher) Close() {
+	w.m.watchers.remove(w)
+	w.m.updateWatched()
+}
+
+// updateWatched lets the loop skip making events that nobody wants.
+func (m *Manager) updateWatched() {
+	m.post(func() { m.policy.watched = m.watchers.some.Load() })
+}
+
+func (s *watchers) add(w *Watcher) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over {
+		close(w.events)
+		return
+	}
+	s.list = append(s.list, w)
+	s.some.Store(true)
+}
+
+func (s *watchers) remove(w *Watcher) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if i := slices.Index(s.list, w); i >= 0 {
+		s.list = slices.Delete(s.list, i, i+1)
+		close(w.events)
+	}
+	s.some.Store(len(s.list) > 0)
+}
+
+// close ends every stream.
+func (s *watchers) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, w := range s.list {
+		close(w.events)
+	}
+	s.list, s.over = nil, true
+	s.some.Store(false)
+}
+
+// tell sends an event to those who want it and have room.
+func (s *watchers) tell(e Event) {
+	if !s.some.Load() {
+		return
+	}
+	e.Time = time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, w := range s.list {
+		if w.kinds[e.Kind] {
+			w.offer(e)
+		}
+	}
+}
+
+func (w *Watcher) offer(e Event) {
+	e.Lost = w.lost
+	select {
+	case w.events <- e:
+		w.lost = 0
+	default:
+		w.lost++
+	}
+}
