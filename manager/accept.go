@@ -89,8 +89,12 @@ func (m *Manager) closeEntrance(e *entrance) {
 // acceptsPerTurn bounds one listener's share of a turn; what is left is reported again.
 const acceptsPerTurn = 256
 
+// acceptClients takes the clients that wait, unless accepting has stopped since they were reported.
 func (m *Manager) acceptClients(e *entrance) {
 	for range acceptsPerTurn {
+		if !m.accepting() {
+			return
+		}
 		if !m.policy.mayAccept() {
 			m.pauseAccepting(never, fmt.Sprintf("%d connections, the limit, and none of them is idle", m.policy.table.live))
 			return
@@ -188,11 +192,13 @@ func (m *Manager) setAccepting() {
 }
 
 func (m *Manager) acceptInterest() selector.Interest {
-	if m.paused.on || m.policy.stopped {
-		return 0
+	if m.accepting() {
+		return selector.Read
 	}
-	return selector.Read
+	return quiet
 }
+
+func (m *Manager) accepting() bool { return !m.paused.on && !m.policy.stopped }
 
 // acceptHosts lets peers of the handoff socket in whose user may attach. It is not paused: hosts are few, and put connections back.
 func (m *Manager) acceptHosts(e *entrance) {

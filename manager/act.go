@@ -13,7 +13,10 @@ import (
 // acts is the Manager as the policy's actor: system calls and frames.
 type acts Manager
 
-const nextRequest = selector.Read | selector.OneShot
+const (
+	nextRequest = selector.Read | selector.OneShot
+	quiet       = selector.OneShot
+)
 
 func (a *acts) watch(fd int32, id ConnID) error {
 	return a.sel.Register(int(fd), uint64(id), nextRequest)
@@ -21,8 +24,9 @@ func (a *acts) watch(fd int32, id ConnID) error {
 
 func (a *acts) arm(fd int32, id ConnID) error { return a.sel.Modify(int(fd), uint64(id), nextRequest) }
 
-// disarm cannot fail on a registered descriptor; if it does, the event that follows finds the connection in another state.
-func (a *acts) disarm(fd int32, id ConnID) { _ = a.sel.Modify(int(fd), uint64(id), 0) }
+// disarm leaves one report of a hang-up possible: epoll tells of those whatever it is asked, and with no one-shot it would tell them
+// again and again. Such an event finds the connection in a state that ignores it. The call cannot fail on a registered descriptor.
+func (a *acts) disarm(fd int32, id ConnID) { _ = a.sel.Modify(int(fd), uint64(id), quiet) }
 
 // unread asks for the length of the receive queue (SIOCINQ, tcp(7), unix(7)). An error means that there is nothing to read.
 func (a *acts) unread(fd int32) bool {

@@ -30,7 +30,7 @@ func (m *Manager) listenerCounts() []ListenerCounts {
 		d := e.door
 		c := ListenerCounts{
 			ID: d.id, Name: d.name, Address: e.listener.String(), Pool: d.pool.name, States: d.states.public(), Accepted: d.accepted,
-			Paused: m.acceptInterest() == 0,
+			Paused: !m.accepting(),
 		}
 		if d.host != nil {
 			c.Host = d.host.id
