@@ -127,6 +127,7 @@ type Listen struct {
 	Name               string `json:"name,omitempty"`
 	Silent             string `json:"silent,omitempty"` // SilentClose (also if empty) or SilentLease
 	FirstByteTimeoutMS int64  `json:"first_byte_timeout_ms,omitempty"`
+	Ready              string `json:"ready,omitempty"` // what must have arrived before a LEASE: one of the Ready constants, empty is ReadyBytes
 	Backlog            int    `json:"backlog,omitempty"`
 }
 
@@ -134,6 +135,13 @@ type Listen struct {
 const (
 	SilentClose = "close"
 	SilentLease = "lease"
+)
+
+// What must have arrived on a connection before it is leased: values of Listen.Ready.
+const (
+	ReadyBytes   = "bytes"
+	ReadyHead    = "head"
+	ReadyRequest = "request"
 )
 
 // maxMS bounds durations that come from a peer: a week.
@@ -155,6 +163,8 @@ func ListenOf(f *Frame) (*Listen, *Fault) {
 		return nil, Faultf(CodeBadPayload, "LISTEN: name %q must be empty or %s", l.Name, nameRule)
 	case l.Silent != "" && l.Silent != SilentClose && l.Silent != SilentLease:
 		return nil, Faultf(CodeBadPayload, "LISTEN: silent %q must be %q or %q", l.Silent, SilentClose, SilentLease)
+	case l.Ready != "" && l.Ready != ReadyBytes && l.Ready != ReadyHead && l.Ready != ReadyRequest:
+		return nil, Faultf(CodeBadPayload, "LISTEN: ready %q must be %q, %q or %q", l.Ready, ReadyBytes, ReadyHead, ReadyRequest)
 	case l.FirstByteTimeoutMS < 0 || l.FirstByteTimeoutMS > maxMS:
 		return nil, Faultf(CodeBadPayload, "LISTEN: first_byte_timeout_ms %d must be 0 to %d", l.FirstByteTimeoutMS, maxMS)
 	}

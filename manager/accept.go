@@ -22,6 +22,8 @@ type entrance struct {
 type ListenerOptions struct {
 	Name string // how operators see it; empty: its address
 	Pool string // whose hosts serve its connections; empty: DefaultPool
+	// Ready is what must have arrived before a host gets a connection. Default: anything.
+	Ready Readiness
 }
 
 // AddListener accepts clients on l, before or while Run. It takes ownership of l, also on failure.
@@ -37,7 +39,7 @@ func (m *Manager) AddListener(l *listener.Listener, o ListenerOptions) error {
 		if fault != nil {
 			return errors.Join(fault, l.Close())
 		}
-		_, err := m.open(l, &door{name: o.Name}, to, nil)
+		_, err := m.open(l, &door{name: o.Name, ready: o.Ready}, to, nil)
 		return err
 	})
 }
@@ -59,7 +61,7 @@ func (m *Manager) AddHandoff(l *listener.Listener) error {
 // open makes a listener part of the loop; d lacks only its number and pool. On failure l is closed.
 func (m *Manager) open(l *listener.Listener, d *door, to *pool, from *link) (*entrance, error) {
 	m.serial++
-	d.id = ListenerID(m.serial)
+	d.id, d.edge = ListenerID(m.serial), l.Addr().Network == listener.Unix
 	if fault := m.policy.addDoor(d, to); fault != nil {
 		return nil, errors.Join(fault, l.Close())
 	}

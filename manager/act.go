@@ -29,17 +29,23 @@ func (a *acts) arm(fd int32, id ConnID) error { return a.sel.Modify(int(fd), uin
 func (a *acts) disarm(fd int32, id ConnID) { _ = a.sel.Modify(int(fd), uint64(id), quiet) }
 
 // unread asks for the length of the receive queue (SIOCINQ, tcp(7), unix(7)). An error means that there is nothing to read.
-func (a *acts) unread(fd int32) bool {
+func (a *acts) unread(fd int32) int {
 	n, err := unix.IoctlGetInt(int(fd), unix.SIOCINQ)
-	return err == nil && n > 0
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
-func (a *acts) lease(h *host, id ConnID, seq uint32, fd int32, withFD bool, flags handoff.Flags, waited time.Duration) {
+func (a *acts) lease(h *host, id ConnID, r *record, withFD bool, flags handoff.Flags, waited time.Duration) {
 	m := (*Manager)(a)
 	l := h.link
-	f := handoff.Frame{Type: handoff.TypeLease, Flags: flags, Seq: seq, Conn: uint64(id), B: uint64(waited / time.Microsecond)}
+	f := handoff.Frame{
+		Type: handoff.TypeLease, Flags: flags, Seq: r.seq, Conn: uint64(id),
+		A: uint64(r.head) | uint64(r.length)<<32, B: uint64(waited / time.Microsecond),
+	}
 	if withFD {
-		l.out.AddFD(&f, int(fd))
+		l.out.AddFD(&f, int(r.fd))
 	} else {
 		l.out.Add(&f)
 	}
@@ -80,7 +86,7 @@ const lingering = selector.Read | selector.EdgeTriggered
 // linger reads away what a client still sends to a connection that is closing.
 func (m *Manager) linger(r *record, id ConnID) {
 	if m.discard(r.fd) {
-		m.policy.readable(id, true)
+		m.policy.readable(id, newsHungUp)
 	}
 }
 
@@ -90,7 +96,7 @@ const discardsPerTurn = 16
 // discard empties the receive queue and reports whether the connection has ended.
 func (m *Manager) discard(fd int32) (ended bool) {
 	for range discardsPerTurn {
-		n, err := recvNow(int(fd), m.readBuf)
+		n, err := recv(int(fd), m.readBuf, 0)
 		if err == unix.EAGAIN {
 			return false
 		}
@@ -99,16 +105,6 @@ func (m *Manager) discard(fd int32) (ended bool) {
 		}
 	}
 	return true
-}
-
-// recvNow is recv(2) that never blocks, whatever the descriptor's flags.
-func recvNow(fd int, p []byte) (int, error) {
-	for {
-		n, _, err := unix.Recvfrom(fd, p, unix.MSG_DONTWAIT)
-		if err != unix.EINTR {
-			return n, err
-		}
-	}
 }
 
 func (a *acts) drop(fd int32, _ ConnID) {

@@ -75,6 +75,7 @@ type Totals struct {
 	Requests          uint64 // answered, as hosts report
 	Redelivered       uint64 // leases tried again after NACK
 	Crossed           uint64 // expiries given up because a request had just arrived
+	Answered          uint64 // requests answered by the sidecar itself, with an error
 	Stale             uint64 // hosts' answers ignored, their lease was over
 	Violations        uint64 // O_NONBLOCK found cleared
 	HostsAttached     uint64

@@ -64,7 +64,7 @@ const (
 	held                      // its last host holds a descriptor of it
 	sticky                    // only its last host can go on with it
 	spurned                   // its last host could not take it: try another first
-	adopted                   // came from a host, not from a listener
+	partial                   // a request has begun to arrive (partial.go)
 )
 
 // record is a connection in the table: fixed size, no pointers, and all there is to know to go on with it. Everything else about a
@@ -78,6 +78,8 @@ type record struct {
 	seq        uint32 // number of the present or last lease
 	requests   uint32 // answered
 	created    uint32 // s of the loop's clock
+	head       uint32 // of the request that is ready or leased: length of its head, 0 if unknown
+	length     uint32 // and of all of it, 0 if unknown
 	pool       uint16
 	listener   uint16
 	state      State
@@ -91,27 +93,31 @@ type Reason uint8
 
 // The reasons. Their names are what operators, metrics and logs show.
 const (
-	ReasonNone      Reason = iota
-	ReasonHost             // the host said CLOSE
-	ReasonDetached         // the host keeps it
-	ReasonExpired          // idle for its keep-alive timeout
-	ReasonHungUp           // ended by the client
-	ReasonSilent           // no first byte in time
-	ReasonEvicted          // least recently used of too many
-	ReasonOperator         // asked for over gRPC
-	ReasonQueueFull        // no room in its pool's queue
-	ReasonQueueTime        // waited too long for a host
-	ReasonLeaseTime        // leased too long
-	ReasonHostGone         // its host went with it
-	ReasonRefused          // no host would take it
-	ReasonStopped          // cut by Stop or shutdown, or its pool ended
-	ReasonFailed           // a system call on it failed
+	ReasonNone        Reason = iota
+	ReasonHost               // the host said CLOSE
+	ReasonDetached           // the host keeps it
+	ReasonExpired            // idle for its keep-alive timeout
+	ReasonHungUp             // ended by the client
+	ReasonSilent             // no first byte in time
+	ReasonEvicted            // least recently used of too many
+	ReasonOperator           // asked for over gRPC
+	ReasonQueueFull          // no room in its pool's queue
+	ReasonQueueTime          // waited too long for a host
+	ReasonLeaseTime          // leased too long
+	ReasonHostGone           // its host went with it
+	ReasonRefused            // no host would take it
+	ReasonStopped            // cut by Stop or shutdown, or its pool ended
+	ReasonFailed             // a system call on it failed
+	ReasonSlow               // its request did not arrive in time, or too slowly
+	ReasonMalformed          // its request cannot be answered by anybody
+	ReasonHeadTooLong        // its request's head is over the limit
+	ReasonBodyTooLong        // its request's body is over the limit
 	reasonCount
 )
 
 var reasonNames = [reasonCount]string{
 	"none", "host", "detached", "expired", "hung_up", "silent", "evicted", "operator", "queue_full", "queue_timeout", "lease_timeout",
-	"host_gone", "refused", "stopped", "failed",
+	"host_gone", "refused", "stopped", "failed", "slow", "malformed", "head_too_long", "body_too_long",
 }
 
 func (r Reason) String() string { return reasonNames[r] }

@@ -207,20 +207,13 @@ func (p *policy) adopt(h *host, fd int32, f *handoff.Frame) (ConnID, *handoff.Fa
 	case !p.mayAccept():
 		return 0, handoff.Faultf(handoff.CodeAtLimit, "%d connections are here already, which is the limit", p.limits.Connections)
 	}
-	m, stuck := adopted, f.Flags&handoff.FlagSticky != 0
-	if stuck {
-		m |= sticky
-		h.sticky, h.pool.sticky = true, true
-	}
-	if stuck || h.cache {
-		m |= held
-	}
-	id, err := p.admit(fd, h.pool, 0, m, p.timeoutOf(msDuration(f.A)))
+	id, err := p.admit(fd, h.pool, 0, waitRequest, p.timeoutOf(msDuration(f.A)))
 	if err != nil {
 		return 0, handoff.Faultf(handoff.CodeOutOfDescriptors, "%v", err)
 	}
 	r := p.table.find(id)
 	r.host = h.id
+	p.markHeld(r, h, f.Flags&handoff.FlagSticky != 0)
 	p.totals.Adopted++
 	p.setKept(r, true)
 	if p.kept > p.keepLimit() {
@@ -242,6 +235,8 @@ type door struct {
 	pool        *pool
 	host        *host // that brought it; nil: the sidecar's own
 	silentLease bool
+	ready       Readiness
+	edge        bool          // its sockets cannot count what they hold (SO_RCVLOWAT): Unix sockets
 	firstByte   time.Duration // 0: the limit's
 	accepted    uint64
 	states      stateCounts

@@ -11,45 +11,54 @@ type idleOrder struct {
 // idleClass is the idle connections that may stay idle equally long.
 type idleClass struct {
 	timeout int64 // ns
-	fresh   bool  // waiting for a first byte; these are not kept connections and are never evicted
+	kind    wait
 	list    list
 }
 
-// maxClasses bounds how many different timeouts may be in use at once, among new connections and among kept ones.
+// wait is what an idle connection waits for.
+type wait uint8
+
+const (
+	waitRequest   wait = iota // the next one, of a kept connection: only these are ever evicted
+	waitFirstByte             // of a new connection
+	waitRest                  // of a request that has begun to arrive
+)
+
+// maxClasses bounds how many different timeouts may be in use at once, for each kind of wait.
 const maxClasses = 64
 
 // classFor returns the class for a timeout. When all classes are taken, an unfamiliar timeout is shortened to the next one in use, or, below
 // all of them, lengthened to the shortest.
-func (o *idleOrder) classFor(timeout int64, fresh bool) uint8 {
+func (o *idleOrder) classFor(timeout int64, kind wait) uint8 {
 	unused, alike := -1, 0
 	for i := range o.classes {
 		c := &o.classes[i]
 		switch {
-		case c.timeout == timeout && c.fresh == fresh:
+		case c.timeout == timeout && c.kind == kind:
 			return uint8(i)
 		case c.list.len == 0:
 			unused = i
-		case c.fresh == fresh:
+		case c.kind == kind:
 			alike++
 		}
 	}
 	switch {
 	case unused >= 0:
-		o.classes[unused] = idleClass{timeout: timeout, fresh: fresh}
+		o.classes[unused] = idleClass{timeout: timeout, kind: kind}
 		return uint8(unused)
 	case alike < maxClasses:
-		o.classes = append(o.classes, idleClass{timeout: timeout, fresh: fresh})
+		o.classes = append(o.classes, idleClass{timeout: timeout, kind: kind})
 		return uint8(len(o.classes) - 1)
 	}
-	return o.nearest(timeout, fresh)
+	return o.nearest(timeout, kind)
 }
 
 // nearest is for when there are classes of this kind, all in use.
-func (o *idleOrder) nearest(timeout int64, fresh bool) uint8 {
+func (o *idleOrder) nearest(timeout int64, kind wait) uint8 {
 	longest, shortest := -1, -1 // the longest that is not longer than timeout; the shortest of all
 	for i := range o.classes {
 		c := &o.classes[i]
-		if c.fresh != fresh {
+		if c.kind != kind {
 			continue
 		}
 		if c.timeout <= timeout && (longest < 0 || c.timeout > o.classes[longest].timeout) {
@@ -68,7 +77,7 @@ func (o *idleOrder) nearest(timeout int64, fresh bool) uint8 {
 // leastRecentlyUsed returns the kept connection that has been idle longest.
 func (o *idleOrder) leastRecentlyUsed(t *table) (lru *record, at uint32, ok bool) {
 	for i := range o.classes {
-		if o.classes[i].fresh {
+		if o.classes[i].kind != waitRequest {
 			continue
 		}
 		if r, slot, any := t.oldest(&o.classes[i].list); any && (!ok || r.since < lru.since) {
@@ -87,23 +96,25 @@ func (p *policy) expireIdle() {
 			if !ok || !p.overdue(r, c.timeout) {
 				break
 			}
-			p.expireOne(r, slot, c.fresh)
+			p.expireOne(r, slot, c.kind)
 		}
 	}
 }
 
-func (p *policy) expireOne(r *record, slot uint32, fresh bool) {
+func (p *policy) expireOne(r *record, slot uint32, kind wait) {
 	switch {
-	case p.act.unread(r.fd):
+	case kind == waitRest:
+		p.reviewPartial(r, slot)
+	case p.act.unread(r.fd) > 0:
 		p.crossed(r, slot)
-	case fresh && p.listeners[r.listener].silentLease:
+	case kind == waitRequest:
+		p.close(r, slot, ReasonExpired)
+	case p.listeners[r.listener].silentLease:
 		r.marks |= silent
 		p.act.disarm(r.fd, p.id(r, slot))
 		p.makeReady(r, slot)
-	case fresh:
-		p.close(r, slot, ReasonSilent)
 	default:
-		p.close(r, slot, ReasonExpired)
+		p.close(r, slot, ReasonSilent)
 	}
 }
 
@@ -115,7 +126,7 @@ func (p *policy) evict() (*record, uint32, bool) {
 		if !ok {
 			return nil, 0, false
 		}
-		if !p.act.unread(r.fd) {
+		if p.act.unread(r.fd) == 0 {
 			p.close(r, slot, ReasonEvicted)
 			return r, slot, true
 		}
@@ -128,7 +139,7 @@ func (p *policy) evict() (*record, uint32, bool) {
 func (p *policy) crossed(r *record, slot uint32) {
 	p.totals.Crossed++
 	p.act.disarm(r.fd, p.id(r, slot))
-	p.makeReady(r, slot)
+	p.examine(r, slot, false)
 }
 
 // timeoutOf is how long a put connection stays idle: what the host asks for, else the default, within the bounds of Limits.

@@ -38,24 +38,31 @@ func (p *policy) put(h *host, f *handoff.Frame) *handoff.Fault {
 	}
 	p.answered(r, f)
 	stuck := f.Flags&handoff.FlagSticky != 0
-	p.putBack(r, slot, msDuration(f.A), h.cache || stuck, stuck)
+	p.putBack(r, slot, msDuration(f.A), true, stuck)
 	return nil
 }
 
-// putBack makes a leased connection idle; keeps says that its host holds on to the descriptor.
-func (p *policy) putBack(r *record, slot uint32, timeout time.Duration, keeps, stuck bool) {
-	h, to := p.hosts[r.host], p.pools[r.pool]
-	r.marks &^= fresh | silent | spurned | held | sticky
-	if keeps {
+// markHeld remembers that a host keeps the descriptor, if it does.
+func (p *policy) markHeld(r *record, h *host, stuck bool) {
+	if h.cache || stuck {
 		r.marks |= held
 	}
 	if stuck {
 		r.marks |= sticky
-		h.sticky, to.sticky = true, true
+		h.sticky, h.pool.sticky = true, true
+	}
+}
+
+// putBack makes a leased connection idle. keeps: its host may hold on to the descriptor.
+func (p *policy) putBack(r *record, slot uint32, timeout time.Duration, keeps, stuck bool) {
+	h, to := p.hosts[r.host], p.pools[r.pool]
+	r.marks &^= fresh | silent | spurned | held | sticky
+	if keeps {
+		p.markHeld(r, h, stuck)
 	}
 	p.totals.Puts++
 	id := p.id(r, slot)
-	p.enterIdle(r, slot, p.timeoutOf(timeout))
+	p.enterIdle(r, slot, waitRequest, p.timeoutOf(timeout))
 	if p.watched {
 		p.act.tell(Event{Kind: EventPut, Conn: id, Host: h.id, Name: h.name, Pool: to.name})
 	}

@@ -24,10 +24,23 @@ type Limits struct {
 	// Redeliveries is how often a lease that a host could not take (NACK) is tried again before the connection is closed. Default 3.
 	Redeliveries int
 
+	// Head is how many bytes a request's head may have; a longer one is answered with 431. Default 64 KiB.
+	Head int
+	// WaitBody is how many bytes of body are waited for before a worker gets the request; a longer body is handed over with its head. They wait in the
+	// kernel's receive buffer, whose own bound (net.ipv4.tcp_rmem, half of its maximum) comes first. Default 256 KiB.
+	WaitBody int
+	// Body is how many bytes of body a request may announce; a longer one is answered with 413. Default: no limit.
+	Body int64
+	// MinRate is how many bytes per second a request must bring on average once it has begun, looked at every 5 s; a slower one is answered
+	// with 408. Default 100.
+	MinRate int
+
 	// KeepAliveTimeout is how long a connection stays idle between requests if its put names no other time. Default 75 s.
 	KeepAliveTimeout time.Duration
 	// FirstByteTimeout is how long a new connection may be silent. Default 10 s.
 	FirstByteTimeout time.Duration
+	// RequestTimeout is how long a request may take to arrive, head and awaited body together; then it is answered with 408. Default 2 min.
+	RequestTimeout time.Duration
 	// QueueTimeout is how long a request waits for a host before its connection is closed. Default 30 s.
 	QueueTimeout time.Duration
 	// LeaseTimeout is how long a host may have a connection before it is taken back and closed. Default 1 h.
@@ -47,6 +60,9 @@ const (
 
 // maxConnections is what a slot number has room for, with margin: 2^24 slots (connection.go).
 const maxConnections = 1 << 20
+
+// maxPeek bounds what is looked at of one request's head, and of its body.
+const maxPeek = 1 << 20
 
 // A Violation is one field of Limits that is out of range.
 type Violation struct {
@@ -73,8 +89,12 @@ func (l Limits) withDefaults(descriptors int) Limits {
 	set(&l.Hosts, 1024)
 	set(&l.Listeners, 1024)
 	set(&l.Redeliveries, 3)
+	set(&l.Head, 64<<10)
+	set(&l.WaitBody, 256<<10)
+	set(&l.MinRate, 100)
 	set(&l.KeepAliveTimeout, 75*time.Second)
 	set(&l.FirstByteTimeout, 10*time.Second)
+	set(&l.RequestTimeout, 2*time.Minute)
 	set(&l.QueueTimeout, 30*time.Second)
 	set(&l.LeaseTimeout, time.Hour)
 	set(&l.LingerTimeout, 5*time.Second)
@@ -106,8 +126,15 @@ func (l Limits) Check() error {
 	count("Hosts", l.Hosts, 1, 1<<16)
 	count("Listeners", l.Listeners, 1, 1<<15)
 	count("Redeliveries", l.Redeliveries, 1, 250)
+	count("Head", l.Head, 64, maxPeek)
+	count("WaitBody", l.WaitBody, 1, maxPeek)
+	if l.Body < 0 {
+		bad = append(bad, Violation{"Body", fmt.Sprintf("%d is out of range, give 0 (no limit) or more", l.Body)})
+	}
+	count("MinRate", l.MinRate, 1, 1<<30)
 	timeout("KeepAliveTimeout", l.KeepAliveTimeout)
 	timeout("FirstByteTimeout", l.FirstByteTimeout)
+	timeout("RequestTimeout", l.RequestTimeout)
 	timeout("QueueTimeout", l.QueueTimeout)
 	timeout("LeaseTimeout", l.LeaseTimeout)
 	timeout("LingerTimeout", l.LingerTimeout)
@@ -125,15 +152,20 @@ func (l Limits) merge(change Limits) Limits {
 	override(&l.Hosts, change.Hosts)
 	override(&l.Listeners, change.Listeners)
 	override(&l.Redeliveries, change.Redeliveries)
+	override(&l.Head, change.Head)
+	override(&l.WaitBody, change.WaitBody)
+	override(&l.Body, change.Body)
+	override(&l.MinRate, change.MinRate)
 	override(&l.KeepAliveTimeout, change.KeepAliveTimeout)
 	override(&l.FirstByteTimeout, change.FirstByteTimeout)
+	override(&l.RequestTimeout, change.RequestTimeout)
 	override(&l.QueueTimeout, change.QueueTimeout)
 	override(&l.LeaseTimeout, change.LeaseTimeout)
 	override(&l.LingerTimeout, change.LingerTimeout)
 	return l
 }
 
-func override[T int | time.Duration](field *T, value T) {
+func override[T int | int64 | time.Duration](field *T, value T) {
 	if value != 0 {
 		*field = value
 	}

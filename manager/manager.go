@@ -45,6 +45,7 @@ type Manager struct {
 	running  bool     // commands are the loop's, no longer the caller's; mu
 
 	// The loop's own.
+	turns    uint64 // of the loop
 	serving  bool
 	quit     bool
 	doors    map[uint64]*entrance // by token
@@ -59,7 +60,8 @@ type Manager struct {
 	leaving  bool  // Shutdown is closing the last connections
 	leaveBy  int64 // and ends the loop by then
 	lastObey []func()
-	readBuf  []byte
+	readBuf  []byte // for bytes nobody wants
+	peekBuf  []byte // for requests that are looked at
 }
 
 // New makes a Manager; Run starts it.
@@ -80,7 +82,7 @@ func New(config Config) (*Manager, error) {
 		config: config, log: config.Logger, sel: sel, start: time.Now(),
 		events: make([]selector.Event, eventsPerTurn), ended: make(chan struct{}),
 		doors: map[uint64]*entrance{}, handoffs: map[uint64]*entrance{}, links: map[uint64]*link{},
-		readBuf: make([]byte, 64<<10),
+		readBuf: make([]byte, 64<<10), peekBuf: make([]byte, 2*maxPeek+firstPeek),
 	}
 	m.policy = newPolicy(config.Limits.withDefaults(descriptors), (*acts)(m))
 	return m, nil

@@ -185,6 +185,9 @@ func (m *Manager) listenFor(l *link, f *handoff.Frame, socket *listener.Listener
 	if d.name == "" {
 		d.name = socket.String()
 	}
+	if how.Ready != "" {
+		d.ready, _ = ParseReadiness(how.Ready) // handoff.ListenOf has checked it
+	}
 	e, err := m.open(socket, d, l.host.pool, l)
 	if err != nil {
 		fault := handoff.Faultf(handoff.CodeOutOfDescriptors, "%v", err)

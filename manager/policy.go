@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/anteroom-io/anteroom/handoff"
+	"github.com/anteroom-io/anteroom/scan"
 )
 
 // actor is what the policy needs done in the world. The loop does it with system calls (act.go), tests with a model.
@@ -17,12 +18,21 @@ type actor interface {
 	arm(fd int32, id ConnID) error
 	// disarm: nothing more is told until arm.
 	disarm(fd int32, id ConnID)
-	// unread reports whether bytes wait in the receive queue.
-	unread(fd int32) bool
+	// unread is how many bytes wait in the receive queue.
+	unread(fd int32) int
+	// look looks at the request in the receive queue, without taking it, and says how many bytes there are.
+	look(fd int32, limits scan.Limits) (seen scan.Seen, unread int)
+	// await is arm for when there are at least need bytes. With edge, which is for sockets that cannot count (Unix sockets), it tells
+	// of every arrival until disarm.
+	await(fd int32, id ConnID, need int, edge bool) error
+	// settle ends the effect of await on the descriptor, before somebody else gets it.
+	settle(fd int32)
+	// answer sends a response of ours to the request that waits.
+	answer(fd int32, status int)
 	// nonblock sets O_NONBLOCK where it is missing, and reports that it was.
 	nonblock(fd int32) bool
-	// lease sends LEASE, with the descriptor if withFD.
-	lease(h *host, id ConnID, seq uint32, fd int32, withFD bool, flags handoff.Flags, waited time.Duration)
+	// lease sends LEASE for the connection, with the descriptor if withFD.
+	lease(h *host, id ConnID, r *record, withFD bool, flags handoff.Flags, waited time.Duration)
 	// forget sends FORGET.
 	forget(h *host, id ConnID, why uint64)
 	// hangUp ends the link to a drained host, once what is queued for it is sent.
@@ -39,7 +49,7 @@ type actor interface {
 // policy is every decision about connections. It knows no clock and no system call: now is set by the caller before each event, in ns of a clock that
 // never goes back. It is not safe for concurrent use.
 //
-// Its parts: idle.go (expiry and eviction), queue.go (what waits for a host), choose.go (which host), lease.go (the hosts' answers), host.go (hosts
+// Its parts: partial.go (what has arrived of a request), idle.go (expiry and eviction), queue.go (what waits for a host), choose.go (which host), lease.go (the hosts' answers), host.go (hosts
 // and pools coming and going), stop.go (operators).
 type policy struct {
 	now    int64
@@ -49,6 +59,7 @@ type policy struct {
 
 	table     table
 	idle      idleOrder
+	partials  map[uint32]begun // by slot
 	closing   list
 	pools     []*pool // by record.pool; nil where one has gone
 	poolNames map[string]*pool
@@ -78,7 +89,7 @@ const never = int64(math.MaxInt64)
 func newPolicy(limits Limits, act actor) *policy {
 	return &policy{
 		limits: limits, act: act, wake: never,
-		poolNames: map[string]*pool{}, hosts: map[HostID]*host{},
+		poolNames: map[string]*pool{}, hosts: map[HostID]*host{}, partials: map[uint32]begun{},
 		listeners: []*door{{}},
 	}
 }
@@ -105,19 +116,22 @@ func (p *policy) accepted(fd int32, door uint16) (ConnID, error) {
 	d := p.listeners[door]
 	p.totals.Accepted++
 	d.accepted++
-	return p.admit(fd, d.pool, door, fresh, int64(d.firstByteTimeout(p.limits)))
+	return p.admit(fd, d.pool, door, waitFirstByte, int64(d.firstByteTimeout(p.limits)))
 }
 
 // admit gives a connection its record, and waits for its first event.
-func (p *policy) admit(fd int32, to *pool, door uint16, m marks, timeout int64) (ConnID, error) {
+func (p *policy) admit(fd int32, to *pool, door uint16, kind wait, timeout int64) (ConnID, error) {
 	r, slot, ok := p.table.add()
 	if !ok { // cannot be: Limits.Connections is below the number of slots, but for used-up generations
 		p.act.drop(fd, 0)
 		return 0, errTableFull
 	}
 	id := p.id(r, slot)
-	r.fd, r.pool, r.listener, r.marks, r.created = fd, to.index, door, m, uint32(p.now/int64(time.Second))
-	p.enterIdle(r, slot, timeout)
+	r.fd, r.pool, r.listener, r.created = fd, to.index, door, uint32(p.now/int64(time.Second))
+	if kind == waitFirstByte {
+		r.marks |= fresh
+	}
+	p.enterIdle(r, slot, kind, timeout)
 	if err := p.act.watch(fd, id); err != nil {
 		p.totals.Closed[ReasonFailed]++
 		p.gone(r, slot)
@@ -173,22 +187,31 @@ func (p *policy) listOf(r *record) *list {
 }
 
 // enterIdle: idle connections are sorted by how long they may be.
-func (p *policy) enterIdle(r *record, slot uint32, timeout int64) {
-	r.class = p.idle.classFor(timeout, r.marks&fresh != 0)
+func (p *policy) enterIdle(r *record, slot uint32, kind wait, timeout int64) {
+	p.leave(r, slot)
+	r.class = p.idle.classFor(timeout, kind)
 	p.enter(r, slot, Idle, p.idle.classes[r.class].timeout)
 }
 
-// readable takes what the selector says of a connection: bytes are there, or (ended) the client has gone and nothing is left to read. Events
-// for connections that are not waiting for one are ignored.
-func (p *policy) readable(id ConnID, ended bool) {
+// news is what the selector says of a connection.
+type news uint8
+
+const (
+	newsBytes  news = iota // bytes are there
+	newsLast               // bytes are there, and the client will send no more
+	newsHungUp             // the client has gone, and nothing is left to read
+)
+
+// readable takes news of a connection. Those of connections that are not waiting for any are ignored.
+func (p *policy) readable(id ConnID, n news) {
 	r := p.table.find(id)
 	switch {
 	case r == nil:
-	case r.state == Idle && ended:
+	case r.state == Idle && n == newsHungUp:
 		p.close(r, id.slot(), ReasonHungUp)
 	case r.state == Idle:
-		p.makeReady(r, id.slot())
-	case r.state == Closing && ended:
+		p.examine(r, id.slot(), n == newsLast)
+	case r.state == Closing && n == newsHungUp:
 		p.gone(r, id.slot())
 	}
 }
@@ -197,6 +220,8 @@ func (p *policy) readable(id ConnID, ended bool) {
 func (p *policy) close(r *record, slot uint32, why Reason) {
 	id := p.id(r, slot)
 	p.takeBack(r, id, why)
+	p.answerFor(r, why)
+	p.settle(r, slot)
 	p.setKept(r, false)
 	p.totals.Closed[why]++
 	p.act.tell(Event{Kind: why.event(), Conn: id, Host: r.host, Pool: p.pools[r.pool].name, Reason: why})
@@ -209,6 +234,7 @@ func (p *policy) close(r *record, slot uint32, why Reason) {
 // gone is the last thing that happens to a connection: its descriptor is closed and its slot is free.
 func (p *policy) gone(r *record, slot uint32) {
 	p.setKept(r, false)
+	delete(p.partials, slot)
 	p.act.drop(r.fd, p.id(r, slot))
 	p.leave(r, slot)
 	to, door := p.pools[r.pool], p.listeners[r.listener]

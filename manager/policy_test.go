@@ -10,6 +10,7 @@ import (
 
 	"github.com/anteroom-io/anteroom/handoff"
 	"github.com/anteroom-io/anteroom/listener"
+	"github.com/anteroom-io/anteroom/scan"
 )
 
 // world is a model of everything outside the policy: the kernel's sockets, the clients, the hosts. It is the policy's actor, and it objects to
@@ -34,6 +35,10 @@ type sock struct {
 	ended    bool // the client's FIN is there
 	shut     bool // ours is sent
 	blocking bool
+	seen     int  // bytes at the last look
+	low      bool // it has a low-water mark
+	edge     bool // every arrival is told
+	answered bool // by the sidecar
 }
 
 type lent struct {
@@ -90,7 +95,7 @@ func (w *world) arm(fd int32, id ConnID) error {
 	return nil
 }
 
-func (w *world) disarm(fd int32, _ ConnID) { w.sock(fd).armed = false }
+func (w *world) disarm(fd int32, _ ConnID) { w.sock(fd).armed, w.sock(fd).edge = false, false }
 
 // selects is what epoll_wait does: it reports armed one-shots that have something, once. A batch is handled to its end before the next.
 func (w *world) selects(t *rapid.T) {
@@ -100,13 +105,48 @@ func (w *world) selects(t *rapid.T) {
 	for _, fd := range sorted(w.socks) {
 		s := w.socks[fd]
 		if s.armed && (s.unread || s.ended) && rapid.Bool().Draw(t, "reported") {
-			s.armed = false
+			s.armed = s.edge
 			w.fired = append(w.fired, fired{s.id, !s.unread})
 		}
 	}
 }
 
-func (w *world) unread(fd int32) bool { return w.sock(fd).unread }
+func (w *world) unread(fd int32) int {
+	if w.sock(fd).unread {
+		return 1000
+	}
+	return 0
+}
+
+// look draws what might be seen: the policy has to live with any of it.
+func (w *world) look(fd int32, _ scan.Limits) (scan.Seen, int) {
+	s := w.sock(fd)
+	if s.id == 0 || !s.unread {
+		w.t.Fatalf("there is nothing to look at")
+	}
+	s.seen += rapid.IntRange(0, 1).Draw(w.t, "more bytes")
+	verdict := rapid.SampledFrom([]scan.Verdict{scan.More, scan.More, scan.Whole, scan.Opaque, scan.Malformed}).Draw(w.t, "verdict")
+	return scan.Seen{Verdict: verdict, Need: s.seen + 1}, s.seen
+}
+
+func (w *world) await(fd int32, id ConnID, need int, edge bool) error {
+	s := w.sock(fd)
+	if s.edge {
+		w.t.Fatalf("%d is awaited again though every arrival is told", id)
+	}
+	s.edge, s.low = edge, !edge
+	return w.arm(fd, id)
+}
+
+func (w *world) settle(fd int32) { w.sock(fd).low = false }
+
+func (w *world) answer(fd int32, status int) {
+	s := w.sock(fd)
+	if _, leased := w.leases[s.id]; leased || status < 400 || s.answered {
+		w.t.Fatalf("%d is answered with %d: leased %v, answered before %v", s.id, status, leased, s.answered)
+	}
+	s.answered = true
+}
 
 func (w *world) nonblock(fd int32) bool {
 	s := w.sock(fd)
@@ -115,15 +155,15 @@ func (w *world) nonblock(fd int32) bool {
 	return was
 }
 
-func (w *world) lease(h *host, id ConnID, seq uint32, fd int32, withFD bool, flags handoff.Flags, _ time.Duration) {
-	s, a := w.sock(fd), w.hosts[h.id]
+func (w *world) lease(h *host, id ConnID, r *record, withFD bool, flags handoff.Flags, _ time.Duration) {
+	s, a := w.sock(r.fd), w.hosts[h.id]
 	switch was, leased := w.leases[id]; {
 	case leased:
 		w.t.Fatalf("%d is leased to %d while %d has it", id, h.id, was.host)
 	case s.armed:
 		w.t.Fatalf("%d is leased while the selector is armed", id)
-	case s.shut:
-		w.t.Fatalf("%d is leased while closing", id)
+	case s.shut || s.low:
+		w.t.Fatalf("%d is leased while closing (%v), or with a low-water mark (%v)", id, s.shut, s.low)
 	case a == nil || a.hungUp || h.draining:
 		w.t.Fatalf("%d is leased to host %d, which is not there", id, h.id)
 	case h.leases.len > h.capacity:
@@ -141,7 +181,7 @@ func (w *world) lease(h *host, id ConnID, seq uint32, fd int32, withFD bool, fla
 		}
 	}
 	a.holds[id] = true
-	w.leases[id] = lent{h.id, seq}
+	w.leases[id] = lent{h.id, r.seq}
 }
 
 func (w *world) forget(h *host, id ConnID, _ uint64) {
@@ -257,7 +297,7 @@ func (w *world) clientEnds(t *rapid.T) {
 	s := w.anySock(t)
 	s.ended = true
 	if s.shut {
-		w.p.readable(s.id, true)
+		w.p.readable(s.id, newsHungUp)
 	}
 }
 
@@ -269,10 +309,17 @@ func (w *world) handleEvent(t *rapid.T) {
 	e := w.fired[0]
 	w.fired = w.fired[1:]
 	r := w.p.table.find(e.id)
-	if r != nil && r.state == Idle && w.socks[r.fd].armed {
+	if r != nil && r.state == Idle && w.socks[r.fd].armed && !w.socks[r.fd].edge {
 		return // put again since: the loop handles a batch before it obeys hosts that could have done that
 	}
-	w.p.readable(e.id, e.ended)
+	switch {
+	case e.ended:
+		w.p.readable(e.id, newsHungUp)
+	case r != nil && w.socks[r.fd].ended:
+		w.p.readable(e.id, newsLast)
+	default:
+		w.p.readable(e.id, newsBytes)
+	}
 }
 
 func (w *world) hostAttaches(t *rapid.T) {
@@ -290,7 +337,7 @@ func (w *world) hostAttaches(t *rapid.T) {
 	}
 	w.hosts[h.id] = &attached{h: h, holds: map[ConnID]bool{}}
 	if hello.Pool == "" {
-		d := &door{id: 1000 + ListenerID(h.id), host: h, silentLease: rapid.Bool().Draw(t, "silent")}
+		d := &door{id: 1000 + ListenerID(h.id), host: h, silentLease: rapid.Bool().Draw(t, "silent"), ready: ReadyHead, edge: true}
 		if fault := w.p.addDoor(d, h.pool); fault != nil {
 			t.Fatal(fault)
 		}
@@ -345,7 +392,7 @@ func (w *world) hostPuts(t *rapid.T) {
 		f.Flags |= handoff.FlagSticky
 	}
 	s := w.socks[w.p.table.find(id).fd]
-	s.unread = rapid.Bool().Draw(t, "next request is there")
+	s.unread, s.seen, s.answered = rapid.Bool().Draw(t, "next request is there"), 0, false
 	s.blocking = rapid.Bool().Draw(t, "blocking")
 	w.endLease(id)
 	if !a.h.cache && f.Flags&handoff.FlagSticky == 0 {
@@ -460,9 +507,9 @@ func newWorld(t *rapid.T) *world {
 		Connections: 12, KeepAlive: 6, Hosts: 4, KeepAliveTimeout: 100 * time.Millisecond, FirstByteTimeout: 60 * time.Millisecond,
 		QueueTimeout: 80 * time.Millisecond, LeaseTimeout: 10 * time.Second, LingerTimeout: 30 * time.Millisecond,
 	}.withDefaults(1000), w)
-	for _, name := range []string{"a", "b"} {
+	for name, ready := range map[string]Readiness{"a": ReadyBytes, "b": ReadyRequest} {
 		to, _ := w.p.poolNamed(name, false)
-		if fault := w.p.addDoor(&door{id: ListenerID(len(w.p.listeners)), name: name}, to); fault != nil {
+		if fault := w.p.addDoor(&door{id: ListenerID(len(w.p.listeners)), name: name, ready: ready}, to); fault != nil {
 			t.Fatal(fault)
 		}
 	}
@@ -565,6 +612,8 @@ func (w *world) checkRecord(fail func(string, ...any), id ConnID, r *record) {
 		fail("%d is idle in a pool that has ended", id)
 	case r.state == Closing != s.shut:
 		fail("%d is %v, shut %v", id, r.state, s.shut)
+	case (r.marks&partial != 0) != inMap(w.p.partials, id.slot()) || r.marks&partial != 0 && r.state != Idle:
+		fail("%d is %v, partial %v", id, r.state, r.marks&partial != 0)
 	case r.state == Idle && r.marks&kept == 0 && r.marks&fresh == 0:
 		fail("%d is idle between requests and not counted as kept", id)
 	case r.state != Closing && w.p.now-r.since > int64(time.Hour):
@@ -619,6 +668,11 @@ func (w *world) checkDispatch(fail func(string, ...any)) {
 			fail("host %d has room, and %d + %d connections wait", h.id, h.pool.queue.len, h.waiting.len)
 		}
 	}
+}
+
+func inMap[K comparable, V any](m map[K]V, k K) bool {
+	_, ok := m[k]
+	return ok
 }
 
 func sorted[K int32 | ConnID | HostID, V any](m map[K]V) []K {

@@ -82,7 +82,7 @@ func (p *policy) lease(h *host, r *record, slot uint32) {
 	p.enter(r, slot, Leased, int64(p.limits.LeaseTimeout))
 	p.totals.Leases++
 	h.total++
-	p.act.lease(h, id, r.seq, r.fd, withFD, flags, waited)
+	p.act.lease(h, id, r, withFD, flags, waited)
 	if p.watched {
 		p.act.tell(Event{Kind: EventLeased, Conn: id, Host: h.id, Name: h.name, Pool: h.pool.name})
 	}

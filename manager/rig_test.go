@@ -131,8 +131,33 @@ func (r *rig) dial() *client {
 }
 
 type client struct {
-	*net.TCPConn
+	conn
 	t testing.TB
+}
+
+type conn interface {
+	net.Conn
+	CloseWrite() error
+}
+
+func (r *rig) dialUnix(path string) *client {
+	r.t.Helper()
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { _ = c.Close() })
+	return &client{c.(*net.UnixConn), r.t}
+}
+
+// turns is how often the loop has turned.
+func (r *rig) turns() uint64 {
+	r.t.Helper()
+	n, err := ask(context.Background(), r.Manager, func() (uint64, error) { return r.Manager.turns, nil })
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return n
 }
 
 func (c *client) send(s string) {

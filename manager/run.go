@@ -37,6 +37,7 @@ func (m *Manager) Run() error {
 			return fmt.Errorf("the selector failed: %w", err)
 		}
 		m.policy.now = m.clock()
+		m.turns++
 		for _, e := range m.events[:n] {
 			m.handle(e)
 		}
@@ -101,11 +102,13 @@ func (m *Manager) connectionReady(id ConnID, ready selector.Ready) {
 	case r.state == Closing:
 		m.linger(r, id)
 	case ready&(selector.HungUp|selector.Failed) != 0:
-		m.policy.readable(id, true)
-	case ready&selector.PeerClosed != 0:
-		m.policy.readable(id, !m.policy.act.unread(r.fd))
+		m.policy.readable(id, newsHungUp)
+	case ready&selector.PeerClosed == 0:
+		m.policy.readable(id, newsBytes)
+	case m.policy.act.unread(r.fd) > 0:
+		m.policy.readable(id, newsLast)
 	default:
-		m.policy.readable(id, false)
+		m.policy.readable(id, newsHungUp)
 	}
 }
 

@@ -1,0 +1,99 @@
+package manager
+
+import (
+	"fmt"
+	"net/http"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/anteroom-io/anteroom/scan"
+	"github.com/anteroom-io/anteroom/selector"
+)
+
+// firstPeek is how much of a request is looked at first: enough for nearly every head, little enough to cost next to nothing.
+const firstPeek = 4 << 10
+
+// look peeks at the receive queue (MSG_PEEK, recv(2)).
+func (a *acts) look(fd int32, limits scan.Limits) (scan.Seen, int) {
+	b := a.peekBuf[:firstPeek]
+	for {
+		n, err := peek(int(fd), b)
+		if err != nil || n == 0 {
+			return scan.Seen{Verdict: scan.Opaque}, 0 // its host will find out why
+		}
+		unread := n
+		if n == len(b) {
+			unread = max(n, a.unread(fd))
+		}
+		seen := scan.Request(b[:n], unread, limits)
+		if seen.Verdict != scan.More || seen.Need > unread || n < len(b) {
+			return seen, unread
+		}
+		if len(b) == cap(a.peekBuf) {
+			return scan.Seen{Verdict: scan.Opaque}, unread
+		}
+		b = a.peekBuf[:min(len(b)*4, cap(a.peekBuf))]
+	}
+}
+
+func peek(fd int, p []byte) (int, error) { return recv(fd, p, unix.MSG_PEEK) }
+
+// recv is recv(2) that never blocks, whatever the descriptor's flags; so the Go scheduler need not hear of it.
+func recv(fd int, p []byte, flags uintptr) (int, error) {
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)),
+			flags|unix.MSG_DONTWAIT, 0, 0)
+		switch errno {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+		default:
+			return 0, errno
+		}
+	}
+}
+
+// await asks the kernel to report the socket as readable only when need bytes are there (SO_RCVLOWAT, socket(7); for TCP, poll obeys it
+// since Linux 2.6.28, and it makes room for them since 4.18). For a Unix socket, which does not obey it, every arrival is reported, once.
+func (a *acts) await(fd int32, id ConnID, need int, edge bool) error {
+	if edge {
+		return a.sel.Modify(int(fd), uint64(id), selector.Read|selector.EdgeTriggered)
+	}
+	if err := unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVLOWAT, need); err != nil {
+		return fmt.Errorf("setsockopt(SO_RCVLOWAT): %w", err)
+	}
+	return a.arm(fd, id)
+}
+
+// settle: hosts share the option, so it must not be left behind.
+func (a *acts) settle(fd int32) {
+	_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVLOWAT, 1)
+}
+
+// answer sends an error response. If the socket does not take it at once there is nothing more to do: the connection ends anyway.
+func (a *acts) answer(fd int32, status int) {
+	head := a.readBuf[:len("HEAD ")]
+	n, err := peek(int(fd), head)
+	bodiless := err == nil && string(head[:n]) == "HEAD "
+	_ = unix.Sendto(int(fd), response(status, bodiless, time.Now()), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, nil)
+}
+
+// retryAfter is what clients are told to wait after a 503, in seconds.
+const retryAfter = 1
+
+// response is an HTTP/1.1 response of ours (RFC 9110): one line of text, and the end of the connection.
+func response(status int, bodiless bool, now time.Time) []byte {
+	body := fmt.Sprintf("%d %s\n", status, http.StatusText(status))
+	b := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n",
+		status, http.StatusText(status), now.UTC().Format(http.TimeFormat), len(body))
+	if status == http.StatusServiceUnavailable {
+		b = fmt.Appendf(b, "Retry-After: %d\r\n", retryAfter)
+	}
+	b = append(b, "\r\n"...)
+	if bodiless {
+		return b
+	}
+	return append(b, body...)
+}
