@@ -56,12 +56,11 @@ func Faultf(c Code, format string, args ...any) *Fault {
 
 // Frame encodes the fault as a frame of type t (TypeRefuse, TypeError or TypeDenied); seq is the tag of what was denied, else 0.
 func (f *Fault) Frame(t Type, seq uint32) Frame {
-	reason := f.Reason
-	if len(reason) > 512 {
-		reason = reason[:512]
-	}
-	return Frame{Type: t, Seq: seq, A: uint64(f.Code), Payload: []byte(reason)}
+	return Frame{Type: t, Seq: seq, A: uint64(f.Code), Payload: []byte(cut(f.Reason, maxReason))}
 }
+
+// maxReason is how much of a reason is sent, in bytes.
+const maxReason = 512
 
 // FaultOf reads a REFUSE, ERROR or DENIED frame.
 func FaultOf(f *Frame) *Fault { return &Fault{Code: Code(f.A), Reason: string(f.Payload)} }

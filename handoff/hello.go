@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"unicode/utf8"
 )
 
 // The features a host may ask for; PROTOCOL.md says what each one changes.
@@ -67,8 +68,19 @@ func (h *Hello) check() *Fault {
 		return Faultf(CodeBadPayload, "HELLO: capacity %d must be at least 1", h.Capacity)
 	}
 	h.Capacity = min(h.Capacity, MaxCapacity)
-	h.Agent = h.Agent[:min(len(h.Agent), MaxAgent)]
+	h.Agent = cut(h.Agent, MaxAgent)
 	return nil
+}
+
+// cut shortens a text to at most n bytes, between two characters.
+func cut(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
 }
 
 // Has reports whether the host asked for the feature.

@@ -121,7 +121,9 @@ func (l Limits) Check() error {
 		}
 	}
 	count("Connections", l.Connections, 1, maxConnections)
-	count("KeepAlive", l.KeepAlive, KeepAliveNone, maxConnections)
+	if l.KeepAlive < KeepAliveNone || l.KeepAlive > maxConnections {
+		bad = append(bad, Violation{"KeepAlive", fmt.Sprintf("%d is out of range, give 1 to %d, or none", l.KeepAlive, maxConnections)})
+	}
 	count("Queue", l.Queue, 1, maxConnections)
 	count("Hosts", l.Hosts, 1, 1<<16)
 	count("Listeners", l.Listeners, 1, 1<<15)
