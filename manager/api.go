@@ -24,10 +24,10 @@ type Counts struct {
 }
 
 // StateCounts is a number of connections by state.
-type StateCounts struct{ Idle, Ready, Leased, Closing int }
+type StateCounts struct{ Idle, Ready, Leased, Finishing, Closing int }
 
 // Sum is the number of connections in all states.
-func (c StateCounts) Sum() int { return c.Idle + c.Ready + c.Leased + c.Closing }
+func (c StateCounts) Sum() int { return c.Idle + c.Ready + c.Leased + c.Finishing + c.Closing }
 
 // ListenerCounts describes a listener.
 type ListenerCounts struct {
@@ -76,6 +76,7 @@ type Totals struct {
 	Redelivered       uint64 // leases tried again after NACK
 	Crossed           uint64 // expiries given up because a request had just arrived
 	Answered          uint64 // requests answered by the sidecar itself, with an error
+	Finished          uint64 // responses whose rest was left to the sidecar (FINISH)
 	Stale             uint64 // hosts' answers ignored, their lease was over
 	Violations        uint64 // O_NONBLOCK found cleared
 	HostsAttached     uint64

@@ -37,7 +37,8 @@ type ListenerID uint32
 //	          └──────────────┴─────────────────►│ closing ├──────────────────► gone
 //	                                            └─────────┘  linger time is over
 //
-// A leased connection may also go at once, by DETACH.
+// A leased connection may also go at once, by DETACH; or, by FINISH, become finishing: the sidecar sends the rest of the response, then the
+// connection is idle or closing.
 type State uint8
 
 // The states. Free is a slot of the table without a connection.
@@ -46,11 +47,12 @@ const (
 	Idle
 	Ready
 	Leased
+	Finishing
 	Closing
 	stateCount
 )
 
-var stateNames = [stateCount]string{"free", "idle", "ready", "leased", "closing"}
+var stateNames = [stateCount]string{"free", "idle", "ready", "leased", "finishing", "closing"}
 
 func (s State) String() string { return stateNames[s] }
 
@@ -112,12 +114,13 @@ const (
 	ReasonMalformed          // its request cannot be answered by anybody
 	ReasonHeadTooLong        // its request's head is over the limit
 	ReasonBodyTooLong        // its request's body is over the limit
+	ReasonSlowReader         // it did not take its response in time, or too slowly
 	reasonCount
 )
 
 var reasonNames = [reasonCount]string{
 	"none", "host", "detached", "expired", "hung_up", "silent", "evicted", "operator", "queue_full", "queue_timeout", "lease_timeout",
-	"host_gone", "refused", "stopped", "failed", "slow", "malformed", "head_too_long", "body_too_long",
+	"host_gone", "refused", "stopped", "failed", "slow", "malformed", "head_too_long", "body_too_long", "slow_reader",
 }
 
 func (r Reason) String() string { return reasonNames[r] }

@@ -20,6 +20,7 @@ type host struct {
 	pool     *pool
 	peer     listener.Credentials
 	features []string
+	finish   bool // may leave us the rest of a response
 	cache    bool // holds the descriptors of what it has put
 	track    bool // wants to hear what becomes of what it has put
 	capacity int
@@ -108,7 +109,7 @@ func (p *policy) attach(hello *handoff.Hello, peer listener.Credentials) (*host,
 	p.lastHost = id
 	h := &host{
 		id: id, name: hello.Name, agent: hello.Agent, pool: to, peer: peer, capacity: hello.Capacity, attached: p.now,
-		cache: hello.Has(handoff.FeatureCache), track: hello.Has(handoff.FeatureTrack), features: agreed(hello.Features),
+		finish: hello.Has(handoff.FeatureFinish), cache: hello.Has(handoff.FeatureCache), track: hello.Has(handoff.FeatureTrack), features: agreed(hello.Features),
 	}
 	p.hosts[id] = h
 	to.hosts = append(to.hosts, h)
@@ -121,7 +122,7 @@ func (p *policy) attach(hello *handoff.Hello, peer listener.Credentials) (*host,
 // agreed is what this sidecar can do of what a host asks for.
 func agreed(features []string) []string {
 	yes := []string{}
-	for _, f := range []string{handoff.FeatureCache, handoff.FeatureTrack} {
+	for _, f := range []string{handoff.FeatureCache, handoff.FeatureTrack, handoff.FeatureFinish} {
 		if slices.Contains(features, f) {
 			yes = append(yes, f)
 		}
@@ -288,4 +289,12 @@ func (p *policy) forgetDoor(d *door) {
 	if d.closed && d.states == (stateCounts{}) && p.listeners[d.index] == d {
 		p.listeners[d.index] = nil
 	}
+}
+
+// label is the host's name; empty if it has gone.
+func (h *host) label() string {
+	if h == nil {
+		return ""
+	}
+	return h.name
 }

@@ -55,32 +55,37 @@ func (p *policy) markHeld(r *record, h *host, stuck bool) {
 
 // putBack makes a leased connection idle. keeps: its host may hold on to the descriptor.
 func (p *policy) putBack(r *record, slot uint32, timeout time.Duration, keeps, stuck bool) {
-	h, to := p.hosts[r.host], p.pools[r.pool]
+	p.release(r, p.hosts[r.host], keeps, stuck)
+	p.makeIdle(r, slot, timeout)
+}
+
+// release: a host has answered a request, and lets go of the connection, or holds on to its descriptor.
+func (p *policy) release(r *record, h *host, keeps, stuck bool) {
 	r.marks &^= fresh | silent | spurned | held | sticky
+	r.head, r.length = 0, 0
 	if keeps {
 		p.markHeld(r, h, stuck)
 	}
-	p.totals.Puts++
-	id := p.id(r, slot)
-	p.enterIdle(r, slot, waitRequest, p.timeoutOf(timeout))
-	if p.watched {
-		p.act.tell(Event{Kind: EventPut, Conn: id, Host: h.id, Name: h.name, Pool: to.name})
+	if r.marks&held == 0 {
+		p.reassert(r, h)
 	}
-	p.keep(r, slot, id, h, to)
 }
 
-// keep watches a connection that was put, or ends it: its pool or host may be leaving, and there may be too many.
-func (p *policy) keep(r *record, slot uint32, id ConnID, h *host, to *pool) {
-	if to.ended || h.draining && r.marks&sticky != 0 {
+// makeIdle watches for the next request of a connection, or ends it: its pool or host may be leaving, and there may be too many.
+func (p *policy) makeIdle(r *record, slot uint32, timeout time.Duration) {
+	id, h, to := p.id(r, slot), p.hosts[r.host], p.pools[r.pool]
+	p.totals.Puts++
+	p.enterIdle(r, slot, waitRequest, p.timeoutOf(timeout))
+	if p.watched {
+		p.act.tell(Event{Kind: EventPut, Conn: id, Host: r.host, Name: h.label(), Pool: to.name})
+	}
+	if to.ended || r.marks&sticky != 0 && (h == nil || h.draining) {
 		p.close(r, slot, ReasonStopped)
 		return
 	}
 	if err := p.act.arm(r.fd, id); err != nil {
 		p.close(r, slot, ReasonFailed)
 		return
-	}
-	if r.marks&held == 0 {
-		p.reassert(r, h)
 	}
 	p.setKept(r, true)
 	if p.kept > p.keepLimit() {

@@ -32,7 +32,7 @@ type Limits struct {
 	// Body is how many bytes of body a request may announce; a longer one is answered with 413. Default: no limit.
 	Body int64
 	// MinRate is how many bytes per second a request must bring on average once it has begun, looked at every 5 s; a slower one is answered
-	// with 408. Default 100.
+	// with 408. The same rate holds for clients that take a response which the sidecar finishes. Default 100.
 	MinRate int
 
 	// KeepAliveTimeout is how long a connection stays idle between requests if its put names no other time. Default 75 s.
@@ -45,6 +45,8 @@ type Limits struct {
 	QueueTimeout time.Duration
 	// LeaseTimeout is how long a host may have a connection before it is taken back and closed. Default 1 h.
 	LeaseTimeout time.Duration
+	// SendTimeout is how long a client may take nothing of a response that the sidecar finishes (FINISH), before it is cut off. Default 1 min.
+	SendTimeout time.Duration
 	// LingerTimeout is how long a closed connection waits for its client to have read everything (its FIN). Default 5 s.
 	LingerTimeout time.Duration
 }
@@ -97,6 +99,7 @@ func (l Limits) withDefaults(descriptors int) Limits {
 	set(&l.RequestTimeout, 2*time.Minute)
 	set(&l.QueueTimeout, 30*time.Second)
 	set(&l.LeaseTimeout, time.Hour)
+	set(&l.SendTimeout, time.Minute)
 	set(&l.LingerTimeout, 5*time.Second)
 	return l
 }
@@ -139,6 +142,7 @@ func (l Limits) Check() error {
 	timeout("RequestTimeout", l.RequestTimeout)
 	timeout("QueueTimeout", l.QueueTimeout)
 	timeout("LeaseTimeout", l.LeaseTimeout)
+	timeout("SendTimeout", l.SendTimeout)
 	timeout("LingerTimeout", l.LingerTimeout)
 	if bad == nil {
 		return nil
@@ -163,6 +167,7 @@ func (l Limits) merge(change Limits) Limits {
 	override(&l.RequestTimeout, change.RequestTimeout)
 	override(&l.QueueTimeout, change.QueueTimeout)
 	override(&l.LeaseTimeout, change.LeaseTimeout)
+	override(&l.SendTimeout, change.SendTimeout)
 	override(&l.LingerTimeout, change.LingerTimeout)
 	return l
 }

@@ -21,10 +21,12 @@ func (m *Manager) obeyFrame(l *link, f *handoff.Frame, fd int, lost error) *hand
 		return m.obeyAdopt(l, f, fd, lost)
 	case handoff.TypeListen:
 		return m.obeyListen(l, f, fd, lost)
+	case handoff.TypeFinish:
+		return m.obeyFinish(l, f, fd, lost)
 	}
 	if fd >= 0 {
 		closeFD(fd)
-		if f.Type.Known() && f.Type != handoff.TypeFinish {
+		if f.Type.Known() {
 			return handoff.Faultf(handoff.CodeStrayDescriptor, "%s takes no descriptor", f.Type)
 		}
 	}
@@ -54,8 +56,6 @@ func (m *Manager) obeyPlain(l *link, f *handoff.Frame) *handoff.Fault {
 	case handoff.TypePong:
 	case handoff.TypeHello:
 		return handoff.Faultf(handoff.CodeHelloTwice, "HELLO was said before")
-	case handoff.TypeFinish:
-		return handoff.Faultf(handoff.CodeNotAgreed, "FINISH needs the feature %q", handoff.FeatureFinish)
 	default:
 		if f.Type.Known() {
 			return handoff.Faultf(handoff.CodeBadFrame, "%s is for the sidecar to send", f.Type)
@@ -197,6 +197,28 @@ func (m *Manager) listenFor(l *link, f *handoff.Frame, socket *listener.Listener
 	}
 	l.doors = append(l.doors, e)
 	m.reply(l, handoff.Frame{Type: handoff.TypeListening, Seq: f.Seq, A: uint64(d.id)})
+}
+
+// obeyFinish takes over the rest of a response. If its descriptor was lost, so is the rest: the client learns it from the connection's end.
+func (m *Manager) obeyFinish(l *link, f *handoff.Frame, fd int, lost error) *handoff.Fault {
+	denied, fault := descriptorDue(f, fd, lost)
+	switch {
+	case fault != nil:
+		return fault
+	case denied != nil:
+		m.deny(l, f, denied)
+		return m.policy.closeLease(l.host, f)
+	case !l.host.finish:
+		closeFD(fd)
+		return handoff.Faultf(handoff.CodeNotAgreed, "FINISH needs the feature %q", handoff.FeatureFinish)
+	}
+	rest, fault := remainderOf(f, fd)
+	if fault != nil {
+		closeFD(fd)
+		return fault
+	}
+	m.policy.totals.Finished++
+	return m.policy.finish(l.host, f, rest)
 }
 
 func (m *Manager) obeyUnlisten(l *link, f *handoff.Frame) *handoff.Fault {

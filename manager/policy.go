@@ -27,6 +27,12 @@ type actor interface {
 	await(fd int32, id ConnID, need int, edge bool) error
 	// settle ends the effect of await on the descriptor, before somebody else gets it.
 	settle(fd int32)
+	// watchRoom tells whenever the socket has room again, until arm.
+	watchRoom(fd int32, id ConnID) error
+	// send sends what it can of a remainder, and keeps its account.
+	send(fd int32, id ConnID, rest *remainder) progress
+	// closeFile closes the file of a remainder.
+	closeFile(file int32)
 	// answer sends a response of ours to the request that waits.
 	answer(fd int32, status int)
 	// nonblock sets O_NONBLOCK where it is missing, and reports that it was.
@@ -49,25 +55,27 @@ type actor interface {
 // policy is every decision about connections. It knows no clock and no system call: now is set by the caller before each event, in ns of a clock that
 // never goes back. It is not safe for concurrent use.
 //
-// Its parts: partial.go (what has arrived of a request), idle.go (expiry and eviction), queue.go (what waits for a host), choose.go (which host), lease.go (the hosts' answers), host.go (hosts
-// and pools coming and going), stop.go (operators).
+// Its parts: partial.go (what has arrived of a request), idle.go (expiry and eviction), queue.go (what waits for a host), choose.go (which host),
+// lease.go (the hosts' answers), finish.go (what is left of a response), host.go (hosts and pools coming and going), stop.go (operators).
 type policy struct {
 	now    int64
 	wake   int64 // when expire is due; never later than the first deadline
 	limits Limits
 	act    actor
 
-	table     table
-	idle      idleOrder
-	partials  map[uint32]begun // by slot
-	closing   list
-	pools     []*pool // by record.pool; nil where one has gone
-	poolNames map[string]*pool
-	hosts     map[HostID]*host
-	listeners []*door // by record.listener; the first stands for adopted connections
-	hot       []*pool // with something to dispatch
-	stop      *stopping
-	stopped   bool
+	table      table
+	idle       idleOrder
+	partials   map[uint32]begun // by slot
+	finishing  list
+	remainders map[uint32]*remainder // by slot
+	closing    list
+	pools      []*pool // by record.pool; nil where one has gone
+	poolNames  map[string]*pool
+	hosts      map[HostID]*host
+	listeners  []*door // by record.listener; the first stands for adopted connections
+	hot        []*pool // with something to dispatch
+	stop       *stopping
+	stopped    bool
 
 	states   stateCounts
 	kept     int  // connections marked kept
@@ -80,7 +88,7 @@ type policy struct {
 type stateCounts [stateCount]int
 
 func (c *stateCounts) public() StateCounts {
-	return StateCounts{Idle: c[Idle], Ready: c[Ready], Leased: c[Leased], Closing: c[Closing]}
+	return StateCounts{Idle: c[Idle], Ready: c[Ready], Leased: c[Leased], Finishing: c[Finishing], Closing: c[Closing]}
 }
 
 // never is a deadline that does not come.
@@ -89,7 +97,7 @@ const never = int64(math.MaxInt64)
 func newPolicy(limits Limits, act actor) *policy {
 	return &policy{
 		limits: limits, act: act, wake: never,
-		poolNames: map[string]*pool{}, hosts: map[HostID]*host{}, partials: map[uint32]begun{},
+		poolNames: map[string]*pool{}, hosts: map[HostID]*host{}, partials: map[uint32]begun{}, remainders: map[uint32]*remainder{},
 		listeners: []*door{{}},
 	}
 }
@@ -181,6 +189,8 @@ func (p *policy) listOf(r *record) *list {
 		return &p.pools[r.pool].queue
 	case Leased:
 		return &p.hosts[r.host].leases
+	case Finishing:
+		return &p.finishing
 	default:
 		return &p.closing
 	}
@@ -200,6 +210,7 @@ const (
 	newsBytes  news = iota // bytes are there
 	newsLast               // bytes are there, and the client will send no more
 	newsHungUp             // the client has gone, and nothing is left to read
+	newsRoom               // there is room to send
 )
 
 // readable takes news of a connection. Those of connections that are not waiting for any are ignored.
@@ -207,9 +218,11 @@ func (p *policy) readable(id ConnID, n news) {
 	r := p.table.find(id)
 	switch {
 	case r == nil:
-	case r.state == Idle && n == newsHungUp:
+	case r.state == Finishing && n == newsRoom:
+		p.sendRest(r, id.slot())
+	case (r.state == Idle || r.state == Finishing) && n == newsHungUp:
 		p.close(r, id.slot(), ReasonHungUp)
-	case r.state == Idle:
+	case r.state == Idle && n != newsRoom:
 		p.examine(r, id.slot(), n == newsLast)
 	case r.state == Closing && n == newsHungUp:
 		p.gone(r, id.slot())
@@ -222,6 +235,7 @@ func (p *policy) close(r *record, slot uint32, why Reason) {
 	p.takeBack(r, id, why)
 	p.answerFor(r, why)
 	p.settle(r, slot)
+	p.dropRest(slot)
 	p.setKept(r, false)
 	p.totals.Closed[why]++
 	p.act.tell(Event{Kind: why.event(), Conn: id, Host: r.host, Pool: p.pools[r.pool].name, Reason: why})
@@ -235,6 +249,7 @@ func (p *policy) close(r *record, slot uint32, why Reason) {
 func (p *policy) gone(r *record, slot uint32) {
 	p.setKept(r, false)
 	delete(p.partials, slot)
+	p.dropRest(slot)
 	p.act.drop(r.fd, p.id(r, slot))
 	p.leave(r, slot)
 	to, door := p.pools[r.pool], p.listeners[r.listener]
@@ -278,6 +293,7 @@ func (p *policy) expire() {
 	p.expireIdle()
 	p.expireQueues()
 	p.expireLeases()
+	p.expireFinishing()
 	p.expireClosing()
 	p.resumeHosts()
 	p.wake = p.nextDeadline()
@@ -317,6 +333,7 @@ func (p *policy) nextDeadline() int64 {
 			next = min(next, h.resume)
 		}
 	}
+	first(&p.finishing, int64(p.limits.SendTimeout))
 	first(&p.closing, int64(p.limits.LingerTimeout))
 	if p.stop != nil {
 		next = min(next, p.stop.deadline)

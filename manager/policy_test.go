@@ -23,7 +23,8 @@ type world struct {
 	leases map[ConnID]lent
 	past   []answer // leases that were, for late answers
 	hosts  map[HostID]*attached
-	fired  []fired // events that the selector has reported and nobody has handled yet
+	files  map[int32]bool // of remainders, open
+	fired  []fired        // events that the selector has reported and nobody has handled yet
 }
 
 // sock is a client's connection in the kernel.
@@ -38,6 +39,7 @@ type sock struct {
 	seen     int  // bytes at the last look
 	low      bool // it has a low-water mark
 	edge     bool // every arrival is told
+	room     bool // there is room to send is told
 	answered bool // by the sidecar
 }
 
@@ -91,7 +93,7 @@ func (w *world) arm(fd int32, id ConnID) error {
 	if _, leased := w.leases[id]; leased || s.id != id || !s.watched {
 		w.t.Fatalf("%d is armed while leased (%v), or is not watched", id, leased)
 	}
-	s.armed = true
+	s.armed, s.room = true, false
 	return nil
 }
 
@@ -139,6 +141,34 @@ func (w *world) await(fd int32, id ConnID, need int, edge bool) error {
 }
 
 func (w *world) settle(fd int32) { w.sock(fd).low = false }
+
+func (w *world) watchRoom(fd int32, id ConnID) error {
+	s := w.sock(fd)
+	if _, leased := w.leases[id]; leased {
+		w.t.Fatalf("%d is watched for room while leased", id)
+	}
+	s.room = true
+	return nil
+}
+
+func (w *world) send(fd int32, id ConnID, rest *remainder) progress {
+	if s := w.sock(fd); !s.room || !w.files[rest.file] || rest.left <= 0 {
+		w.t.Fatalf("%d is sent to: room watched %v, file open %v, left %d", id, s.room, w.files[rest.file], rest.left)
+	}
+	n := rapid.Int64Range(0, rest.left).Draw(w.t, "sent")
+	rest.left, rest.sent = rest.left-n, rest.sent+n
+	if rest.left == 0 {
+		return sendDone
+	}
+	return rapid.SampledFrom([]progress{sendFull, sendFull, sendYield, sendBroken}).Draw(w.t, "progress")
+}
+
+func (w *world) closeFile(file int32) {
+	if !w.files[file] {
+		w.t.Fatalf("file %d is closed twice", file)
+	}
+	delete(w.files, file)
+}
 
 func (w *world) answer(fd int32, status int) {
 	s := w.sock(fd)
@@ -403,6 +433,29 @@ func (w *world) hostPuts(t *rapid.T) {
 	}
 }
 
+func (w *world) hostFinishes(t *rapid.T) {
+	id, l, a := w.anyLease(t)
+	f := handoff.Frame{Type: handoff.TypeFinish, Conn: uint64(id), Seq: l.seq}
+	if rapid.Bool().Draw(t, "then close") {
+		f.Flags |= handoff.FlagClose
+	}
+	s := w.socks[w.p.table.find(id).fd]
+	s.unread, s.seen, s.answered = rapid.Bool().Draw(t, "next request is there"), 0, false
+	w.endLease(id)
+	if !a.h.cache || f.Flags != 0 {
+		delete(a.holds, id)
+	}
+	w.nextFD++
+	w.files[w.nextFD] = true
+	if fault := w.p.finish(a.h, &f, remainder{file: w.nextFD, left: rapid.Int64Range(1, 1000).Draw(t, "left")}); fault != nil {
+		t.Fatal(fault)
+	}
+}
+
+func (w *world) clientReads(t *rapid.T) {
+	w.p.readable(w.anySock(t).id, newsRoom)
+}
+
 func (w *world) hostAnswers(t *rapid.T, typ handoff.Type, do func(*host, *handoff.Frame) *handoff.Fault) {
 	id, l, a := w.anyLease(t)
 	w.endLease(id)
@@ -501,7 +554,7 @@ func (w *world) limitsChange(t *rapid.T) {
 
 func newWorld(t *rapid.T) *world {
 	w := &world{
-		t: t, socks: map[int32]*sock{}, leases: map[ConnID]lent{}, hosts: map[HostID]*attached{},
+		t: t, socks: map[int32]*sock{}, leases: map[ConnID]lent{}, files: map[int32]bool{}, hosts: map[HostID]*attached{},
 	}
 	w.p = newPolicy(Limits{
 		Connections: 12, KeepAlive: 6, Hosts: 4, KeepAliveTimeout: 100 * time.Millisecond, FirstByteTimeout: 60 * time.Millisecond,
@@ -533,6 +586,7 @@ func TestPolicy(t *testing.T) {
 			"host drains":   w.step("host drains", w.hostDrains),
 			"capacity":      w.step("capacity", w.hostChangesCapacity),
 			"put":           w.step("put", put), "put 2": w.step("put", put), "put 3": w.step("put", put),
+			"finish": w.step("finish", w.hostFinishes), "client reads": w.step("client reads", w.clientReads),
 			"close":   w.step("close", func(t *rapid.T) { w.hostAnswers(t, handoff.TypeClose, w.p.closeLease) }),
 			"detach":  w.step("detach", func(t *rapid.T) { w.hostAnswers(t, handoff.TypeDetach, w.p.detach) }),
 			"nack":    w.step("nack", func(t *rapid.T) { w.hostAnswers(t, handoff.TypeNack, w.p.nack) }),
@@ -610,6 +664,8 @@ func (w *world) checkRecord(fail func(string, ...any), id ConnID, r *record) {
 		fail("%d is idle and nobody watches it", id)
 	case r.state == Idle && w.p.pools[r.pool].ended:
 		fail("%d is idle in a pool that has ended", id)
+	case (r.state == Finishing) != inMap(w.p.remainders, id.slot()) || len(w.files) != len(w.p.remainders):
+		fail("%d is %v; %d files are open for %d remainders", id, r.state, len(w.files), len(w.p.remainders))
 	case r.state == Closing != s.shut:
 		fail("%d is %v, shut %v", id, r.state, s.shut)
 	case (r.marks&partial != 0) != inMap(w.p.partials, id.slot()) || r.marks&partial != 0 && r.state != Idle:
@@ -649,6 +705,7 @@ func (w *world) checkLists(fail func(string, ...any)) {
 		walk("waiting", &h.waiting, Ready, false)
 		walk("leases", &h.leases, Leased, true)
 	}
+	walk("finishing", &p.finishing, Finishing, true)
 	walk("closing", &p.closing, Closing, true)
 	if len(seen) != p.table.live {
 		fail("%d connections are in lists, %d are live", len(seen), p.table.live)

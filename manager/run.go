@@ -101,6 +101,8 @@ func (m *Manager) connectionReady(id ConnID, ready selector.Ready) {
 	case r == nil:
 	case r.state == Closing:
 		m.linger(r, id)
+	case r.state == Finishing && ready&(selector.HungUp|selector.Failed) == 0:
+		m.policy.readable(id, newsRoom)
 	case ready&(selector.HungUp|selector.Failed) != 0:
 		m.policy.readable(id, newsHungUp)
 	case ready&selector.PeerClosed == 0:
