@@ -3,6 +3,7 @@ package manager
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/anteroom-io/anteroom/handoff"
@@ -24,6 +25,9 @@ type ListenerOptions struct {
 	Pool string // whose hosts serve its connections; empty: DefaultPool
 	// Ready is what must have arrived before a host gets a connection. Default: anything.
 	Ready Readiness
+	// Proxies are the networks of load balancers that send a PROXY header (version 1 or 2) before the first request. Who connects from
+	// elsewhere is taken for the client itself. Default: none.
+	Proxies []netip.Prefix
 }
 
 // AddListener accepts clients on l, before or while Run. It takes ownership of l, also on failure.
@@ -39,7 +43,7 @@ func (m *Manager) AddListener(l *listener.Listener, o ListenerOptions) error {
 		if fault != nil {
 			return errors.Join(fault, l.Close())
 		}
-		_, err := m.open(l, &door{name: o.Name, ready: o.Ready}, to, nil)
+		_, err := m.open(l, &door{name: o.Name, ready: o.Ready, proxies: o.Proxies}, to, nil)
 		return err
 	})
 }
@@ -63,6 +67,7 @@ func (m *Manager) open(l *listener.Listener, d *door, to *pool, from *link) (*en
 	m.serial++
 	d.id, d.edge = ListenerID(m.serial), l.Addr().Network == listener.Unix
 	if fault := m.policy.addDoor(d, to); fault != nil {
+		m.policy.forgetPool(to)
 		return nil, errors.Join(fault, l.Close())
 	}
 	e := &entrance{token: doorToken | m.serial, listener: l, door: d, link: from}
@@ -93,9 +98,9 @@ const acceptsPerTurn = 256
 
 // acceptClients takes the clients that wait, unless accepting has stopped since they were reported.
 func (m *Manager) acceptClients(e *entrance) {
-	for range acceptsPerTurn {
-		if !m.accepting() {
-			return
+	for i := range acceptsPerTurn {
+		if !m.accepting() || i > 0 && !m.policy.roomLeft() {
+			return // at the limit, only the first is known to wait: nobody is to go for one who is not there
 		}
 		if !m.policy.mayAccept() {
 			m.pauseAccepting(never, fmt.Sprintf("%d connections, the limit, and none of them is idle", m.policy.table.live))
@@ -111,6 +116,7 @@ func (m *Manager) acceptClients(e *entrance) {
 }
 
 func (m *Manager) accepted(e *entrance, fd int) {
+	m.endPause()
 	id, err := m.policy.accepted(int32(fd), e.door.index)
 	if err != nil {
 		m.log.Error("a new connection was dropped", "listener", e.listener.String(), "error", err)
@@ -119,14 +125,6 @@ func (m *Manager) accepted(e *entrance, fd int) {
 	if m.policy.watched {
 		m.policy.act.tell(Event{Kind: EventAccepted, Conn: id, Pool: e.door.pool.name, Peer: peerOf(fd)})
 	}
-}
-
-func peerOf(fd int) string {
-	peer, err := listener.Peer(fd)
-	if err != nil {
-		return "" // it has gone already
-	}
-	return peer.String()
 }
 
 // acceptFailed: nothing waits, or not now, or never again.
@@ -144,52 +142,82 @@ func (m *Manager) acceptFailed(e *entrance, err error) {
 // acceptPause is how long accepting pauses when the process or the machine is out of descriptors, unless a connection goes first.
 const acceptPause = 250 * time.Millisecond
 
-// pause is accepting that has stopped for a while: clients wait in the kernel's backlog.
+// pauseWarning is how often pauses are warned about: at a limit there may be one for each connection that comes.
+const pauseWarning = time.Minute
+
+// pause is accepting that has stopped for a while: clients wait in the kernel's backlog. It begins when one cannot be accepted and lasts, however
+// often it is tried in between, until one is.
 type pause struct {
-	on    bool
-	time  int64 // when to try again, never if only room helps
-	live  int   // connections when it began
-	since int64
+	on     bool
+	trying bool  // the listeners are watched: the next client shows whether the pause is over
+	time   int64 // when to try again, never if only room in the table helps
+	live   int   // connections when it began
+	since  int64
+	warned bool
 }
 
 func (p *pause) until() int64 {
-	if !p.on {
+	if !p.on || p.trying {
 		return never
 	}
 	return p.time
 }
 
-// pauseAccepting warns once, however often it is repeated before accepting succeeds again.
+// pauseAccepting stops watching the listeners until there is room, or it is time to try.
 func (m *Manager) pauseAccepting(until int64, why string) {
-	if !m.paused.on {
-		m.paused = pause{on: true, time: until, live: m.policy.table.live, since: m.policy.now}
+	p := &m.paused
+	if !p.on {
+		*p = pause{on: true, since: m.policy.now, warned: m.policy.now >= m.warnNext}
 		m.policy.totals.AcceptPauses++
-		m.log.Warn("accepting pauses; clients wait in the backlog", "reason", why, "connections", m.policy.table.live)
-		m.setAccepting()
+		m.warnPause(why)
 	}
-	m.paused.time = until
+	p.trying, p.time, p.live = false, until, m.policy.table.live
+	m.setAccepting()
 }
 
-// reviewPause resumes accepting when there is room, or it is time to try.
+func (m *Manager) warnPause(why string) {
+	if m.paused.warned {
+		m.warnNext = m.policy.now + int64(pauseWarning)
+		m.log.Warn("accepting pauses; clients wait in the backlog", "reason", why, "connections", m.policy.table.live)
+	}
+}
+
+// reviewPause tries again when there is room, or it is time to.
 func (m *Manager) reviewPause() {
 	p := &m.paused
-	if !p.on || m.policy.now < p.time && m.policy.table.live >= p.live {
+	if !p.on || p.trying || !m.policy.roomInSight() {
 		return
 	}
-	if m.policy.table.live >= m.policy.limits.Connections {
+	if p.time == never || m.policy.now >= p.time || m.policy.table.live < p.live {
+		p.trying = true
+		m.setAccepting()
+	}
+}
+
+// endPause: a client was accepted.
+func (m *Manager) endPause() {
+	if !m.paused.on {
 		return
 	}
-	m.log.Info("accepting goes on", "paused", time.Duration(m.policy.now-p.since).Round(time.Millisecond))
+	if m.paused.warned {
+		m.log.Info("accepting goes on", "paused", time.Duration(m.policy.now-m.paused.since).Round(time.Millisecond))
+	}
 	m.paused = pause{}
-	m.setAccepting()
 }
 
 // setAccepting makes the selector watch the listeners, or not: a pause, or a Stop, may be on.
 func (m *Manager) setAccepting() {
 	for _, e := range m.doors {
-		if err := m.sel.Modify(e.listener.FD(), e.token, m.acceptInterest()); err != nil {
-			m.log.Error("a listener cannot be watched", "listener", e.listener.String(), "error", err)
-		}
+		m.setInterest(e, m.acceptInterest())
+	}
+	for _, e := range m.handoffs {
+		m.setInterest(e, m.hostInterest())
+	}
+}
+
+func (m *Manager) setInterest(e *entrance, in selector.Interest) {
+	if err := m.sel.Modify(e.listener.FD(), e.token, in); err != nil {
+		m.log.Error("a listener cannot be watched", "listener", e.listener.String(), "error", err)
 	}
 }
 
@@ -200,9 +228,17 @@ func (m *Manager) acceptInterest() selector.Interest {
 	return quiet
 }
 
-func (m *Manager) accepting() bool { return !m.paused.on && !m.policy.stopped }
+// hostInterest: hosts are few, and put connections back. Only a lack of descriptors keeps them waiting.
+func (m *Manager) hostInterest() selector.Interest {
+	if m.paused.until() == never {
+		return selector.Read
+	}
+	return quiet
+}
 
-// acceptHosts lets peers of the handoff socket in whose user may attach. It is not paused: hosts are few, and put connections back.
+func (m *Manager) accepting() bool { return (!m.paused.on || m.paused.trying) && !m.policy.stopped }
+
+// acceptHosts lets peers of the handoff socket in whose user may attach.
 func (m *Manager) acceptHosts(e *entrance) {
 	fd, err := e.listener.Accept()
 	switch {

@@ -44,6 +44,9 @@ func (a *acts) lease(h *host, id ConnID, r *record, withFD bool, flags handoff.F
 		Type: handoff.TypeLease, Flags: flags, Seq: r.seq, Conn: uint64(id),
 		A: uint64(r.head) | uint64(r.length)<<32, B: uint64(waited / time.Microsecond),
 	}
+	if peer, told := m.policy.peers[id.slot()]; told && h.address {
+		f.Payload = fmt.Appendf(nil, `{"peer":%q}`, peer)
+	}
 	if withFD {
 		l.out.AddFD(&f, int(r.fd))
 	} else {
@@ -81,7 +84,8 @@ func (a *acts) shut(fd int32, id ConnID) bool {
 	return a.sel.Modify(int(fd), uint64(id), lingering) == nil
 }
 
-const lingering = selector.Read | selector.EdgeTriggered
+// lingering is level-triggered: what discard leaves is reported again.
+const lingering = selector.Read
 
 // linger reads away what a client still sends to a connection that is closing.
 func (m *Manager) linger(r *record, id ConnID) {
@@ -90,10 +94,10 @@ func (m *Manager) linger(r *record, id ConnID) {
 	}
 }
 
-// discardsPerTurn bounds how much one closing connection may occupy the loop: 16 buffers, 1 MiB. A client that sends more is dropped.
+// discardsPerTurn bounds one closing connection's share of a turn: 16 buffers, 1 MiB. How long it may go on is bounded by Limits.LingerTimeout.
 const discardsPerTurn = 16
 
-// discard empties the receive queue and reports whether the connection has ended.
+// discard reads away what is in the receive queue and reports whether the connection has ended.
 func (m *Manager) discard(fd int32) (ended bool) {
 	for range discardsPerTurn {
 		n, err := recv(int(fd), m.readBuf, 0)
@@ -104,7 +108,7 @@ func (m *Manager) discard(fd int32) (ended bool) {
 			return true
 		}
 	}
-	return true
+	return false
 }
 
 func (a *acts) drop(fd int32, _ ConnID) {

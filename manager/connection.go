@@ -60,13 +60,14 @@ func (s State) String() string { return stateNames[s] }
 type marks uint8
 
 const (
-	fresh   marks = 1 << iota // no request of it has been leased yet
-	silent                    // ready only because its time for a first byte is over
-	kept                      // counts against Limits.KeepAlive
-	held                      // its last host holds a descriptor of it
-	sticky                    // only its last host can go on with it
-	spurned                   // its last host could not take it: try another first
-	partial                   // a request has begun to arrive (partial.go)
+	fresh      marks = 1 << iota // no request of it has been leased yet
+	silent                       // ready only because its time for a first byte is over
+	kept                         // counts against Limits.KeepAlive
+	held                         // its last host holds a descriptor of it
+	sticky                       // only its last host can go on with it
+	spurned                      // its last host could not take it: try another first
+	partial                      // a request has begun to arrive (partial.go)
+	introduced                   // its PROXY header, if it had one, is taken away (introduce.go)
 )
 
 // record is a connection in the table: fixed size, no pointers, and all there is to know to go on with it. Everything else about a

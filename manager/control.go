@@ -193,7 +193,7 @@ func (m *Manager) matcher(s Selection) (func(ConnID, *record) bool, error) {
 			(len(s.States) == 0 || slices.Contains(s.States, r.state)) &&
 			(s.Pool == "" || m.policy.pools[r.pool].name == s.Pool) &&
 			(s.Host == 0 || r.host == s.Host) &&
-			(s.Peer == "" || peerIn(r.fd, peer))
+			(s.Peer == "" || m.policy.peerIn(r, id.slot(), peer))
 	}, nil
 }
 

@@ -3,6 +3,7 @@ package manager
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -20,6 +21,7 @@ type host struct {
 	pool     *pool
 	peer     listener.Credentials
 	features []string
+	address  bool // wants to know the client's address
 	finish   bool // may leave us the rest of a response
 	cache    bool // holds the descriptors of what it has put
 	track    bool // wants to hear what becomes of what it has put
@@ -97,7 +99,7 @@ func (p *policy) attach(hello *handoff.Hello, peer listener.Credentials) (*host,
 	id := p.lastHost + 1
 	name, private := hello.Pool, hello.Pool == ""
 	if private {
-		name = fmt.Sprintf("private-%d", id)
+		name = p.unusedName(id)
 	}
 	to, fault := p.poolNamed(name, private)
 	if fault != nil {
@@ -109,7 +111,7 @@ func (p *policy) attach(hello *handoff.Hello, peer listener.Credentials) (*host,
 	p.lastHost = id
 	h := &host{
 		id: id, name: hello.Name, agent: hello.Agent, pool: to, peer: peer, capacity: hello.Capacity, attached: p.now,
-		finish: hello.Has(handoff.FeatureFinish), cache: hello.Has(handoff.FeatureCache), track: hello.Has(handoff.FeatureTrack), features: agreed(hello.Features),
+		address: hello.Has(handoff.FeatureAddress), finish: hello.Has(handoff.FeatureFinish), cache: hello.Has(handoff.FeatureCache), track: hello.Has(handoff.FeatureTrack), features: agreed(hello.Features),
 	}
 	p.hosts[id] = h
 	to.hosts = append(to.hosts, h)
@@ -119,10 +121,19 @@ func (p *policy) attach(hello *handoff.Hello, peer listener.Credentials) (*host,
 	return h, nil
 }
 
+// unusedName names the private pool of a host. Hosts choose names too, so the obvious one may be taken.
+func (p *policy) unusedName(id HostID) string {
+	name := fmt.Sprintf("private-%d", id)
+	for p.poolNames[name] != nil {
+		name += "-"
+	}
+	return name
+}
+
 // agreed is what this sidecar can do of what a host asks for.
 func agreed(features []string) []string {
 	yes := []string{}
-	for _, f := range []string{handoff.FeatureCache, handoff.FeatureTrack, handoff.FeatureFinish} {
+	for _, f := range []string{handoff.FeatureCache, handoff.FeatureTrack, handoff.FeatureAddress, handoff.FeatureFinish} {
 		if slices.Contains(features, f) {
 			yes = append(yes, f)
 		}
@@ -237,8 +248,9 @@ type door struct {
 	host        *host // that brought it; nil: the sidecar's own
 	silentLease bool
 	ready       Readiness
-	edge        bool          // its sockets cannot count what they hold (SO_RCVLOWAT): Unix sockets
-	firstByte   time.Duration // 0: the limit's
+	proxies     []netip.Prefix // load balancers whose PROXY headers are believed
+	edge        bool           // its sockets cannot count what they hold (SO_RCVLOWAT): Unix sockets
+	firstByte   time.Duration  // 0: the limit's
 	accepted    uint64
 	states      stateCounts
 	closed      bool

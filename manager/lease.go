@@ -146,6 +146,9 @@ func (p *policy) nack(h *host, f *handoff.Frame) *handoff.Fault {
 	p.totals.Redelivered++
 	p.enter(r, slot, Ready, int64(p.limits.QueueTimeout))
 	p.table.toFront(p.listOf(r), slot)
+	if r.next != 0 { // or those behind it would be looked at only when its time is over
+		r.since = min(r.since, p.table.at(r.next-1).since)
+	}
 	if f.A != handoff.NackUnknown {
 		h.resume = p.now + nackPause
 		p.wake = min(p.wake, h.resume)

@@ -121,10 +121,10 @@ func (m *Manager) fail(l *link, err error) {
 
 // send flushes a host's outbox as far as its socket takes it.
 func (m *Manager) send(l *link) {
-	if l.gone || l.stalled {
+	if l.gone {
 		return
 	}
-	err := l.out.Flush(l.fd)
+	err := l.out.Flush(l.fd) // also if it is stalled: what it cannot send it keeps, while the descriptors are still ours
 	switch {
 	case err == nil:
 		m.watchWritable(l, false)
@@ -135,14 +135,20 @@ func (m *Manager) send(l *link) {
 		m.watchWritable(l, true)
 		m.checkBacklog(l)
 	case errors.Is(err, handoff.ErrRightsLimit):
-		l.stalled = true
-		m.stalled = append(m.stalled, l)
+		m.stall(l)
 		m.checkBacklog(l)
 	case errors.Is(err, io.EOF):
 		m.receive(l) // what it said before it went still counts; the end follows
 		m.hangUp(l, "the host hung up")
 	default:
 		m.fail(l, err)
+	}
+}
+
+func (m *Manager) stall(l *link) {
+	if !l.stalled {
+		l.stalled = true
+		m.stalled = append(m.stalled, l)
 	}
 }
 

@@ -56,6 +56,7 @@ type Manager struct {
 	stalled  []*link // wait for descriptors in flight to arrive
 	young    []*link // have a deadline: no HELLO yet, or hanging up
 	paused   pause
+	warnNext int64 // no pause is warned about before
 	stops    []chan<- StopReport
 	leaving  bool  // Shutdown is closing the last connections
 	leaveBy  int64 // and ends the loop by then

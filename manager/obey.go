@@ -127,7 +127,12 @@ func (m *Manager) obeyAdopt(l *link, f *handoff.Frame, fd int, lost error) *hand
 	}
 	if err := prepareConnection(fd); err != nil {
 		closeFD(fd)
-		return handoff.Faultf(handoff.CodeBadDescriptor, "ADOPT: %v", err)
+		fault := handoff.Faultf(handoff.CodeBadDescriptor, "ADOPT: %v", err)
+		if !errors.Is(err, listener.ErrNotConnected) {
+			return fault
+		}
+		m.deny(l, f, fault) // the client has reset it meanwhile, which is not the host's fault
+		return nil
 	}
 	id, denied := m.policy.adopt(l.host, int32(fd), f)
 	if denied != nil {
@@ -163,6 +168,11 @@ func (m *Manager) obeyListen(l *link, f *handoff.Frame, fd int, lost error) *han
 	if fault != nil {
 		closeFD(fd)
 		return fault
+	}
+	if l.host.draining {
+		closeFD(fd)
+		m.deny(l, f, handoff.Faultf(handoff.CodeStopping, "no new listeners while draining"))
+		return nil
 	}
 	socket, err := listener.Take(fd)
 	if err != nil {

@@ -46,7 +46,11 @@ const partialReview = int64(5 * time.Second)
 // it. last says that the client will send no more.
 func (p *policy) examine(r *record, slot uint32, last bool) {
 	d := p.listeners[r.listener]
+	if len(d.proxies) > 0 && r.marks&introduced == 0 && !p.introduce(r, slot, d, last) {
+		return
+	}
 	if d.ready == ReadyBytes {
+		p.settle(r, slot)
 		p.makeReady(r, slot)
 		return
 	}

@@ -2,9 +2,11 @@ package manager
 
 import (
 	"math"
+	"net/netip"
 	"time"
 
 	"github.com/anteroom-io/anteroom/handoff"
+	"github.com/anteroom-io/anteroom/proxied"
 	"github.com/anteroom-io/anteroom/scan"
 )
 
@@ -22,6 +24,8 @@ type actor interface {
 	unread(fd int32) int
 	// look looks at the request in the receive queue, without taking it, and says how many bytes there are.
 	look(fd int32, limits scan.Limits) (seen scan.Seen, unread int)
+	// introduce looks for a PROXY header from one of the proxies, takes it away if it is whole, and says how many bytes there were.
+	introduce(fd int32, proxies []netip.Prefix) (seen proxied.Seen, unread int)
 	// await is arm for when there are at least need bytes. With edge, which is for sockets that cannot count (Unix sockets), it tells
 	// of every arrival until disarm.
 	await(fd int32, id ConnID, need int, edge bool) error
@@ -55,7 +59,7 @@ type actor interface {
 // policy is every decision about connections. It knows no clock and no system call: now is set by the caller before each event, in ns of a clock that
 // never goes back. It is not safe for concurrent use.
 //
-// Its parts: partial.go (what has arrived of a request), idle.go (expiry and eviction), queue.go (what waits for a host), choose.go (which host),
+// Its parts: introduce.go (who the client is), partial.go (what has arrived of a request), idle.go (expiry and eviction), queue.go (what waits for a host), choose.go (which host),
 // lease.go (the hosts' answers), finish.go (what is left of a response), host.go (hosts and pools coming and going), stop.go (operators).
 type policy struct {
 	now    int64
@@ -65,7 +69,8 @@ type policy struct {
 
 	table      table
 	idle       idleOrder
-	partials   map[uint32]begun // by slot
+	partials   map[uint32]begun          // by slot
+	peers      map[uint32]netip.AddrPort // by slot, those that a load balancer has told
 	finishing  list
 	remainders map[uint32]*remainder // by slot
 	closing    list
@@ -97,7 +102,7 @@ const never = int64(math.MaxInt64)
 func newPolicy(limits Limits, act actor) *policy {
 	return &policy{
 		limits: limits, act: act, wake: never,
-		poolNames: map[string]*pool{}, hosts: map[HostID]*host{}, partials: map[uint32]begun{}, remainders: map[uint32]*remainder{},
+		poolNames: map[string]*pool{}, hosts: map[HostID]*host{}, partials: map[uint32]begun{}, peers: map[uint32]netip.AddrPort{}, remainders: map[uint32]*remainder{},
 		listeners: []*door{{}},
 	}
 }
@@ -105,8 +110,14 @@ func newPolicy(limits Limits, act actor) *policy {
 func (p *policy) id(r *record, slot uint32) ConnID { return makeID(r.generation, slot) }
 
 // mayAccept reports whether there is room for one more connection, making it if a kept one can go.
-func (p *policy) mayAccept() bool {
-	return p.table.live < p.limits.Connections || p.makeRoom()
+func (p *policy) mayAccept() bool { return p.roomLeft() || p.makeRoom() }
+
+func (p *policy) roomLeft() bool { return p.table.live < p.limits.Connections }
+
+// roomInSight reports whether mayAccept is worth asking again.
+func (p *policy) roomInSight() bool {
+	_, _, kept := p.idle.leastRecentlyUsed(&p.table)
+	return kept || p.roomLeft()
 }
 
 // makeRoom drops the least recently used kept connection at once, without lingering: nothing of it is unread, and the kernel sends what is
@@ -116,7 +127,7 @@ func (p *policy) makeRoom() bool {
 	if ok && r.state == Closing {
 		p.gone(r, slot)
 	}
-	return p.table.live < p.limits.Connections
+	return p.roomLeft()
 }
 
 // accepted takes over a new connection of a listener. It fails only if the selector cannot watch it; the descriptor is then closed.
@@ -249,6 +260,7 @@ func (p *policy) close(r *record, slot uint32, why Reason) {
 func (p *policy) gone(r *record, slot uint32) {
 	p.setKept(r, false)
 	delete(p.partials, slot)
+	delete(p.peers, slot)
 	p.dropRest(slot)
 	p.act.drop(r.fd, p.id(r, slot))
 	p.leave(r, slot)
@@ -264,7 +276,7 @@ func (p *policy) takeBack(r *record, id ConnID, why Reason) {
 	if h == nil || h.gone {
 		return
 	}
-	if r.state == Leased && why != ReasonHost || h.owns(r) {
+	if r.state == Leased && why != ReasonHost && why != ReasonRefused || h.owns(r) {
 		p.act.forget(h, id, why.forget())
 	}
 	r.marks &^= held

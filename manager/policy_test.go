@@ -2,6 +2,7 @@ package manager
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/anteroom-io/anteroom/handoff"
 	"github.com/anteroom-io/anteroom/listener"
+	"github.com/anteroom-io/anteroom/proxied"
 	"github.com/anteroom-io/anteroom/scan"
 )
 
@@ -129,6 +131,21 @@ func (w *world) look(fd int32, _ scan.Limits) (scan.Seen, int) {
 	s.seen += rapid.IntRange(0, 1).Draw(w.t, "more bytes")
 	verdict := rapid.SampledFrom([]scan.Verdict{scan.More, scan.More, scan.Whole, scan.Opaque, scan.Malformed}).Draw(w.t, "verdict")
 	return scan.Seen{Verdict: verdict, Need: s.seen + 1}, s.seen
+}
+
+func (w *world) introduce(fd int32, _ []netip.Prefix) (proxied.Seen, int) {
+	s := w.sock(fd)
+	if !s.unread {
+		w.t.Fatalf("there is no header to look at")
+	}
+	s.seen++
+	verdict := rapid.SampledFrom([]proxied.Verdict{proxied.More, proxied.Whole, proxied.None, proxied.Invalid}).Draw(w.t, "header")
+	all := verdict == proxied.Whole && rapid.Bool().Draw(w.t, "nothing behind the header")
+	if all {
+		s.unread = false
+		return proxied.Seen{Verdict: verdict, Length: s.seen, Source: netip.MustParseAddrPort("192.0.2.1:1")}, s.seen
+	}
+	return proxied.Seen{Verdict: verdict, Need: s.seen + 1}, s.seen
 }
 
 func (w *world) await(fd int32, id ConnID, need int, edge bool) error {
@@ -562,7 +579,7 @@ func newWorld(t *rapid.T) *world {
 	}.withDefaults(1000), w)
 	for name, ready := range map[string]Readiness{"a": ReadyBytes, "b": ReadyRequest} {
 		to, _ := w.p.poolNamed(name, false)
-		if fault := w.p.addDoor(&door{id: ListenerID(len(w.p.listeners)), name: name, ready: ready}, to); fault != nil {
+		if fault := w.p.addDoor(&door{id: ListenerID(len(w.p.listeners)), name: name, ready: ready, proxies: make([]netip.Prefix, ready)}, to); fault != nil {
 			t.Fatal(fault)
 		}
 	}

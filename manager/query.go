@@ -2,13 +2,10 @@ package manager
 
 import (
 	"context"
-	"net/netip"
 	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/anteroom-io/anteroom/listener"
 )
 
 // What operators see. Everything is read in the loop, between two turns, so that it fits together.
@@ -153,7 +150,7 @@ func (m *Manager) describe(id ConnID, r *record) Connection {
 	p := m.policy
 	c := Connection{
 		ID: id, State: r.state, Pool: p.pools[r.pool].name, Host: r.host, Fresh: r.marks&fresh != 0, Sticky: r.marks&sticky != 0,
-		Peer: peerOf(int(r.fd)), Requests: r.requests, InState: time.Duration(p.now - r.since),
+		Peer: p.peerOf(r, id.slot()), Requests: r.requests, InState: time.Duration(p.now - r.since),
 		Age: max(time.Duration(p.now)-time.Duration(r.created)*time.Second, time.Duration(p.now-r.since)),
 	}
 	if h := p.hosts[r.host]; h != nil {
@@ -167,9 +164,4 @@ func (m *Manager) describe(id ConnID, r *record) Connection {
 		c.BytesReceived, c.BytesSent = info.Bytes_received, info.Bytes_acked
 	}
 	return c
-}
-
-func peerIn(fd int32, prefix netip.Prefix) bool {
-	peer, err := listener.Peer(int(fd))
-	return err == nil && prefix.Contains(peer.AddrPort.Addr())
 }

@@ -40,6 +40,9 @@ func (p *policy) dispatch() {
 	p.hot = p.hot[:0]
 }
 
+// undispatched reports whether the next dispatch has something to do.
+func (p *policy) undispatched() bool { return len(p.hot) > 0 && !p.stopped }
+
 func (p *policy) dispatchSticky(to *pool) {
 	if !to.sticky {
 		return

@@ -7,6 +7,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,41 +26,114 @@ type rig struct {
 	t       testing.TB
 	web     string // the listener's address
 	handoff string // the handoff socket's path
-	cancel  context.CancelFunc
+	journal *journal
 }
 
+// newRig runs a Manager until the end of the test, which must leave no descriptor behind.
 func newRig(t testing.TB, config Config) *rig {
 	t.Helper()
 	before := descriptors(t)
-	if os.Getenv("ANTEROOM_TEST_LOG") != "" {
-		config.Logger = hclog.New(&hclog.LoggerOptions{Level: hclog.Trace})
-	}
-	m, err := New(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := &rig{Manager: m, t: t, handoff: filepath.Join(t.TempDir(), "handoff.sock")}
-	r.web = r.listen("tcp://127.0.0.1:0", ListenerOptions{})
-	hosts := r.open("unix://" + r.handoff)
-	if err := m.AddHandoff(hosts); err != nil {
-		t.Fatal(err)
-	}
+	r := makeRig(t, config)
 	ran := make(chan error, 1)
-	go func() { ran <- m.Run() }()
+	go func() { ran <- r.Run() }()
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		if _, err := m.Shutdown(ctx, 0); err != nil && !errors.Is(err, ErrStopped) {
+		if _, err := r.Shutdown(ctx, 0); err != nil && !errors.Is(err, ErrStopped) {
 			t.Error(err)
 		}
 		if err := <-ran; err != nil {
 			t.Error(err)
 		}
-		if after := descriptors(t); after != before {
-			t.Errorf("%d descriptors are open, %d were before", after, before)
-		}
+		wantDescriptors(t, before)
 	})
 	return r
+}
+
+// steppedRig has no loop: the test takes its turns (turn), so that it can put an event exactly where it wants it.
+func steppedRig(t testing.TB, config Config) *rig {
+	t.Helper()
+	before := descriptors(t)
+	r := makeRig(t, config)
+	t.Cleanup(func() {
+		r.end()
+		wantDescriptors(t, before)
+	})
+	return r
+}
+
+func makeRig(t testing.TB, config Config) *rig {
+	t.Helper()
+	r := &rig{t: t, handoff: filepath.Join(t.TempDir(), "handoff.sock"), journal: &journal{}}
+	config.Logger = hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: r.journal})
+	m, err := New(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Manager = m
+	r.web = r.listen("tcp://127.0.0.1:0", ListenerOptions{})
+	if err := m.AddHandoff(r.open("unix://" + r.handoff)); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// journal is the Manager's log. With ANTEROOM_TEST_LOG set it is shown as well.
+type journal struct {
+	mu   sync.Mutex
+	text []byte // mu
+}
+
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.text = append(j.text, p...)
+	if os.Getenv("ANTEROOM_TEST_LOG") != "" {
+		_, _ = os.Stderr.Write(p)
+	}
+	return len(p), nil
+}
+
+// lines is how many lines of the log hold all of the texts.
+func (j *journal) lines(texts ...string) int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	n := 0
+	for line := range strings.Lines(string(j.text)) {
+		lacks := func(text string) bool { return !strings.Contains(line, text) }
+		if !slices.ContainsFunc(texts, lacks) {
+			n++
+		}
+	}
+	return n
+}
+
+// wantLog: n lines of the log hold all of the texts, once the loop has done what it was asked before.
+func (r *rig) wantLog(n int, texts ...string) {
+	r.t.Helper()
+	r.counts()
+	if got := r.journal.lines(texts...); got != n {
+		r.t.Errorf("%d lines of the log hold %q, want %d", got, texts, n)
+	}
+}
+
+// leap moves the loop's clock forward, so that no test has to wait for a time to pass.
+func (r *rig) leap(d time.Duration) {
+	r.t.Helper()
+	if err := r.tell(func() error {
+		r.start = r.start.Add(-d)
+		return nil
+	}); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// turn is one turn of the loop that does not wait.
+func (r *rig) turn() {
+	r.t.Helper()
+	if err := r.Manager.turn(0); err != nil {
+		r.t.Fatal(err)
+	}
 }
 
 // descriptors counts this process's open descriptors. Test cleanups run last in, first out: what a test opens itself is closed by then.
@@ -81,6 +157,13 @@ func (r *rig) open(address string) *listener.Listener {
 		r.t.Fatal(err)
 	}
 	return l
+}
+
+func wantDescriptors(t testing.TB, before int) {
+	t.Helper()
+	if after := descriptors(t); after != before {
+		t.Errorf("%d descriptors are open, %d were before", after, before)
+	}
 }
 
 // listen adds a listener and returns its address without the scheme.
@@ -122,7 +205,12 @@ func (r *rig) eventually(what string, is func(Counts) bool) {
 // dial opens a client's connection.
 func (r *rig) dial() *client {
 	r.t.Helper()
-	c, err := net.Dial("tcp", r.web)
+	return r.dialAt(r.web)
+}
+
+func (r *rig) dialAt(address string) *client {
+	r.t.Helper()
+	c, err := netDial(address)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -183,6 +271,31 @@ func (c *client) wantEnd() {
 	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
 	if n, err := c.Read(make([]byte, 1)); n != 0 || err != io.EOF {
 		c.t.Fatalf("read %d, %v; want the end", n, err)
+	}
+}
+
+// wantEndOrReset: the connection is over, and nothing says how.
+func (c *client) wantEndOrReset() {
+	c.t.Helper()
+	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if n, err := c.Read(make([]byte, 1)); n != 0 || err != io.EOF && !errors.Is(err, unix.ECONNRESET) {
+		c.t.Fatalf("read %d, %v; want the end", n, err)
+	}
+}
+
+// reset ends the connection without a FIN.
+func (c *client) reset() {
+	c.t.Helper()
+	if err := errors.Join(c.conn.(*net.TCPConn).SetLinger(0), c.Close()); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// wantGone lets go of the connection, which its host has ended or kept.
+func (c *client) wantGone() {
+	c.t.Helper()
+	if err := c.Close(); err != nil {
+		c.t.Fatal(err)
 	}
 }
 
@@ -343,3 +456,139 @@ func put(lease handoff.Frame) handoff.Frame {
 }
 
 func netDial(address string) (net.Conn, error) { return net.DialTimeout("tcp", address, time.Second) }
+
+// push sends bytes as they are in one message, with descriptors.
+func (p *peer) push(b []byte, fds ...int) {
+	p.t.Helper()
+	var rights []byte
+	if len(fds) > 0 {
+		rights = unix.UnixRights(fds...)
+	}
+	if err := unix.Sendmsg(p.sock, b, rights, nil, unix.MSG_NOSIGNAL); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// wire is a frame's bytes. Unlike Outbox it leaves the flags as they are.
+func wire(f handoff.Frame) []byte { return f.Append(nil) }
+
+// exchange has a client's request leased to the host and answered, and the connection put.
+func (p *peer) exchange(c *client, request, response string) handoff.Frame {
+	p.t.Helper()
+	c.send(request)
+	lease, fd := p.want(handoff.TypeLease)
+	p.answer(lease, fd, request, response)
+	c.want(response)
+	return lease
+}
+
+// answer serves a lease that came with a descriptor, closes that, and puts the connection.
+func (p *peer) answer(lease handoff.Frame, fd int, request, response string) {
+	p.t.Helper()
+	p.serve(fd, request, response)
+	closeFD(fd)
+	p.send(put(lease))
+}
+
+// quiet: the host has no frame to read, once the loop has done what it was asked before.
+func (p *peer) quiet(r *rig) {
+	p.t.Helper()
+	r.counts()
+	if f, _, err := p.read(0); err != errQuiet {
+		p.t.Errorf("a frame nobody expected: %s %+v %q, %v", f.Type, f, f.Payload, err)
+	}
+}
+
+// bystander is a host with a client of its own, in a pool of its own, that nothing in the test may disturb.
+type bystander struct {
+	host   *peer
+	client *client
+	served int
+}
+
+func (r *rig) bystander() *bystander {
+	r.t.Helper()
+	where := r.listen("tcp://127.0.0.1:0", ListenerOptions{Pool: "bystander"})
+	b := &bystander{host: r.attach(handoff.Hello{Name: "bystander", Pool: "bystander"}), client: r.dialAt(where)}
+	b.works()
+	return b
+}
+
+// works: the next request on the same connection is served as ever.
+func (b *bystander) works() {
+	b.host.t.Helper()
+	lease := b.host.exchange(b.client, "ping", "pong")
+	if b.served++; int(lease.Seq) != b.served {
+		b.host.t.Errorf("the bystander's lease number %d came as number %d", lease.Seq, b.served)
+	}
+}
+
+// The kinds of descriptor that a host may send.
+
+func aFile(t testing.TB) int {
+	t.Helper()
+	return opened(t)(unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0))
+}
+
+func anEpoll(t testing.TB) int {
+	t.Helper()
+	return opened(t)(unix.EpollCreate1(unix.EPOLL_CLOEXEC))
+}
+
+func aSocket(t testing.TB, family, kind int) int {
+	t.Helper()
+	return opened(t)(unix.Socket(family, kind|unix.SOCK_CLOEXEC, 0))
+}
+
+func aListener(t testing.TB) int {
+	t.Helper()
+	fd := aSocket(t, unix.AF_INET, unix.SOCK_STREAM)
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Listen(fd, 16); err != nil {
+		t.Fatal(err)
+	}
+	return fd
+}
+
+// aPair is a connection's two ends.
+func aPair(t testing.TB, kind int) (near, far int) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return opened(t)(fds[0], nil), opened(t)(fds[1], nil)
+}
+
+// opened closes the descriptor at the end of the test.
+func opened(t testing.TB) func(int, error) int {
+	t.Helper()
+	return func(fd int, err error) int {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = unix.Close(fd) })
+		return fd
+	}
+}
+
+// abort resets a connection and closes its descriptor.
+func abort(t testing.TB, fd int) {
+	t.Helper()
+	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
+		t.Fatal(err)
+	}
+	closeFD(fd)
+}
+
+// awaitBytes returns when there is something to read.
+func awaitBytes(t testing.TB, fd int) {
+	t.Helper()
+	watched := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	if n, err := unix.Poll(watched, 5000); n != 1 {
+		t.Fatalf("nothing to read in time: %v", err)
+	}
+}

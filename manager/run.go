@@ -32,21 +32,28 @@ func (m *Manager) Run() error {
 	}
 	defer m.end()
 	for !m.quit {
-		n, err := m.sel.Select(m.events, m.patience())
-		if err != nil {
-			return fmt.Errorf("the selector failed: %w", err)
+		if err := m.turn(m.patience()); err != nil {
+			return err
 		}
-		m.policy.now = m.clock()
-		m.turns++
-		for _, e := range m.events[:n] {
-			m.handle(e)
-		}
-		m.obey()
-		m.policy.expire()
-		m.policy.dispatch()
-		m.flush()
-		m.tidy()
 	}
+	return nil
+}
+
+func (m *Manager) turn(patience time.Duration) error {
+	n, err := m.sel.Select(m.events, patience)
+	if err != nil {
+		return fmt.Errorf("the selector failed: %w", err)
+	}
+	m.policy.now = m.clock()
+	m.turns++
+	for _, e := range m.events[:n] {
+		m.handle(e)
+	}
+	m.obey()
+	m.policy.expire()
+	m.policy.dispatch()
+	m.flush()
+	m.tidy()
 	return nil
 }
 
@@ -68,7 +75,10 @@ func (m *Manager) clock() int64 { return int64(time.Since(m.start)) }
 // patience is how long the selector may wait.
 func (m *Manager) patience() time.Duration {
 	due := min(m.policy.wake, m.deadline())
-	if due == never {
+	switch {
+	case len(m.dirty) > 0 || m.policy.undispatched():
+		return 0 // a host that went while frames were sent to it, or in tidy, has left work for the next turn
+	case due == never:
 		return -1
 	}
 	return time.Duration(max(due-m.clock(), 0))
@@ -127,7 +137,8 @@ func (m *Manager) obey() {
 
 // flush sends every host what this turn has for it.
 func (m *Manager) flush() {
-	for _, l := range m.dirty {
+	for i := 0; i < len(m.dirty); i++ { // grows when a host turns out to have gone: its last words may concern others
+		l := m.dirty[i]
 		l.dirty = false
 		m.send(l)
 	}

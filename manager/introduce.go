@@ -1,0 +1,86 @@
+package manager
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/anteroom-io/anteroom/listener"
+	"github.com/anteroom-io/anteroom/proxied"
+	"github.com/anteroom-io/anteroom/scan"
+)
+
+// introduce finds out who a new connection of a listener behind load balancers is: a PROXY header from a trusted one is taken away before
+// anything else is looked at. It reports whether the connection can be examined now.
+func (p *policy) introduce(r *record, slot uint32, d *door, last bool) bool {
+	seen, unread := p.act.introduce(r.fd, d.proxies)
+	switch seen.Verdict {
+	case proxied.More:
+		p.awaitRest(r, slot, d, scan.Seen{Need: seen.Need}, unread, last)
+		return false
+	case proxied.Invalid:
+		p.close(r, slot, ReasonMalformed)
+		return false
+	}
+	r.marks |= introduced
+	if seen.Source.IsValid() {
+		p.peers[slot] = seen.Source
+	}
+	if seen.Verdict == proxied.Whole && unread == seen.Length {
+		p.awaitFirst(r, slot, d)
+		return false
+	}
+	return true
+}
+
+// awaitFirst waits for the first byte of a request, behind the header.
+func (p *policy) awaitFirst(r *record, slot uint32, d *door) {
+	p.settle(r, slot)
+	p.enterIdle(r, slot, waitFirstByte, int64(d.firstByteTimeout(p.limits)))
+	if err := p.act.arm(r.fd, p.id(r, slot)); err != nil {
+		p.close(r, slot, ReasonFailed)
+	}
+}
+
+func (a *acts) introduce(fd int32, proxies []netip.Prefix) (proxied.Seen, int) {
+	if peer, err := listener.Peer(int(fd)); err != nil || !trusts(proxies, peer.AddrPort.Addr()) {
+		return proxied.Seen{Verdict: proxied.None}, 0
+	}
+	n, err := peek(int(fd), a.peekBuf[:firstPeek])
+	if err != nil {
+		return proxied.Seen{Verdict: proxied.None}, 0
+	}
+	seen := proxied.Header(a.peekBuf[:n])
+	if seen.Verdict == proxied.Whole {
+		_, _ = recv(int(fd), a.peekBuf[:seen.Length], 0) // what was peeked is there
+	}
+	return seen, n
+}
+
+func trusts(proxies []netip.Prefix, address netip.Addr) bool {
+	return slices.ContainsFunc(proxies, func(p netip.Prefix) bool { return p.Contains(address) })
+}
+
+// peerOf is the client's address: the one a trusted load balancer has told, else the socket's.
+func (p *policy) peerOf(r *record, slot uint32) string {
+	if peer, told := p.peers[slot]; told {
+		return peer.String()
+	}
+	return peerOf(int(r.fd))
+}
+
+func (p *policy) peerIn(r *record, slot uint32, prefix netip.Prefix) bool {
+	if peer, told := p.peers[slot]; told {
+		return prefix.Contains(peer.Addr())
+	}
+	peer, err := listener.Peer(int(r.fd))
+	return err == nil && prefix.Contains(peer.AddrPort.Addr())
+}
+
+// peerOf is where a socket is connected to; empty if that has gone.
+func peerOf(fd int) string {
+	peer, err := listener.Peer(fd)
+	if err != nil {
+		return ""
+	}
+	return peer.String()
+}
