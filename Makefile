@@ -3,6 +3,9 @@
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 PYTHON   ?= /usr/bin/python3
 FUZZTIME ?= 30s
+REPORT   ?= bin/bench/report
+# More flags for anteroom serve while it is measured.
+SERVE_FLAGS ?=
 # The image that the containers are built on. Empty: one built here from Debian packages, without a registry.
 BASE_IMAGE ?=
 
@@ -20,7 +23,7 @@ GOLANGCI    := bin/tools/golangci-lint
 BUF         := bin/tools/buf
 TOOL_MODULES := tools tools/buf tools/golangci-lint
 
-PYTHON_SOURCES := sdk/python deploy/compose/app
+PYTHON_SOURCES := sdk/python deploy/compose/app bench/cheroot
 SHELL_SCRIPTS  := .ci/run deploy/image/build-base $(filter-out %.txt,$(wildcard scripts/*))
 
 MAKEFLAGS += --no-print-directory
@@ -42,6 +45,8 @@ help: ## Show this manual
 	@printf '  %-16s %s\n' \
 		PYTHON     "the Python with Debian's packages: $(PYTHON)" \
 		FUZZTIME   "how long to run each fuzz target: $(FUZZTIME)" \
+		REPORT     "where bench puts its report: $(REPORT)" \
+		SERVE_FLAGS "more flags for anteroom serve while it is measured" \
 		BASE_IMAGE "image under the containers, such as debian:bookworm-slim; empty: built from Debian packages" \
 		VERSION    "what the binary calls itself: $(VERSION)"
 
@@ -67,7 +72,7 @@ clean: ## Remove what was built
 ##@ Checks
 
 .PHONY: check
-check: lint unit python process ## Everything that needs neither root nor a Docker engine
+check: lint unit property python process ## Everything that needs neither root nor a Docker engine
 
 .PHONY: lint
 lint: lint-go lint-proto lint-python lint-shell ## All linters, and that generated code is fresh
@@ -95,6 +100,11 @@ lint-shell: ## shellcheck
 unit: ## Go tests under the race detector, fuzz seeds included
 	go test -race -timeout $(UNIT_TIMEOUT) $$(go list ./... | grep -v /test/)
 
+.PHONY: property
+property: ## A million random events through the manager's policy (SEED=n repeats a run)
+	@seed=$${SEED:-$$(od -An -N6 -tu8 /dev/urandom | tr -d ' ')}; echo "property: SEED=$$seed"; \
+		go test ./manager -run 'TestPolicy$$' -count=1 -rapid.checks=20000 -rapid.steps=60 -rapid.seed=$$seed -rapid.nofailfile
+
 .PHONY: python
 python: build ## Tests of the Python SDK
 	cd sdk/python && $(PYTHON) -m pytest -p no:cacheprovider tests
@@ -110,6 +120,23 @@ integration: images ## End to end with containers (needs a Docker engine)
 .PHONY: fuzz
 fuzz: ## Fuzz each target for FUZZTIME
 	scripts/fuzz $(FUZZTIME)
+
+##@ Measuring
+
+BENCH := bin/bench/bench -root . -programs bin/bench -anteroom bin/anteroom -python '$(PYTHON)' -serve-flags '$(SERVE_FLAGS)'
+
+.PHONY: bench
+bench: bench-programs ## Measure beside nginx, haproxy, Apache and others (half an hour) and write REPORT; fails if a goal falls short
+	$(BENCH) -out '$(REPORT)'
+
+.PHONY: bench-quick
+bench-quick: bench-programs ## The same with less of everything, in under two minutes
+	$(BENCH) -quick -out '$(REPORT)'
+
+.PHONY: bench-programs
+bench-programs: build
+	@scripts/install-debian-packages scripts/debian-packages-bench.txt
+	CGO_ENABLED=0 go build -trimpath -o bin/bench/ ./bench ./bench/worker ./bench/load ./bench/nethttp
 
 ##@ Setting up
 

@@ -111,10 +111,13 @@ func (in *Inbox) Full() bool { return len(in.buf) == cap(in.buf) }
 // Pending returns the bytes of a frame that has begun and not ended.
 func (in *Inbox) Pending() []byte { return in.buf[in.start:] }
 
-// Settled checks, when no complete frame is left, that no descriptor waits without a frame that has begun.
+// Settled checks, when no complete frame is left, that no descriptor waits without a frame that has begun, and no more than one with it.
 func (in *Inbox) Settled() error {
-	if len(in.Pending()) == 0 && len(in.fds) > 0 {
+	switch {
+	case len(in.fds) > 0 && len(in.Pending()) == 0:
 		return Faultf(CodeStrayDescriptor, "a descriptor came with no frame whose FD flag is set")
+	case len(in.fds) > 1:
+		return Faultf(CodeStrayDescriptor, "%d descriptors came with one frame", len(in.fds))
 	}
 	return nil
 }

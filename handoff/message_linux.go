@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrRightsLimit: too many descriptors of this user are in flight (ETOOMANYREFS, unix(7)). It passes when hosts read; epoll does not tell.
+// ErrRightsLimit means that too many descriptors of this user are in flight (ETOOMANYREFS, unix(7)). It passes when hosts read; epoll does not tell.
 var ErrRightsLimit = errors.New("handoff: too many descriptors in flight")
 
 // message is the argument of recvmsg(2) and sendmsg(2), kept so that a call allocates nothing. The calls are raw: with MSG_DONTWAIT they

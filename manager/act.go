@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -101,7 +102,7 @@ const discardsPerTurn = 16
 func (m *Manager) discard(fd int32) (ended bool) {
 	for range discardsPerTurn {
 		n, err := recv(int(fd), m.readBuf, 0)
-		if err == unix.EAGAIN {
+		if errors.Is(err, unix.EAGAIN) {
 			return false
 		}
 		if err != nil || n == 0 {

@@ -91,7 +91,7 @@ type record struct {
 	tries      uint8 // leases of the present request that were not taken
 }
 
-// Why a connection is closed.
+// Reason is why a connection is closed.
 type Reason uint8
 
 // The reasons. Their names are what operators, metrics and logs show.

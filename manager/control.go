@@ -10,7 +10,7 @@ import (
 	"github.com/anteroom-io/anteroom/handoff"
 )
 
-// ErrStopping: Start was called while a Stop is still waiting for leases.
+// ErrStopping means that Start was called while a Stop is still waiting for leases.
 var ErrStopping = errors.New("a stop is in progress; it ends within its grace")
 
 // result is an answer of the loop.
@@ -147,6 +147,10 @@ func (m *Manager) closeDoors() {
 		m.closeListener(e)
 	}
 	for _, l := range m.links {
+		if l.host == nil {
+			m.fail(l, handoff.Faultf(handoff.CodeStopping, "the sidecar is stopping"))
+			continue
+		}
 		m.reply(l, handoff.Frame{Type: handoff.TypeDraining})
 	}
 }
@@ -179,7 +183,7 @@ func (m *Manager) anyExists(ids []ConnID) bool {
 	return len(ids) == 0 || slices.ContainsFunc(ids, func(id ConnID) bool { return m.policy.table.find(id) != nil })
 }
 
-// ErrBadPeer: a Selection's Peer is neither an address nor a prefix.
+// ErrBadPeer means that a Selection's Peer is neither an address nor a prefix.
 var ErrBadPeer = errors.New("the peer must be an IP address (192.0.2.1, 2001:db8::1) or a prefix (192.0.2.0/24)")
 
 // matcher turns a Selection into a test, which runs in the loop.

@@ -40,11 +40,11 @@ func (p *policy) finish(h *host, f *handoff.Frame, rest remainder) *handoff.Faul
 	rest.began, rest.thenClose = p.now, f.Flags&handoff.FlagClose != 0
 	p.remainders[slot] = &rest
 	p.enter(r, slot, Finishing, int64(p.limits.SendTimeout))
-	if err := p.act.watchRoom(r.fd, p.id(r, slot)); err != nil {
+	if p.act.watchRoom(r.fd, p.id(r, slot)) != nil {
 		p.close(r, slot, ReasonFailed)
-		return nil
+	} else {
+		p.sendRest(r, slot)
 	}
-	p.sendRest(r, slot)
 	return nil
 }
 

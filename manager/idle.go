@@ -80,7 +80,7 @@ func (o *idleOrder) leastRecentlyUsed(t *table) (lru *record, at uint32, ok bool
 		if o.classes[i].kind != waitRequest {
 			continue
 		}
-		if r, slot, any := t.oldest(&o.classes[i].list); any && (!ok || r.since < lru.since) {
+		if r, slot, some := t.oldest(&o.classes[i].list); some && (!ok || r.since < lru.since) {
 			lru, at, ok = r, slot, true
 		}
 	}

@@ -37,7 +37,6 @@ type Manager struct {
 	start    time.Time
 	events   []selector.Event
 	ended    chan struct{} // closed when Run has returned
-	endOnce  sync.Once
 	watchers watchers
 
 	mu       sync.Mutex

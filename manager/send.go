@@ -1,6 +1,8 @@
 package manager
 
 import (
+	"errors"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/anteroom-io/anteroom/handoff"
@@ -22,9 +24,9 @@ func (a *acts) send(fd int32, id ConnID, rest *remainder) progress {
 	for budget := int64(sendPerTurn); budget > 0; {
 		n, err := move(fd, rest, int(min(rest.left, budget)))
 		switch {
-		case err == unix.EINTR:
+		case errors.Is(err, unix.EINTR):
 			continue
-		case err == unix.EAGAIN:
+		case errors.Is(err, unix.EAGAIN):
 			return sendFull
 		case err != nil || n == 0: // 0: the file has become shorter
 			return sendBroken
@@ -63,7 +65,7 @@ func remainderOf(f *handoff.Frame, fd int) (remainder, *handoff.Fault) {
 	if rest.offset < 0 || rest.left <= 0 {
 		return rest, handoff.Faultf(handoff.CodeBadFrame, "FINISH: offset %d, length %d: the length must be at least 1", f.A, f.B)
 	}
-	holds := int64(0)
+	var holds int64
 	switch stat.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 		holds = stat.Size - rest.offset

@@ -1,15 +1,10 @@
 package manager
 
-import "unsafe"
-
 // chunkBits sets how many records the table grows by: 1024, some 50 kB. Records never move, so pointers to them stay good until remove.
 const (
 	chunkBits = 10
 	chunkSize = 1 << chunkBits
 )
-
-// recordSize is what one connection costs in the table. The selector adds 8 bytes (its token); a test holds the sum at 64.
-const recordSize = unsafe.Sizeof(record{})
 
 // table holds every connection, by slot. It only grows: a slot that is free again is used again, with the next generation.
 type table struct {

@@ -50,9 +50,12 @@ func (w *Watcher) Close() {
 	w.m.updateWatched()
 }
 
-// updateWatched lets the loop skip making events that nobody wants.
+// updateWatched lets the loop skip making events that nobody wants. It waits for the loop, so that a new watcher misses nothing from now on.
 func (m *Manager) updateWatched() {
-	m.post(func() { m.policy.watched = m.watchers.some.Load() })
+	_ = m.tell(func() error {
+		m.policy.watched = m.watchers.some.Load()
+		return nil
+	})
 }
 
 func (s *watchers) add(w *Watcher) {

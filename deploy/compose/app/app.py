@@ -7,12 +7,14 @@ sidecar, which ANTEROOM_HANDOFF and ANTEROOM_POOL name.
 import os
 import signal
 import socket
-import sys
-import time
+import threading
 
 import anteroom.cheroot
 import cheroot.wsgi
 import flask
+
+KEEP_ALIVE = 75
+"""Seconds that a client may be silent, between requests or within one."""
 
 app = flask.Flask(__name__)
 
@@ -37,24 +39,39 @@ def echo():
 
 @app.get("/slow")
 def wait():
-    """Answer after ?seconds=, ten at most: something to stop, drain or kill in the middle of."""
-    seconds = min(flask.request.args.get("seconds", default=1.0, type=float), 10.0)
-    time.sleep(seconds)
-    return f"waited {seconds} s\n"
+    """Answer after ?seconds=, sixty at most, or when SIGUSR1 comes: something to stop, drain or kill in the middle of."""
+    seconds = min(flask.request.args.get("seconds", default=1.0, type=float), 60.0)
+    with no_more_waiting:
+        no_more_waiting.wait(seconds)
+    return "waited\n"
 
 
-def leave(*_):
-    """End safe_start(), which stops the server first: what it holds is answered and given back."""
-    sys.exit(0)
+no_more_waiting = threading.Condition()
+
+
+def hurry(*_):
+    """Have everything that waits answered now."""
+    with no_more_waiting:
+        no_more_waiting.notify_all()
 
 
 def main():
     """Serve until SIGTERM or Ctrl-C."""
-    anteroom.cheroot.install()
+    # By its container: every container's application is process 1.
+    anteroom.cheroot.install(name=socket.gethostname())
     # cheroot must bind something. In a container without a network, a free loopback port is out of everybody's reach.
-    server = cheroot.wsgi.Server(("127.0.0.1", 0), app, server_name="anteroom-example")
+    server = cheroot.wsgi.Server(("127.0.0.1", 0), app, server_name="anteroom-example", timeout=KEEP_ALIVE)
+    # How many clients are kept between requests is up to the sidecar; cheroot's own limit is ten.
+    server.keep_alive_conn_limit = None
+
+    def leave(*_):
+        """Stop the server, in a thread: an exception raised here would hit the main thread in the middle of taking a connection."""
+        threading.Thread(target=server.stop).start()
+
+    signal.signal(signal.SIGUSR1, hurry)
     signal.signal(signal.SIGTERM, leave)
-    server.safe_start()
+    signal.signal(signal.SIGINT, leave)
+    server.start()
 
 
 if __name__ == "__main__":
