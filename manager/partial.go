@@ -35,9 +35,21 @@ func ParseReadiness(s string) (Readiness, error) {
 
 // begun is a request that has begun to arrive. Only slow ones are here: most arrive whole.
 type begun struct {
-	at     int64 // since when, ns of the loop's clock
-	unread int   // bytes at the last look
+	at      int64 // since when, ns of the loop's clock
+	unread  int   // bytes at the last look
+	looks   int
+	vain    int  // looks in a row that have found no more
+	watched bool // every arrival is told (await with edge)
+	paused  bool // nothing is told, the next look comes with time
 }
+
+// A request that arrives in very many parts is looked at from its beginning each time, and TCP may report a socket below its low-water mark when its window is
+// small. So after some looks, and after one in vain, the next look waits a little; after several in vain there is no room for more.
+const (
+	freeLooks    = 32
+	maxVain      = 8
+	partialPause = int64(10 * time.Millisecond)
+)
 
 // partialReview is how often the rate of a request that is arriving is looked at.
 const partialReview = int64(5 * time.Second)
@@ -84,40 +96,67 @@ func (p *policy) arrived(r *record, slot uint32, seen scan.Seen) {
 	p.makeReady(r, slot)
 }
 
-// awaitRest watches for more of a request. If none will come, or the kernel says that no more has room, its host gets what there is.
+// awaitRest watches for more of a request. If none will come, its host gets what there is.
 func (p *policy) awaitRest(r *record, slot uint32, d *door, seen scan.Seen, unread int, last bool) {
-	b, known := p.partials[slot]
-	known = known && r.marks&partial != 0
+	b := p.begin(r, slot)
+	if unread > b.unread {
+		b.unread, b.vain = unread, 0
+	} else {
+		b.vain++
+	}
+	b.looks++
 	switch {
-	case last, known && !d.edge && unread <= b.unread:
+	case last, b.vain > maxVain:
 		p.arrived(r, slot, scan.Seen{})
 		return
-	case !known:
-		b.at = p.now
-		r.marks |= partial
-		p.enterIdle(r, slot, waitRest, min(partialReview, int64(p.limits.RequestTimeout)))
+	case b.vain > 0 && !d.edge, b.looks > freeLooks:
+		p.pause(r, slot, &b)
+	case !b.watched:
+		b.watched = d.edge // it is told of every arrival from now on
+		if p.act.await(r.fd, p.id(r, slot), seen.Need, d.edge) != nil {
+			p.close(r, slot, ReasonFailed)
+			return
+		}
 	}
-	b.unread = unread
 	p.partials[slot] = b
-	if known && d.edge {
-		return // it is told of every arrival
+}
+
+// begin returns what is known of a request that arrives; if this is its first part, its time begins.
+func (p *policy) begin(r *record, slot uint32) begun {
+	if r.marks&partial != 0 {
+		return p.partials[slot]
 	}
-	if err := p.act.await(r.fd, p.id(r, slot), seen.Need, d.edge); err != nil {
-		p.close(r, slot, ReasonFailed)
+	r.marks |= partial
+	p.enterIdle(r, slot, waitRest, min(partialReview, int64(p.limits.RequestTimeout)))
+	return begun{at: p.now}
+}
+
+// pause looks again in a while, and listens to nothing until then.
+func (p *policy) pause(r *record, slot uint32, b *begun) {
+	b.paused, b.watched = true, false
+	p.act.disarm(r.fd, p.id(r, slot))
+	p.enterIdle(r, slot, waitRest, partialPause)
+}
+
+// reviewPartial ends the wait for a request that is too slow, and a pause.
+func (p *policy) reviewPartial(r *record, slot uint32) {
+	b := p.partials[slot]
+	took, limit := p.now-b.at, int64(p.limits.RequestTimeout)
+	switch {
+	case took >= limit, took >= partialReview && p.rate(r, took) < float64(p.limits.MinRate):
+		p.close(r, slot, ReasonSlow)
+	case b.paused:
+		b.paused = false
+		p.partials[slot] = b
+		p.examine(r, slot, false)
+	default:
+		p.enterIdle(r, slot, waitRest, min(partialReview, limit-took))
 	}
 }
 
-// reviewPartial ends the wait for a request that is too slow.
-func (p *policy) reviewPartial(r *record, slot uint32) {
-	b := p.partials[slot]
-	took := p.now - b.at
-	limit := int64(p.limits.RequestTimeout)
-	rate := float64(p.act.unread(r.fd)) / (float64(took) / float64(time.Second))
-	if took >= limit || rate < float64(p.limits.MinRate) {
-		p.close(r, slot, ReasonSlow)
-		return
-	}
-	p.enterIdle(r, slot, waitRest, min(partialReview, limit-took))
+// rate is how fast a request arrives, in bytes per second.
+func (p *policy) rate(r *record, took int64) float64 {
+	return float64(p.act.unread(r.fd)) / (float64(took) / float64(time.Second))
 }
 
 // settle ends the watching for more of a request.

@@ -677,7 +677,7 @@ func (w *world) checkRecord(fail func(string, ...any), id ConnID, r *record) {
 		fail("%d is leased to host %d, which is not there", id, r.host)
 	case r.state == Ready && s.armed, r.state == Leased && s.armed:
 		fail("%d is %v and armed", id, r.state)
-	case r.state == Idle && !s.armed && !slices.ContainsFunc(w.fired, func(f fired) bool { return f.id == id }):
+	case r.state == Idle && !s.armed && !w.p.partials[id.slot()].paused && !slices.ContainsFunc(w.fired, func(f fired) bool { return f.id == id }):
 		fail("%d is idle and nobody watches it", id)
 	case r.state == Idle && w.p.pools[r.pool].ended:
 		fail("%d is idle in a pool that has ended", id)

@@ -31,12 +31,11 @@ func (m *Manager) Run() error {
 		return err
 	}
 	defer m.end()
-	for !m.quit {
-		if err := m.turn(m.patience()); err != nil {
-			return err
-		}
+	err := m.turn(0) // without waiting: commands were obeyed before there was a loop
+	for err == nil && !m.quit {
+		err = m.turn(m.patience())
 	}
-	return nil
+	return err
 }
 
 func (m *Manager) turn(patience time.Duration) error {

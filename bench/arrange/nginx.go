@@ -1,0 +1,91 @@
+package arrange
+
+import (
+	"strconv"
+	"strings"
+)
+
+// nginxCommon is tuned for what is measured: no logs, connections that stay, and room for all of them. Buffers are nginx's own defaults.
+const nginxCommon = `
+daemon off;
+worker_processes {THREADS};
+worker_rlimit_nofile 20000;
+pid {DIR}/nginx.pid;
+error_log {DIR}/error.log crit;
+events {
+	use epoll;
+	worker_connections 19000;
+}
+http {
+	access_log off;
+	default_type text/plain;
+	tcp_nodelay on;
+	keepalive_timeout 300s;
+	keepalive_requests 1000000000;
+	client_body_temp_path {DIR}/body;
+	proxy_temp_path {DIR}/proxy;
+	fastcgi_temp_path {DIR}/fastcgi;
+	uwsgi_temp_path {DIR}/uwsgi;
+	scgi_temp_path {DIR}/scgi;
+`
+
+// nginxProxy keeps connections to the workers open. Nothing is written to disk: with the default, bodies that a client has not taken yet
+// go to a file.
+const nginxProxy = nginxCommon + `
+	upstream workers {
+{SERVERS}		keepalive 1024;
+		keepalive_requests 1000000000;
+		keepalive_timeout 300s;
+	}
+	server {
+		listen {ADDRESS} backlog=4096{REUSEPORT};
+		location / {
+			proxy_pass http://workers;
+			proxy_http_version 1.1;
+			proxy_set_header Connection "";
+			proxy_max_temp_file_size 0;
+		}
+	}
+}
+`
+
+const nginxReturn = nginxCommon + `
+	server {
+		listen {ADDRESS} backlog=4096{REUSEPORT};
+		location / { return 200 "{BODY}"; }
+	}
+}
+`
+
+func (r *Running) startNginx(upstreams []string) error {
+	path, err := r.writeNginx(nginxProxy, "{SERVERS}", eachLine("\t\tserver ", upstreams, ";"))
+	if err != nil {
+		return err
+	}
+	return r.startFront(r.command("nginx", "-p", r.dir, "-c", path, "-e", r.dir+"/error.log"))
+}
+
+func (r *Running) startNginxReturn() error {
+	path, err := r.writeNginx(nginxReturn, "{BODY}", strings.Repeat("x", 100))
+	if err != nil {
+		return err
+	}
+	return r.startFront(r.command("nginx", "-p", r.dir, "-c", path, "-e", r.dir+"/error.log"))
+}
+
+func (r *Running) writeNginx(template string, values ...string) (string, error) {
+	reuseport := ""
+	if r.Threads > 1 {
+		reuseport = " reuseport" // else one process takes most connections
+	}
+	return r.write("nginx.conf", template, append(values, "{THREADS}", strconv.Itoa(r.Threads), "{DIR}", r.dir, "{ADDRESS}", r.Address,
+		"{REUSEPORT}", reuseport)...)
+}
+
+func eachLine(before string, list []string, after string) string {
+	var lines strings.Builder
+	for _, item := range list {
+		lines.WriteString(before + item + after + "\n")
+	}
+	return lines.String()
+}

@@ -1,0 +1,208 @@
+package arrange
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// command prepares a process of the serving side.
+func (r *Running) command(name string, args ...string) *exec.Cmd {
+	if r.programs.Pin != "" {
+		args = append([]string{"--cpu-list", r.programs.Pin, name}, args...)
+		name = "taskset"
+	}
+	return exec.Command(name, args...)
+}
+
+func (r *Running) program(name string) string { return filepath.Join(r.programs.Directory, name) }
+
+// startFront starts a process that is in front.
+func (r *Running) startFront(command *exec.Cmd) error {
+	c, err := startChild(command)
+	if err == nil {
+		r.front = append(r.front, c)
+	}
+	return err
+}
+
+// startWorker starts a process that works, and waits for it.
+func (r *Running) startWorker(ctx context.Context, command *exec.Cmd) error {
+	c, err := startChild(command)
+	if err != nil {
+		return err
+	}
+	r.workers = append(r.workers, c)
+	return c.awaitReady(ctx)
+}
+
+// startAlone starts what needs nothing in front of it.
+func (r *Running) startAlone(ctx context.Context) error {
+	address, err := freeAddress()
+	if err != nil {
+		return err
+	}
+	r.Address = address
+	switch r.Worker {
+	case NginxReturn:
+		return r.startNginxReturn()
+	case ApacheFile:
+		return r.startApache()
+	default:
+		return r.startListening(ctx, address)
+	}
+}
+
+// startBehind starts the workers, each on a port of its own, and a proxy in front of them.
+func (r *Running) startBehind(ctx context.Context, startProxy func(upstreams []string) error) error {
+	var upstreams []string
+	for range r.Workers {
+		address, err := freeAddress()
+		if err != nil {
+			return err
+		}
+		if err := r.startListening(ctx, address); err != nil {
+			return err
+		}
+		upstreams = append(upstreams, address)
+	}
+	address, err := freeAddress()
+	if err != nil {
+		return err
+	}
+	r.Address = address
+	return startProxy(upstreams)
+}
+
+// startListening starts a worker that listens at an address.
+func (r *Running) startListening(ctx context.Context, address string) error {
+	switch r.Worker {
+	case Worker, NetHTTP:
+		return r.startWorker(ctx, r.command(r.program(string(r.Worker)), "-listen", address))
+	case Cheroot, CherootKeep:
+		return r.startWorker(ctx, r.cheroot(address))
+	default:
+		return fmt.Errorf("%q cannot listen for itself", r.Worker)
+	}
+}
+
+// cherootKept is how many connections a cheroot keeps that has room for all.
+const cherootKept = "20000"
+
+func (r *Running) cheroot(address string, environment ...string) *exec.Cmd {
+	_, port, _ := strings.Cut(address, ":")
+	args := []string{filepath.Join(r.programs.Root, "bench/cheroot/app.py"), port}
+	if r.Worker == CherootKeep {
+		args = append(args, cherootKept)
+	}
+	command := r.command(r.programs.Python, args...)
+	command.Env = append(os.Environ(), append(environment, "PYTHONPATH="+filepath.Join(r.programs.Root, "sdk/python"))...)
+	return command
+}
+
+// startAnteroom starts the sidecar and its hosts. All hosts are attached before clients come. The sidecar listens for the workers; cheroot
+// brings its own listening socket, as it does in real use.
+func (r *Running) startAnteroom(ctx context.Context) error {
+	address, err := freeAddress()
+	if err != nil {
+		return err
+	}
+	r.Address = address
+	socket := filepath.Join(r.dir, "handoff.sock")
+	if err := r.startFront(r.command(r.programs.Anteroom, r.serveFlags(socket)...)); err != nil {
+		return err
+	}
+	if err := r.awaitFile(ctx, socket); err != nil {
+		return err
+	}
+	for i := range r.Workers {
+		if err := r.startWorker(ctx, r.host(i, socket)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Running) serveFlags(socket string) []string {
+	flags := []string{"serve", "--handoff", "unix://" + socket, "--control", "unix://" + filepath.Join(r.dir, "control.sock"), "--log-level", "error"}
+	if r.Worker == Worker {
+		flags = append(flags, "--listen", "tcp://"+r.Address+"?ready="+r.Ready)
+	}
+	if r.Threads > 1 {
+		flags = append(flags, "--loops", strconv.Itoa(r.Threads))
+	}
+	return append(flags, r.programs.ServeFlags...)
+}
+
+func (r *Running) host(i int, socket string) *exec.Cmd {
+	if r.Worker == CherootKeep {
+		return r.cheroot(r.Address, "ANTEROOM_HANDOFF="+socket)
+	}
+	return r.command(r.program("worker"), "-handoff", socket, "-name", "worker-"+strconv.Itoa(i+1))
+}
+
+// freeAddress lets the kernel pick a port that nobody listens on.
+func freeAddress() (string, error) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().String(), nil
+}
+
+// awaitFile waits for the front to make a socket.
+func (r *Running) awaitFile(ctx context.Context, path string) error {
+	return r.retry(ctx, "has not made "+path, func() bool {
+		_, err := os.Stat(path)
+		return err == nil
+	})
+}
+
+// awaitAnswer waits until a request is answered, through all parts.
+func (r *Running) awaitAnswer(ctx context.Context) error {
+	client := http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	return r.retry(ctx, "has not answered", func() bool {
+		response, err := client.Get("http://" + r.Address + "/100")
+		if err != nil {
+			return false
+		}
+		n, err := io.Copy(io.Discard, response.Body)
+		_ = response.Body.Close()
+		return err == nil && n == 100 && response.StatusCode == http.StatusOK
+	})
+}
+
+// retry asks every few milliseconds whether something has come true.
+func (r *Running) retry(ctx context.Context, what string, ok func() bool) error {
+	deadline := time.Now().Add(startTimeout)
+	for !ok() {
+		if err := r.Alive(); err != nil {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s %s within %v; it said:\n%s", r.Name, what, startTimeout, r.said())
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+func (r *Running) said() (all string) {
+	for _, c := range append(append([]*child{}, r.front...), r.workers...) {
+		all += c.output.String()
+	}
+	return all
+}

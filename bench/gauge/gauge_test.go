@@ -1,0 +1,91 @@
+package gauge
+
+import (
+	"os"
+	"os/exec"
+	"slices"
+	"testing"
+	"time"
+)
+
+func TestCPUGrowsByWhatThisProcessWorks(t *testing.T) {
+	before := cpuOf(t, os.Getpid())
+	for begin := time.Now(); cpuOf(t, os.Getpid())-before < 20*time.Millisecond; {
+		if time.Since(begin) > 10*time.Second {
+			t.Fatal("10 s of work, and the clock has not grown by 20 ms")
+		}
+	}
+}
+
+func TestCPUOfASleepingChildStaysSmall(t *testing.T) {
+	child := exec.Command("sleep", "60")
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = child.Process.Kill()
+		_ = child.Wait()
+	}()
+	if used := cpuOf(t, child.Process.Pid); used > 5*time.Second {
+		t.Errorf("a sleeping child has used %v", used)
+	}
+	tree, err := Tree(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tree[0] != os.Getpid() || !slices.Contains(tree, child.Process.Pid) {
+		t.Errorf("Tree = %v, want this process %d first and its child %d in it", tree, os.Getpid(), child.Process.Pid)
+	}
+}
+
+func TestCPUOfNoProcess(t *testing.T) {
+	if _, err := CPU([]int{1<<22 + 1}); err == nil {
+		t.Error("a pid above the largest there can be has a clock")
+	}
+}
+
+func cpuOf(t *testing.T, pid int) time.Duration {
+	t.Helper()
+	used, err := CPU([]int{pid})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return used
+}
+
+var kept []byte // so that the compiler does not drop it
+
+func TestMemoryGrowsByPagesThatAreWritten(t *testing.T) {
+	before := memoryOf(t)
+	kept = make([]byte, 64<<20)
+	for i := 0; i < len(kept); i += 4096 {
+		kept[i] = 1
+	}
+	after := memoryOf(t)
+	if grown := after.PSS - before.PSS; grown < 60<<20 || after.RSS < after.PSS {
+		t.Errorf("64 MiB written: PSS grew by %d, RSS is %d", grown, after.RSS)
+	}
+	kept = nil
+}
+
+func memoryOf(t *testing.T) Memory {
+	t.Helper()
+	m, err := MemoryOf([]int{os.Getpid()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func TestTCPPages(t *testing.T) {
+	const sockstat = "sockets: used 47\nTCP: inuse 1 orphan 0 tw 19 alloc 18 mem 516\nUDP: inuse 0 mem 0\n"
+	if n, err := tcpPages(sockstat); n != 516 || err != nil {
+		t.Errorf("tcpPages = %d, %v, want 516", n, err)
+	}
+	if _, err := tcpPages("UDP: inuse 0 mem 0\n"); err == nil {
+		t.Error("no error without a TCP line")
+	}
+	if k, err := KernelMemory(); err != nil || k.Slab == 0 {
+		t.Errorf("KernelMemory = %+v, %v", k, err)
+	}
+}

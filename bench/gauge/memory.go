@@ -1,0 +1,80 @@
+package gauge
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// Memory is what processes hold themselves, in bytes.
+type Memory struct {
+	RSS int64 // resident, pages shared between processes counted in each
+	PSS int64 // resident, each page shared by n processes counted as 1/n
+}
+
+// MemoryOf adds up the memory of processes, as /proc/PID/smaps_rollup states it (proc(5)).
+func MemoryOf(pids []int) (m Memory, err error) {
+	for _, pid := range pids {
+		values, err := readTable(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+		if err != nil {
+			return m, err
+		}
+		m.RSS += values["Rss"] << 10
+		m.PSS += values["Pss"] << 10
+	}
+	return m, nil
+}
+
+// Kernel is memory the kernel holds, of the whole machine, in bytes: both ends of each loopback connection, and whatever else goes on.
+type Kernel struct {
+	Slab    int64 // the kernel's objects, sockets among them
+	Buffers int64 // what TCP holds in send and receive buffers
+}
+
+// KernelMemory reads /proc/meminfo and /proc/net/sockstat.
+func KernelMemory() (k Kernel, err error) {
+	info, err := readTable("/proc/meminfo")
+	if err != nil {
+		return k, err
+	}
+	k.Slab = info["Slab"] << 10
+	text, err := os.ReadFile("/proc/net/sockstat")
+	if err != nil {
+		return k, err
+	}
+	k.Buffers, err = tcpPages(string(text))
+	k.Buffers *= int64(os.Getpagesize())
+	return k, err
+}
+
+// tcpPages finds "mem N" in the line "TCP: inuse 1 orphan 0 tw 19 alloc 18 mem 516".
+func tcpPages(sockstat string) (int64, error) {
+	for line := range strings.Lines(sockstat) {
+		fields := strings.Fields(line)
+		if len(fields) > 1 && fields[0] == "TCP:" && fields[len(fields)-2] == "mem" {
+			return strconv.ParseInt(fields[len(fields)-1], 10, 64)
+		}
+	}
+	return 0, fmt.Errorf("/proc/net/sockstat has no line for TCP's memory")
+}
+
+// readTable reads lines such as "Pss:   123 kB".
+func readTable(path string) (map[string]int64, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	table := map[string]int64{}
+	for line := range strings.Lines(string(text)) {
+		name, value, found := strings.Cut(line, ":")
+		fields := strings.Fields(value)
+		if !found || len(fields) == 0 {
+			continue
+		}
+		if n, err := strconv.ParseInt(fields[0], 10, 64); err == nil {
+			table[name] = n
+		}
+	}
+	return table, nil
+}

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/anteroom-io/anteroom/sidecar"
+)
+
+func serveCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the sidecar",
+		Long: `Runs the sidecar until SIGTERM or SIGINT. Then it drains: nothing new is accepted, leases have --drain-timeout to come back, every connection
+is closed properly. A second signal cuts that short.
+
+Every flag is also an environment variable (--log-level is ANTEROOM_LOG_LEVEL) and a key of the file that --config names (log-level). A flag
+wins over a variable, that over the file. In flags and variables, lists are separated by commas.`,
+		Example: `  anteroom serve --listen tcp://127.0.0.1:8080
+  anteroom serve --listen 'tcp://[::]:80?pool=web' --listen 'unix:///run/app.sock?pool=internal' --metrics tcp://127.0.0.1:9464
+  anteroom serve --config /etc/anteroom.yaml`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			config, _, err := sidecar.Load(cmd.Flags(), os.Getenv)
+			if err != nil {
+				return err
+			}
+			return serve(cmd.Context(), config)
+		},
+	}
+	sidecar.Flags(cmd.Flags())
+	return cmd
+}
+
+func serve(ctx context.Context, config sidecar.Config) error {
+	ctx, abort, stop := untilSignal(ctx)
+	defer stop()
+	config.Version, config.Abort = version, abort
+	return sidecar.Run(ctx, config)
+}
+
+// untilSignal returns a context that the first SIGTERM or SIGINT ends, and a channel that the second closes.
+func untilSignal(parent context.Context) (ctx context.Context, second <-chan struct{}, stop func()) {
+	ctx, cancel := context.WithCancel(parent)
+	signals, again, done := make(chan os.Signal, 2), make(chan struct{}), make(chan struct{})
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
+	go func() {
+		defer signal.Stop(signals)
+		for _, react := range []func(){cancel, func() { close(again) }} {
+			select {
+			case <-signals:
+				react()
+			case <-done:
+				return
+			}
+		}
+		<-done
+	}()
+	return ctx, again, func() {
+		cancel()
+		close(done)
+	}
+}

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	pb "github.com/anteroom-io/anteroom/api/anteroom/v1"
+)
+
+func statusCommand() *cobra.Command {
+	return operatorCommand(&cobra.Command{
+		Use:   "status",
+		Short: "Show how many connections are where, and the keep-alive capacity",
+		Args:  cobra.NoArgs,
+	}, func(ctx context.Context, o *operator, _ []string) error {
+		counts, err := call(ctx, 0, o.GetConnectionCounts, &pb.GetConnectionCountsRequest{})
+		if err != nil {
+			return err
+		}
+		capacity, err := call(ctx, 0, o.GetKeepAliveCapacity, &pb.GetKeepAliveCapacityRequest{})
+		if err != nil {
+			return err
+		}
+		if o.json {
+			return o.statusJSON(counts, capacity)
+		}
+		return o.statusTables(counts, capacity)
+	})
+}
+
+func (o *operator) statusJSON(counts *pb.GetConnectionCountsResponse, capacity *pb.GetKeepAliveCapacityResponse) error {
+	var both struct {
+		Counts   json.RawMessage `json:"counts"`
+		Capacity json.RawMessage `json:"capacity"`
+	}
+	var err error
+	if both.Counts, err = marshal(counts); err != nil {
+		return err
+	}
+	if both.Capacity, err = marshal(capacity); err != nil {
+		return err
+	}
+	return o.value(both)
+}
+
+func (o *operator) statusTables(c *pb.GetConnectionCountsResponse, k *pb.GetKeepAliveCapacityResponse) error {
+	fmt.Fprintf(o.out, "%s, up %s\n", condition(c), short(c.GetUptime()))
+	s := c.GetStates()
+	fmt.Fprintf(o.out, "connections: %d idle, %d ready, %d leased, %d finishing, %d closing\n",
+		s.GetIdle(), s.GetReady(), s.GetLeased(), s.GetFinishing(), s.GetClosing())
+	fmt.Fprintf(o.out, "kept between requests: %d of %d, one more may be added: %s\n", k.GetInUse(), k.GetLimit(), yesNo(k.GetCanAdd()))
+	t := c.GetTotals()
+	fmt.Fprintf(o.out, "since the start: %d accepted, %d adopted, %d leases, %d puts, %d requests, %d redelivered\n",
+		t.GetAccepted(), t.GetAdopted(), t.GetLeases(), t.GetPuts(), t.GetRequests(), t.GetRedelivered())
+	fmt.Fprintf(o.out, "closed: %s\n", closedReasons(t.GetClosed()))
+	return firstError(o.listenerTable(c.GetListeners()), o.poolTable(c.GetPools()), o.busyTable(c.GetHosts()))
+}
+
+func condition(c *pb.GetConnectionCountsResponse) string {
+	switch {
+	case !c.GetRunning():
+		return "stopped"
+	case len(c.GetHosts()) == 0:
+		return "waiting for a host"
+	}
+	return "serving"
+}
+
+func closedReasons(counts []*pb.ClosedCount) string {
+	var parts []string
+	for _, c := range counts {
+		if c.GetCount() > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", c.GetCount(), enumWord(c.GetReason(), "CLOSE_REASON_")))
+		}
+	}
+	if parts == nil {
+		return "none"
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (o *operator) listenerTable(listeners []*pb.ListenerCounts) error {
+	if len(listeners) == 0 {
+		return nil
+	}
+	fmt.Fprintln(o.out)
+	t := o.table("LISTENER", "ADDRESS", "POOL", "ACCEPTED", "IDLE", "READY", "LEASED", "FINISHING", "CLOSING", "")
+	for _, l := range listeners {
+		s := l.GetStates()
+		note := ""
+		if l.GetPaused() {
+			note = "paused"
+		}
+		t.row(l.GetName(), l.GetAddress(), l.GetPool(), l.GetAccepted(), s.GetIdle(), s.GetReady(), s.GetLeased(), s.GetFinishing(), s.GetClosing(), note)
+	}
+	return t.end()
+}
+
+func (o *operator) poolTable(pools []*pb.PoolCounts) error {
+	if len(pools) == 0 {
+		return nil
+	}
+	fmt.Fprintln(o.out)
+	t := o.table("POOL", "HOSTS", "IDLE", "READY", "LEASED", "FINISHING", "CLOSING")
+	for _, p := range pools {
+		s := p.GetStates()
+		t.row(p.GetName(), p.GetHosts(), s.GetIdle(), s.GetReady(), s.GetLeased(), s.GetFinishing(), s.GetClosing())
+	}
+	return t.end()
+}
+
+func (o *operator) busyTable(hosts []*pb.HostCounts) error {
+	if len(hosts) == 0 {
+		return nil
+	}
+	fmt.Fprintln(o.out)
+	t := o.table("HOST", "NAME", "POOL", "LEASED", "CAPACITY")
+	for _, h := range hosts {
+		t.row(h.GetHostId(), h.GetName(), h.GetPool(), h.GetLeased(), h.GetCapacity())
+	}
+	return t.end()
+}
+
+func firstError(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

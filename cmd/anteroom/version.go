@@ -1,0 +1,34 @@
+package main
+
+import (
+	"fmt"
+	"runtime"
+
+	"github.com/spf13/cobra"
+
+	"github.com/anteroom-io/anteroom/handoff"
+)
+
+func versionCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "version",
+		Short: "Show the version",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			v := struct {
+				Version  string `json:"version"`
+				Protocol int    `json:"handoffProtocol"`
+				Go       string `json:"go"`
+				Platform string `json:"platform"`
+			}{version, handoff.Version, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
+			if asJSON {
+				return printer{out: cmd.OutOrStdout()}.value(v)
+			}
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "anteroom %s (handoff protocol %d, %s, %s)\n", v.Version, v.Protocol, v.Go, v.Platform)
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}

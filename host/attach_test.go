@@ -1,0 +1,224 @@
+package host_test
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/anteroom-io/anteroom/handoff"
+	"github.com/anteroom-io/anteroom/host"
+	"github.com/anteroom-io/anteroom/host/hosttest"
+)
+
+func TestAttachSaysWhatIsWrong(t *testing.T) {
+	checkLeaks(t)
+	dir := shortDir(t)
+	dead := filepath.Join(dir, "dead.sock")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: dead, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	l.Close()
+	for _, test := range []struct {
+		name string
+		o    host.Options
+		want []string
+	}{
+		{"no socket", host.Options{Path: dir + "/none.sock"}, []string{dir + "/none.sock", "start the sidecar", "ANTEROOM_HANDOFF"}},
+		{"nobody listens", host.Options{Path: dead}, []string{dead, "has stopped"}},
+		{"not a socket", host.Options{Path: dir}, []string{dir, "no socket"}},
+		{"a long path", host.Options{Path: "/" + strings.Repeat("x", 200)}, []string{"201 bytes", "at most 107"}},
+		{"all mistakes at once", host.Options{Name: "a b", Pool: "c d", Capacity: -1}, []string{`"a b"`, `"c d"`, "Capacity -1"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h, err := host.Attach(t.Context(), test.o)
+			if err == nil {
+				h.Close()
+				t.Fatal("attached")
+			}
+			for _, want := range test.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("%q lacks %q", err, want)
+				}
+			}
+		})
+	}
+}
+
+// shortDir is a temporary folder in which a socket's path is short enough.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "attach") //nolint:usetesting // t.TempDir's names are too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+// oneShot accepts one host and does with it what the test says.
+func oneShot(t *testing.T, act func(c *net.UnixConn)) string {
+	t.Helper()
+	dir := shortDir(t)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: dir + "/s", Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if c, err := l.AcceptUnix(); err == nil {
+			act(c)
+			c.Close()
+		}
+	}()
+	t.Cleanup(func() {
+		l.Close()
+		<-ended
+	})
+	return dir + "/s"
+}
+
+func TestAttachToASidecarThatRefuses(t *testing.T) {
+	checkLeaks(t)
+	path := oneShot(t, func(c *net.UnixConn) {
+		f := handoff.Faultf(handoff.CodeNotAllowed, "user 7 may not attach here").Frame(handoff.TypeRefuse, 0)
+		_, _ = c.Write(f.Append(nil))
+	})
+	_, err := host.Attach(t.Context(), host.Options{Path: path, Patience: time.Minute})
+	if err == nil || !strings.Contains(err.Error(), "user 7 may not attach here") || !strings.Contains(err.Error(), path) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestAttachToSomethingThatDoesNotAnswer(t *testing.T) {
+	checkLeaks(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	hold := make(chan struct{})
+	path := oneShot(t, func(*net.UnixConn) { <-hold })
+	_, err := host.Attach(ctx, host.Options{Path: path})
+	close(hold)
+	if err == nil || !strings.Contains(err.Error(), "deadline exceeded") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestAttachFindsTheSidecarByTheEnvironment(t *testing.T) {
+	checkLeaks(t)
+	s := hosttest.Launch(t)
+	t.Setenv(handoff.PathVariable, s.Path())
+	h, err := host.Attach(t.Context(), host.Options{Logger: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h.Pool() == "" || h.Capacity() != host.DefaultCapacity {
+		t.Errorf("pool %q, capacity %d", h.Pool(), h.Capacity())
+	}
+	h.Close()
+}
+
+func TestAttachWaitsForASidecarThatStartsLater(t *testing.T) {
+	checkLeaks(t)
+	s := hosttest.Start(t)
+	s.Kill()
+	restarted := make(chan struct{})
+	time.AfterFunc(20*time.Millisecond, func() {
+		s.Restart()
+		close(restarted)
+	})
+	h, err := host.Attach(t.Context(), host.Options{Path: s.Path(), Patience: patience, Logger: quiet()})
+	<-restarted
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Close()
+}
+
+func TestASidecarThatIsKilledAndComesBack(t *testing.T) {
+	checkLeaks(t)
+	running := hosttest.Launch(t)
+	hold := make(chan struct{})
+	s := serveOn(t, running, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			w.WriteHeader(http.StatusOK)
+			_ = http.NewResponseController(w).Flush()
+			<-hold
+		}
+		echo(w, r)
+	})}, host.Options{})
+	for range 2 {
+		idle, busy := dial(t, s.addr), dial(t, s.addr)
+		idle.send(get("/"))
+		idle.want("GET", "GET / ")
+		busy.send(get("/slow"))
+		if line, err := busy.r.ReadString('\n'); err != nil || !strings.Contains(line, "200") {
+			t.Fatalf("%q, %v", line, err)
+		}
+		running.Kill()
+		idle.wantEnd() // both copies are closed
+		hold <- struct{}{}
+		if rest := new(strings.Builder); true { // the request under way is served to its end
+			_, _ = busy.r.WriteTo(rest)
+			if !strings.Contains(rest.String(), "GET /slow ") {
+				t.Errorf("got %q", rest)
+			}
+		}
+		later := dial(t, s.addr) // waits in the listening socket's backlog
+		later.send(get("/later"))
+		running.Restart()
+		later.want("GET", "GET /later ")
+	}
+}
+
+func TestAHostThatIsAskedToLeaveComesBack(t *testing.T) {
+	s := serve(t, &http.Server{Handler: echo}, host.Options{})
+	c := dial(t, s.addr)
+	c.send(get("/"))
+	c.want("GET", "GET / ")
+	s.sidecar.DrainHosts()
+	eventually(t, "gone", func() bool { return s.sidecar.Counts().Hosts == 0 })
+	eventually(t, "back", func() bool { return s.sidecar.Counts().Hosts == 1 })
+	c = dial(t, s.addr)
+	c.send(get("/"))
+	c.want("GET", "GET / ")
+}
+
+func TestServeAndListenAndServe(t *testing.T) {
+	checkLeaks(t)
+	s := hosttest.Launch(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	l, err := net.Listen("tcp", "127.0.0.1:0") // a free port, for a moment
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	l.Close()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- host.ListenAndServe(ctx, &http.Server{Addr: addr, Handler: echo}, host.Options{Path: s.Path(), Logger: quiet()})
+	}()
+	eventually(t, "listening", func() bool {
+		c, err := net.Dial("tcp", addr)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+	c := dial(t, addr)
+	c.send(get("/"))
+	c.want("GET", "GET / ")
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("ListenAndServe: %v", err)
+	}
+	if err := host.Serve(t.Context(), &http.Server{}, host.Options{Path: "/nowhere"}); err == nil {
+		t.Error("Serve without a sidecar must fail")
+	}
+}

@@ -1,0 +1,242 @@
+package sidecar
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	pb "github.com/anteroom-io/anteroom/api/anteroom/v1"
+	"github.com/anteroom-io/anteroom/manager"
+)
+
+// A limit is one field of manager.Limits, with the name it has in flags, files and the gRPC contract.
+type limit struct {
+	key      string // in flags and files; with underscores in the contract
+	name     string // of the field in manager.Limits
+	standard string // the default, for people
+	usage    string
+	none     int64 // what 0 and none stand for when they are given; 0: they may not be
+}
+
+// limits lists every field of manager.Limits, once.
+var limits = []limit{
+	{key: "max-connections", name: "Connections", standard: "the limit of open files less 256",
+		usage: "connections in all states together; at the limit kept ones make room, then accepting pauses"},
+	{key: "keep-alive-limit", name: "KeepAlive", standard: "max-connections", none: manager.KeepAliveNone,
+		usage: "connections kept between requests, or none; what comes on top evicts the least recently used"},
+	{key: "max-queue", name: "Queue", standard: "max-connections",
+		usage: "requests waiting for a host in one pool; one more is closed"},
+	{key: "max-hosts", name: "Hosts", standard: "1024",
+		usage: "attached hosts; one more is refused"},
+	{key: "max-listeners", name: "Listeners", standard: "1024",
+		usage: "listening sockets, hosts' own included; one more is denied"},
+	{key: "max-redeliveries", name: "Redeliveries", standard: "3",
+		usage: "how often a lease that a host could not take is tried again before its connection is closed"},
+	{key: "max-head", name: "Head", standard: "65536",
+		usage: "bytes of a request's head, where listeners wait for it; a longer one is answered with 431"},
+	{key: "wait-body", name: "WaitBody", standard: "262144",
+		usage: "bytes of a request's body that are waited for, where listeners do; a longer body is handed over with its head"},
+	{key: "max-body", name: "Body", standard: "none", none: math.MaxInt64,
+		usage: "bytes of body that a request may announce, where listeners wait for it, or none for no limit; a longer one is answered with 413"},
+	{key: "min-rate", name: "MinRate", standard: "100",
+		usage: "bytes per second that a request must bring on average, where listeners wait for it; a slower one is answered with 408"},
+	{key: "keep-alive-timeout", name: "KeepAliveTimeout", standard: "75s",
+		usage: "how long a connection stays idle between requests if its host names no other time"},
+	{key: "first-byte-timeout", name: "FirstByteTimeout", standard: "10s",
+		usage: "how long a new connection may be silent"},
+	{key: "request-timeout", name: "RequestTimeout", standard: "2m",
+		usage: "how long a request may take to arrive, where listeners wait for it; then it is answered with 408"},
+	{key: "queue-timeout", name: "QueueTimeout", standard: "30s",
+		usage: "how long a request waits for a host before its connection is closed"},
+	{key: "lease-timeout", name: "LeaseTimeout", standard: "1h",
+		usage: "how long a host may have a connection before it is taken back and closed"},
+	{key: "send-timeout", name: "SendTimeout", standard: "1m",
+		usage: "how long a client may take nothing of a response that its host has left to the sidecar"},
+	{key: "linger-timeout", name: "LingerTimeout", standard: "5s",
+		usage: "how long a closed connection waits for its client to have read everything"},
+}
+
+// limitOf finds a limit by the name of its field in manager.Limits.
+func limitOf(name string) limit {
+	for _, l := range limits {
+		if l.name == name {
+			return l
+		}
+	}
+	return limit{key: name, name: name}
+}
+
+// at is the limit's field, an integer of some kind; a test sees to it that there is one.
+func (l limit) at(values *manager.Limits) reflect.Value {
+	return reflect.ValueOf(values).Elem().FieldByName(l.name)
+}
+
+// isTimeout tells timeouts from numbers.
+func (l limit) isTimeout() bool {
+	field, _ := reflect.TypeFor[manager.Limits]().FieldByName(l.name)
+	return field.Type == reflect.TypeFor[time.Duration]()
+}
+
+// parse reads a limit as people write it and puts it where it belongs.
+func (l limit) parse(values *manager.Limits, text string) (err error) {
+	var n int64
+	if l.isTimeout() {
+		n, err = parseNanoseconds(text)
+	} else {
+		n, err = l.parseNumber(text)
+	}
+	l.at(values).SetInt(n)
+	return err
+}
+
+func parseNanoseconds(text string) (int64, error) {
+	var d time.Duration
+	err := parseTimeout(&d, text)
+	return int64(d), err
+}
+
+func (l limit) parseNumber(text string) (int64, error) {
+	if text == "none" {
+		text = "0"
+	}
+	n, err := strconv.ParseUint(text, 10, 63)
+	if err != nil {
+		return 0, fmt.Errorf("%q is not a number in range; give a whole number such as 1000", text)
+	}
+	return l.number(n)
+}
+
+// number is what n, given by somebody, is to the manager: there zero would mean the default, or no change. The range is the manager's to check.
+func (l limit) number(n uint64) (int64, error) {
+	switch {
+	case n > 0:
+		return int64(min(n, math.MaxInt64)), nil
+	case l.none != 0:
+		return l.none, nil
+	}
+	return 0, errors.New("0 is out of range, give 1 or more")
+}
+
+// show is the limit as people write it, or the default.
+func (l limit) show(values *manager.Limits) string {
+	switch n := l.at(values).Int(); {
+	case n == 0:
+		return l.standard
+	case l.isTimeout():
+		return time.Duration(n).String()
+	case n == l.none:
+		return "none"
+	default:
+		return strconv.FormatInt(n, 10)
+	}
+}
+
+// field is the limit's name in the contract.
+func (l limit) field() string { return strings.ReplaceAll(l.key, "-", "_") }
+
+func (l limit) descriptor(m protoreflect.Message) protoreflect.FieldDescriptor {
+	return m.Descriptor().Fields().ByName(protoreflect.Name(l.field()))
+}
+
+// ParseLimits reads a change of limits written as KEY=VALUE each, with the keys and values of the configuration. Every mistake is in the error.
+func ParseLimits(assignments []string) (*pb.Limits, error) {
+	var change manager.Limits
+	var mistakes Mistakes
+	for _, a := range assignments {
+		key, value, _ := strings.Cut(a, "=")
+		if err := parseLimit(&change, key, value); err != nil {
+			mistakes = append(mistakes, Mistake{Key: key, Problem: err.Error()})
+		}
+	}
+	mistakes = append(mistakes, limitMistakes(change)...)
+	return limitsMessage(change), mistakes.err()
+}
+
+func parseLimit(change *manager.Limits, key, value string) error {
+	var keys []string
+	for _, l := range limits {
+		if l.key == key {
+			return l.parse(change, value)
+		}
+		keys = append(keys, l.key)
+	}
+	return unknown("limit", key, keys)
+}
+
+func limitMistakes(values manager.Limits) (m Mistakes) {
+	bad, ok := errors.AsType[*manager.LimitsError](values.Check())
+	if !ok {
+		return nil
+	}
+	for _, v := range bad.Violations {
+		m = append(m, Mistake{Key: limitOf(v.Field).key, Problem: v.Reason})
+	}
+	return m
+}
+
+// limitsMessage shows the limits that are not zero.
+func limitsMessage(values manager.Limits) *pb.Limits {
+	shown := new(pb.Limits)
+	m := shown.ProtoReflect()
+	for _, l := range limits {
+		if n := l.at(&values).Int(); n != 0 {
+			d := l.descriptor(m)
+			m.Set(d, l.message(n, d.Kind()))
+		}
+	}
+	return shown
+}
+
+func (l limit) message(n int64, kind protoreflect.Kind) protoreflect.Value {
+	if n == l.none {
+		n = 0
+	}
+	switch kind {
+	case protoreflect.Uint32Kind:
+		return protoreflect.ValueOfUint32(uint32(n))
+	case protoreflect.Uint64Kind:
+		return protoreflect.ValueOfUint64(uint64(n))
+	default:
+		return protoreflect.ValueOfMessage(durationpb.New(time.Duration(n)).ProtoReflect())
+	}
+}
+
+// limitsOf reads a change of limits; absent fields are zero. Every violation is in the error.
+func limitsOf(change *pb.Limits) (manager.Limits, error) {
+	var values manager.Limits
+	var bad violations
+	m := change.ProtoReflect()
+	for _, l := range limits {
+		if d := l.descriptor(m); m.Has(d) {
+			l.read(&values, m.Get(d), &bad)
+		}
+	}
+	if outOfRange, ok := errors.AsType[*manager.LimitsError](values.Check()); ok {
+		bad = append(bad, limitViolations(outOfRange)...)
+	}
+	return values, bad.err()
+}
+
+func (l limit) read(values *manager.Limits, given protoreflect.Value, bad *violations) {
+	field := "limits." + l.field()
+	if l.isTimeout() {
+		d, _ := given.Message().Interface().(*durationpb.Duration)
+		l.at(values).SetInt(int64(bad.timeout(field, d)))
+		return
+	}
+	n, err := l.number(given.Uint())
+	if err != nil {
+		bad.add(field, "%v", err)
+	}
+	l.at(values).SetInt(n)
+}
+
+// LimitKey is the key in the configuration of a field of the contract's Limits.
+func LimitKey(field protoreflect.Name) string { return strings.ReplaceAll(string(field), "_", "-") }

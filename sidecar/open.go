@@ -1,0 +1,138 @@
+package sidecar
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
+
+	"github.com/anteroom-io/anteroom/listener"
+)
+
+// sockets are what a sidecar listens on. What is not configured is nil. They are owned until somebody takes them and sets the field to nil.
+type sockets struct {
+	clients    []*listener.Listener // as Config.Listen
+	handoff    *listener.Listener
+	control    *listener.Listener
+	controlTCP *listener.Listener
+	metrics    *listener.Listener
+}
+
+// openSockets opens everything or nothing.
+func openSockets(c *Config, log hclog.Logger) (_ *sockets, err error) {
+	inherited, err := c.inheritance()
+	if err != nil {
+		return nil, err
+	}
+	s := new(sockets)
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	if err := s.openRunDirectory(c); err != nil {
+		return nil, err
+	}
+	if err := s.openAll(c, inherited); err != nil {
+		return nil, err
+	}
+	dropUnused(inherited, log)
+	return s, nil
+}
+
+func (c *Config) inheritance() (*listener.Inheritance, error) {
+	if c.Inherited != nil {
+		return c.Inherited, nil
+	}
+	return listener.Inherited()
+}
+
+func (s *sockets) openAll(c *Config, in *listener.Inheritance) error {
+	plain := listener.Options{Inherited: in}
+	errs := []error{
+		openOne("handoff", &s.handoff, true, c.handoff(), listener.Options{Inherited: in, Mode: c.handoffMode()}),
+		openOne("control", &s.control, !c.ControlOff, c.control(), listener.Options{Inherited: in, Mode: c.controlMode()}),
+		openOne("control-tcp", &s.controlTCP, c.hasControlTCP(), c.ControlTCP.Address, plain),
+		openOne("metrics", &s.metrics, c.hasMetrics(), c.Metrics, plain),
+	}
+	s.clients = make([]*listener.Listener, len(c.Listen))
+	for i, l := range c.Listen {
+		errs = append(errs, openOne("listen", &s.clients[i], true, l.Address, plain))
+	}
+	return errors.Join(errs...)
+}
+
+func openOne(key string, into **listener.Listener, wanted bool, a listener.Address, o listener.Options) (err error) {
+	if !wanted {
+		return nil
+	}
+	if *into, err = listener.Open(a, o); err != nil {
+		return fmt.Errorf("%s: %w", key, err)
+	}
+	return nil
+}
+
+// dropUnused closes sockets that were passed to us and that no setting names: their clients would wait for ever.
+func dropUnused(in *listener.Inheritance, log hclog.Logger) {
+	for _, p := range in.Left() {
+		log.Warn("a socket was passed to this process and no setting names it, so it is closed", "listener", fmt.Sprintf("fd://%d (%s)", p.FD, p.Name))
+	}
+	if err := in.Close(); err != nil {
+		log.Warn("closing sockets that nobody uses failed", "error", err)
+	}
+}
+
+func (s *sockets) close() {
+	for _, l := range append(s.clients, s.handoff, s.control, s.controlTCP, s.metrics) {
+		if l != nil {
+			_ = l.Close() // the error that brought us here is what counts
+		}
+	}
+}
+
+// openRunDirectory creates the folders of the handoff and control sockets where they are missing: private, or for others to pass through if
+// others may connect. The sockets' own modes, and the check of each peer, decide who gets further.
+func (s *sockets) openRunDirectory(c *Config) error {
+	mode := fs.FileMode(0o700)
+	if !c.HandoffAllow.none() || !c.ControlAllow.none() {
+		mode = 0o711
+	}
+	for _, a := range []listener.Address{c.handoff(), c.control()} {
+		if a.Network != listener.Unix || a.Abstract() {
+			continue
+		}
+		if err := makeDirectory(filepath.Dir(a.Path), mode); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func makeDirectory(dir string, mode fs.FileMode) error {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return fmt.Errorf("create the folder for the sockets: %w", err)
+	}
+	switch err := os.Mkdir(dir, mode); {
+	case errors.Is(err, fs.ErrExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("create the folder for the sockets: %w; create it for user %d, or give other paths by handoff and control", err, os.Geteuid())
+	}
+	return os.Chmod(dir, mode) // the umask may have taken bits away
+}
+
+// netListener makes a net.Listener of l for servers that want one. It has a descriptor of its own; l stays the caller's.
+func netListener(l *listener.Listener) (net.Listener, error) {
+	fd, err := unix.FcntlInt(uintptr(l.FD()), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("fcntl(F_DUPFD_CLOEXEC): %w", err)
+	}
+	file := os.NewFile(uintptr(fd), l.String())
+	defer func() { _ = file.Close() }() // net.FileListener has made its own
+	return net.FileListener(file)
+}

@@ -1,0 +1,272 @@
+package sidecar
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/net/netutil"
+	"google.golang.org/grpc"
+	grpccredentials "google.golang.org/grpc/credentials"
+
+	"github.com/anteroom-io/anteroom/listener"
+	"github.com/anteroom-io/anteroom/manager"
+	"github.com/anteroom-io/anteroom/status"
+)
+
+// ErrAborted is what Run returns if Config.Abort cut its drain short.
+var ErrAborted = errors.New("ended before the drain was over")
+
+var errNoReason = errors.New("it gave no reason")
+
+// sidecar is all parts, running.
+type sidecar struct {
+	config  *Config
+	root    hclog.Logger // for each part a child of it
+	log     hclog.Logger
+	sockets *sockets
+	serving *serving
+	manager *manager.Manager
+	control *control
+	http    *http.Server // nil: none
+
+	parts  sync.WaitGroup
+	failed chan error // the first part that ended unasked
+}
+
+// Run runs a sidecar until ctx ends. Then it drains: nothing new is accepted or lent, leases have Config.DrainTimeout to come back, every
+// connection is closed properly, and Run returns nil. Mistakes in the configuration come back before anything is opened.
+func Run(ctx context.Context, c Config) error {
+	if err := c.Check(); err != nil {
+		return err
+	}
+	s := &sidecar{config: &c, root: c.logger(os.Stderr), serving: newServing(), failed: make(chan error, 1)}
+	s.log = s.root.Named("sidecar")
+	if err := s.open(); err != nil {
+		return err
+	}
+	defer s.sockets.close()
+	err := s.start()
+	if err == nil {
+		err = s.untilEnd(ctx)
+	}
+	return errors.Join(err, s.end(err != nil))
+}
+
+// open makes everything that can fail for reasons outside: sockets, then the manager.
+func (s *sidecar) open() (err error) {
+	if s.sockets, err = openSockets(s.config, s.log); err != nil {
+		return err
+	}
+	s.manager, err = manager.New(manager.Config{
+		Logger:    s.root.Named("manager"),
+		Limits:    s.config.Limits,
+		Allow:     s.config.HandoffAllow.check,
+		OnServing: s.serving.set,
+	})
+	if err != nil {
+		s.sockets.close()
+		return err
+	}
+	s.control = &control{log: s.root.Named("control"), service: newService(managed{s.manager}), health: s.serving.health}
+	s.run("manager", s.manager.Run)
+	return nil
+}
+
+// managed gives the manager's watchers as the interface that the service asks for.
+type managed struct{ *manager.Manager }
+
+// Watch returns once the loop knows of the watch: it obeys in order, so it has when it answers what it is asked next.
+func (m managed) Watch(buffer int, kinds ...manager.EventKind) eventSource {
+	w := m.Manager.Watch(buffer, kinds...)
+	_, _ = m.Limits(context.Background()) // if it has ended instead, w says so
+	return w
+}
+
+// start lets operators in, then hosts, then clients.
+func (s *sidecar) start() error {
+	listening := addresses(s.sockets.clients)
+	for _, step := range []func() error{s.startControl, s.startControlTCP, s.startStatus, s.startHandoff, s.startClients} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	s.log.Info("started", "version", s.config.version(), "listen", listening, "handoff", s.config.handoff(), "control", s.config.control())
+	notify(s.log, daemon.SdNotifyReady, "STATUS="+s.condition())
+	if s.config.OnReady != nil {
+		s.config.OnReady(listening)
+	}
+	return nil
+}
+
+func addresses(listeners []*listener.Listener) []listener.Address {
+	all := make([]listener.Address, len(listeners))
+	for i, l := range listeners {
+		all[i] = l.Addr()
+	}
+	return all
+}
+
+func (s *sidecar) startControl() error {
+	if s.sockets.control == nil {
+		return nil
+	}
+	l, err := netListener(s.sockets.control)
+	if err != nil {
+		return err
+	}
+	s.run("control", s.control.serve(&guarded{l, s.config.ControlAllow, s.control.log}))
+	return nil
+}
+
+func (s *sidecar) startControlTCP() error {
+	if s.sockets.controlTCP == nil {
+		return nil
+	}
+	tls, err := s.config.ControlTCP.tls()
+	if err != nil {
+		return err
+	}
+	l, err := netListener(s.sockets.controlTCP)
+	if err != nil {
+		return err
+	}
+	s.control.log.Info("operators may connect with mutual TLS", "listener", s.sockets.controlTCP.String())
+	s.run("control-tcp", s.control.serve(l, grpc.Creds(grpccredentials.NewTLS(tls))))
+	return nil
+}
+
+// Limits of the HTTP side, which serves short pages to a few readers.
+const (
+	maxStatusConnections = 64 // one more waits in the backlog
+	statusHeadTimeout    = 5 * time.Second
+	statusPageTimeout    = 30 * time.Second
+	statusIdleTimeout    = 2 * time.Minute
+	maxStatusHead        = 16 << 10 // bytes of a request's head; a longer one gets 431
+)
+
+func (s *sidecar) startStatus() error {
+	if s.sockets.metrics == nil {
+		return nil
+	}
+	l, err := netListener(s.sockets.metrics)
+	if err != nil {
+		return err
+	}
+	log := s.root.Named("status")
+	s.http = &http.Server{
+		Handler:           status.Handler(s.manager, s.serving.now.Load, s.config.version(), log),
+		ReadHeaderTimeout: statusHeadTimeout,
+		WriteTimeout:      statusPageTimeout,
+		IdleTimeout:       statusIdleTimeout,
+		MaxHeaderBytes:    maxStatusHead,
+		ErrorLog:          log.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
+	}
+	log.Info("metrics and the status page are served", "listener", s.sockets.metrics.String())
+	s.run("status", func() error { return s.http.Serve(netutil.LimitListener(l, maxStatusConnections)) })
+	return nil
+}
+
+// The manager owns the sockets that it is given, even if it fails to take them.
+
+func (s *sidecar) startHandoff() error {
+	l := s.sockets.handoff
+	s.sockets.handoff = nil
+	return s.manager.AddHandoff(l)
+}
+
+func (s *sidecar) startClients() error {
+	opened := s.sockets.clients
+	for i, l := range opened {
+		s.sockets.clients = opened[i+1:]
+		wanted := s.config.Listen[i]
+		ready, _ := wanted.readiness() // checked already
+		if err := s.manager.AddListener(l, manager.ListenerOptions{Name: wanted.Name, Pool: wanted.Pool, Ready: ready, Proxies: wanted.Proxies}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// run starts a part. What ends before it is asked to has failed.
+func (s *sidecar) run(part string, f func() error) {
+	s.parts.Go(func() {
+		err := f()
+		select {
+		case s.failed <- fmt.Errorf("%s ended unasked: %w", part, or(err, errNoReason)):
+		default:
+		}
+	})
+}
+
+// untilEnd waits for ctx, or for a part to fail.
+func (s *sidecar) untilEnd(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-s.failed:
+			s.log.Error("a part failed, so the sidecar ends", "error", err)
+			return err
+		case <-s.serving.changed:
+			s.log.Info(s.condition())
+			notify(s.log, "STATUS="+s.condition())
+		}
+	}
+}
+
+func (s *sidecar) condition() string {
+	if s.serving.now.Load() {
+		return "serving"
+	}
+	return "not serving: no host is attached, or the manager is stopped"
+}
+
+// end drains, or ends at once where something has failed already, and returns when no part runs any more.
+func (s *sidecar) end(failed bool) error {
+	notify(s.log, daemon.SdNotifyStopping, "STATUS=draining")
+	s.serving.drain()
+	err := s.drain(failed)
+	s.control.stop()
+	if s.http != nil {
+		_ = s.http.Close() // readers of a page can ask again
+	}
+	s.parts.Wait()
+	s.log.Info("ended")
+	return err
+}
+
+func (s *sidecar) drain(failed bool) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	if failed {
+		cancel()
+	}
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		select {
+		case <-s.config.Abort:
+			cancel()
+		case <-ended:
+		}
+	}()
+	s.log.Info("draining", "timeout", s.config.drainTimeout())
+	report, err := s.manager.Shutdown(ctx, s.config.drainTimeout())
+	if report.Cut > 0 {
+		s.log.Warn("leases were cut", "finished", report.Finished, "cut", report.Cut)
+	}
+	if failed || errors.Is(err, manager.ErrStopped) {
+		return nil // what failed is known already
+	}
+	if ctx.Err() != nil {
+		return ErrAborted
+	}
+	return err
+}
