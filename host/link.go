@@ -71,12 +71,12 @@ func (k *link) agreed(feature string) bool { return slices.Contains(k.welcome.Fe
 
 // Receiving
 
-// run obeys the sidecar until the link ends, and returns why.
+// run obeys the sidecar until the link ends, and returns why. What came together with WELCOME, such as a lease that had waited, is first.
 func (k *link) run() error {
 	for {
-		err := k.receive()
+		err := k.obeyAll()
 		if err == nil {
-			err = k.obeyAll()
+			err = k.receive()
 		}
 		if err != nil {
 			return k.end(err)

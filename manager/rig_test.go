@@ -373,14 +373,6 @@ func (p *peer) sendFD(f handoff.Frame, fd int) {
 	}
 }
 
-// raw sends bytes as they are.
-func (p *peer) raw(b []byte) {
-	p.t.Helper()
-	if _, err := unix.Write(p.sock, b); err != nil {
-		p.t.Fatal(err)
-	}
-}
-
 // next waits for a frame; fd is its descriptor or -1.
 func (p *peer) next() (handoff.Frame, int) {
 	p.t.Helper()
