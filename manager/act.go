@@ -14,16 +14,22 @@ import (
 // acts is the Manager as the policy's actor: system calls and frames.
 type acts Manager
 
-const (
-	nextRequest = selector.Read | selector.OneShot
-	quiet       = selector.OneShot
-)
+const quiet = selector.OneShot
 
-func (a *acts) watch(fd int32, id ConnID) error {
-	return a.sel.Register(int(fd), uint64(id), nextRequest)
+func (a *acts) watch(fd int32, id ConnID, once bool) error {
+	return a.sel.Register(int(fd), uint64(id), watching(once))
 }
 
-func (a *acts) arm(fd int32, id ConnID) error { return a.sel.Modify(int(fd), uint64(id), nextRequest) }
+func (a *acts) arm(fd int32, id ConnID, once bool) error {
+	return a.sel.Modify(int(fd), uint64(id), watching(once))
+}
+
+func watching(once bool) selector.Interest {
+	if once {
+		return selector.Read | selector.OneShot
+	}
+	return selector.Read | selector.EdgeTriggered
+}
 
 // disarm leaves one report of a hang-up possible: epoll tells of those whatever it is asked, and with no one-shot it would tell them
 // again and again. Such an event finds the connection in a state that ignores it. The call cannot fail on a registered descriptor.

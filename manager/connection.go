@@ -57,7 +57,7 @@ var stateNames = [stateCount]string{"free", "idle", "ready", "leased", "finishin
 func (s State) String() string { return stateNames[s] }
 
 // marks are what else is known of a connection.
-type marks uint8
+type marks uint16
 
 const (
 	fresh      marks = 1 << iota // no request of it has been leased yet
@@ -68,6 +68,9 @@ const (
 	spurned                      // its last host could not take it: try another first
 	partial                      // a request has begun to arrive (partial.go)
 	introduced                   // its PROXY header, if it had one, is taken away (introduce.go)
+	hushed                       // the selector tells nothing of it (hear.go)
+	stirred                      // the selector told something while it was ready or leased
+	ended                        // the client has said that it will send no more
 )
 
 // record is a connection in the table: fixed size, no pointers, and all there is to know to go on with it. Everything else about a
@@ -85,10 +88,9 @@ type record struct {
 	length     uint32 // and of all of it, 0 if unknown
 	pool       uint16
 	listener   uint16
-	state      State
 	marks      marks
-	class      uint8 // of idle.go, while idle
-	tries      uint8 // leases of the present request that were not taken
+	state      State
+	detail     uint8 // idle: its class (idle.go); ready or leased: leases of this request that were not taken
 }
 
 // Reason is why a connection is closed.

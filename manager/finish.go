@@ -40,6 +40,7 @@ func (p *policy) finish(h *host, f *handoff.Frame, rest remainder) *handoff.Faul
 	rest.began, rest.thenClose = p.now, f.Flags&handoff.FlagClose != 0
 	p.remainders[slot] = &rest
 	p.enter(r, slot, Finishing, int64(p.limits.SendTimeout))
+	r.marks |= hushed // to what the client sends
 	if p.act.watchRoom(r.fd, p.id(r, slot)) != nil {
 		p.close(r, slot, ReasonFailed)
 	} else {

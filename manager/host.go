@@ -83,6 +83,26 @@ func (p *policy) poolNamed(name string, private bool) (*pool, *handoff.Fault) {
 	return to, nil
 }
 
+// eachPool yields every pool, in an order that depends on nothing but what has happened. The body may let go of pools.
+func (p *policy) eachPool(yield func(*pool) bool) {
+	for _, to := range p.pools {
+		if to != nil && !yield(to) {
+			return
+		}
+	}
+}
+
+// eachHost yields every host, pool by pool. The body must not detach one.
+func (p *policy) eachHost(yield func(*host) bool) {
+	for to := range p.eachPool {
+		for _, h := range to.hosts {
+			if !yield(h) {
+				return
+			}
+		}
+	}
+}
+
 // forgetPool lets go of a pool that nobody serves, nothing feeds and nothing is in.
 func (p *policy) forgetPool(to *pool) {
 	if len(to.hosts) == 0 && to.doors == 0 && to.states == (stateCounts{}) && p.poolNames[to.name] == to {
@@ -203,7 +223,7 @@ func (p *policy) dropped(h *host, id ConnID) {
 
 // resumeHosts ends the pause of hosts that said NACK.
 func (p *policy) resumeHosts() {
-	for _, h := range p.hosts {
+	for h := range p.eachHost {
 		if h.resume > 0 && h.resume <= p.now {
 			h.resume = 0
 			p.heat(h.pool)
@@ -249,7 +269,7 @@ type door struct {
 	silentLease bool
 	ready       Readiness
 	proxies     []netip.Prefix // load balancers whose PROXY headers are believed
-	edge        bool           // its sockets cannot count what they hold (SO_RCVLOWAT): Unix sockets
+	edge        bool           // its sockets cannot be told to count what they hold (SO_RCVLOWAT): Unix sockets
 	firstByte   time.Duration  // 0: the limit's
 	accepted    uint64
 	states      stateCounts

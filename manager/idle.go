@@ -111,7 +111,7 @@ func (p *policy) expireOne(r *record, slot uint32, kind wait) {
 		p.close(r, slot, ReasonExpired)
 	case p.listeners[r.listener].silentLease:
 		r.marks |= silent
-		p.act.disarm(r.fd, p.id(r, slot))
+		p.hushOnce(r, slot)
 		p.makeReady(r, slot)
 	default:
 		p.close(r, slot, ReasonSilent)
@@ -138,8 +138,8 @@ func (p *policy) evict() (*record, uint32, bool) {
 // crossed hands on an idle connection that was about to be closed when its next request arrived.
 func (p *policy) crossed(r *record, slot uint32) {
 	p.totals.Crossed++
-	p.act.disarm(r.fd, p.id(r, slot))
-	p.examine(r, slot, false)
+	p.hushOnce(r, slot)
+	p.examine(r, slot)
 }
 
 // timeoutOf is how long a put connection stays idle: what the host asks for, else the default, within the bounds of Limits.

@@ -11,11 +11,11 @@ import (
 
 // introduce finds out who a new connection of a listener behind load balancers is: a PROXY header from a trusted one is taken away before
 // anything else is looked at. It reports whether the connection can be examined now.
-func (p *policy) introduce(r *record, slot uint32, d *door, last bool) bool {
+func (p *policy) introduce(r *record, slot uint32, d *door) bool {
 	seen, unread := p.act.introduce(r.fd, d.proxies)
 	switch seen.Verdict {
 	case proxied.More:
-		p.awaitRest(r, slot, d, scan.Seen{Need: seen.Need}, unread, last)
+		p.awaitRest(r, slot, d, scan.Seen{Need: seen.Need}, unread)
 		return false
 	case proxied.Invalid:
 		p.close(r, slot, ReasonMalformed)
@@ -36,9 +36,7 @@ func (p *policy) introduce(r *record, slot uint32, d *door, last bool) bool {
 func (p *policy) awaitFirst(r *record, slot uint32, d *door) {
 	p.settle(r, slot)
 	p.enterIdle(r, slot, waitFirstByte, int64(d.firstByteTimeout(p.limits)))
-	if err := p.act.arm(r.fd, p.id(r, slot)); err != nil {
-		p.close(r, slot, ReasonFailed)
-	}
+	p.hear(r, slot)
 }
 
 func (a *acts) introduce(fd int32, proxies []netip.Prefix) (proxied.Seen, int) {
@@ -46,7 +44,7 @@ func (a *acts) introduce(fd int32, proxies []netip.Prefix) (proxied.Seen, int) {
 		return proxied.Seen{Verdict: proxied.None}, 0
 	}
 	n, err := peek(int(fd), a.peekBuf[:firstPeek])
-	if err != nil {
+	if err != nil || n == 0 {
 		return proxied.Seen{Verdict: proxied.None}, 0
 	}
 	seen := proxied.Header(a.peekBuf[:n])

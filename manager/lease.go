@@ -79,15 +79,12 @@ func (p *policy) makeIdle(r *record, slot uint32, timeout time.Duration) {
 	if p.watched {
 		p.act.tell(Event{Kind: EventPut, Conn: id, Host: r.host, Name: h.label(), Pool: to.name})
 	}
-	if to.ended || r.marks&sticky != 0 && (h == nil || h.draining) {
+	if  r.marks&sticky != 0 && (h == nil || h.draining) {
 		p.close(r, slot, ReasonStopped)
 		return
 	}
-	if err := p.act.arm(r.fd, id); err != nil {
-		p.close(r, slot, ReasonFailed)
-		return
-	}
 	p.setKept(r, true)
+	p.hear(r, slot)
 	if p.kept > p.keepLimit() {
 		p.evict()
 	}
@@ -139,7 +136,7 @@ func (p *policy) nack(h *host, f *handoff.Frame) *handoff.Fault {
 	h.nacks++
 	r.marks &^= held
 	r.marks |= spurned
-	if r.tries++; int(r.tries) > p.limits.Redeliveries || r.marks&sticky != 0 {
+	if r.detail++; int(r.detail) > p.limits.Redeliveries || r.marks&sticky != 0 {
 		p.close(r, slot, ReasonRefused)
 		return nil
 	}
@@ -168,7 +165,7 @@ func (p *policy) returned(h *host) {
 
 // expireLeases takes back what hosts have had for too long.
 func (p *policy) expireLeases() {
-	for _, h := range p.hosts {
+	for h := range p.eachHost {
 		for {
 			r, slot, ok := p.table.oldest(&h.leases)
 			if !ok || !p.overdue(r, int64(p.limits.LeaseTimeout)) {

@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -9,30 +10,29 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/anteroom-io/anteroom/scan"
-	"github.com/anteroom-io/anteroom/selector"
 )
 
 // firstPeek is how much of a request is looked at first: enough for nearly every head, little enough to cost next to nothing.
 const firstPeek = 4 << 10
 
 // look peeks at the receive queue (MSG_PEEK, recv(2)).
-func (a *acts) look(fd int32, limits scan.Limits) (scan.Seen, int) {
+func (a *acts) look(fd int32, limits scan.Limits) (seen scan.Seen, unread int, ended bool) {
 	b := a.peekBuf[:firstPeek]
 	for {
 		n, err := peek(int(fd), b)
 		if err != nil || n == 0 {
-			return scan.Seen{Verdict: scan.Opaque}, 0 // its host will find out why
+			return scan.Seen{}, 0, !errors.Is(err, unix.EAGAIN)
 		}
-		unread := n
+		unread = n
 		if n == len(b) {
 			unread = max(n, a.unread(fd))
 		}
-		seen := scan.Request(b[:n], unread, limits)
-		if seen.Verdict != scan.More || seen.Need > unread || n < len(b) {
-			return seen, unread
-		}
-		if len(b) == cap(a.peekBuf) {
-			return scan.Seen{Verdict: scan.Opaque}, unread
+		seen = scan.Request(b[:n], unread, limits)
+		switch {
+		case seen.Verdict != scan.More || seen.Need > unread || n < len(b):
+			return seen, unread, false
+		case len(b) == cap(a.peekBuf):
+			return scan.Seen{Verdict: scan.Opaque}, unread, false
 		}
 		b = a.peekBuf[:min(len(b)*4, cap(a.peekBuf))]
 	}
@@ -56,15 +56,12 @@ func recv(fd int, p []byte, flags uintptr) (int, error) {
 }
 
 // await asks the kernel to report the socket as readable only when need bytes are there (SO_RCVLOWAT, socket(7); for TCP, poll obeys it
-// since Linux 2.6.28, and it makes room for them since 4.18). For a Unix socket, which does not obey it, every arrival is reported, once.
-func (a *acts) await(fd int32, id ConnID, need int, edge bool) error {
-	if edge {
-		return a.sel.Modify(int(fd), uint64(id), selector.Read|selector.EdgeTriggered)
-	}
+// since Linux 2.6.28, and it makes room for them since 4.18).
+func (a *acts) await(fd int32, id ConnID, need int) error {
 	if err := unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVLOWAT, need); err != nil {
 		return fmt.Errorf("setsockopt(SO_RCVLOWAT): %w", err)
 	}
-	return a.arm(fd, id)
+	return a.arm(fd, id, false)
 }
 
 // settle: hosts share the option, so it must not be left behind.

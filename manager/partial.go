@@ -35,12 +35,11 @@ func ParseReadiness(s string) (Readiness, error) {
 
 // begun is a request that has begun to arrive. Only slow ones are here: most arrive whole.
 type begun struct {
-	at      int64 // since when, ns of the loop's clock
-	unread  int   // bytes at the last look
-	looks   int
-	vain    int  // looks in a row that have found no more
-	watched bool // every arrival is told (await with edge)
-	paused  bool // nothing is told, the next look comes with time
+	at     int64 // since when, ns of the loop's clock
+	unread int   // bytes at the last look
+	looks  int
+	vain   int  // looks in a row that have found no more
+	paused bool // nothing is told, the next look comes with time
 }
 
 // A request that arrives in very many parts is looked at from its beginning each time, and TCP may report a socket below its low-water mark when its window is
@@ -54,30 +53,44 @@ const (
 // partialReview is how often the rate of a request that is arriving is looked at.
 const partialReview = int64(5 * time.Second)
 
-// examine decides what becomes of an idle connection with bytes to read: it is ready, or more of its request is awaited, or nobody is to be bothered with
-// it. last says that the client will send no more.
-func (p *policy) examine(r *record, slot uint32, last bool) {
+// examine decides what becomes of an idle connection on which something has happened: it is ready, or more of its request is awaited, or nobody is to be
+// bothered with it.
+func (p *policy) examine(r *record, slot uint32) {
 	d := p.listeners[r.listener]
-	if len(d.proxies) > 0 && r.marks&introduced == 0 && !p.introduce(r, slot, d, last) {
+	if len(d.proxies) > 0 && r.marks&introduced == 0 && !p.introduce(r, slot, d) {
 		return
 	}
-	if d.ready == ReadyBytes {
-		p.settle(r, slot)
-		p.makeReady(r, slot)
+	if d.once() {
+		p.examineBytes(r, slot)
 		return
 	}
-	seen, unread := p.act.look(r.fd, p.scanLimits(d))
-	switch seen.Verdict {
-	case scan.More:
-		p.awaitRest(r, slot, d, seen, unread, last)
-	case scan.HeadTooLong:
+	seen, unread, over := p.act.look(r.fd, p.scanLimits(d))
+	switch {
+	case over:
+		p.close(r, slot, ReasonHungUp)
+	case unread == 0:
+		p.hear(r, slot) // told of what a host has read since
+	case seen.Verdict == scan.More:
+		p.awaitRest(r, slot, d, seen, unread)
+	case seen.Verdict == scan.HeadTooLong:
 		p.close(r, slot, ReasonHeadTooLong)
-	case scan.BodyTooLong:
+	case seen.Verdict == scan.BodyTooLong:
 		p.close(r, slot, ReasonBodyTooLong)
-	case scan.Malformed:
+	case seen.Verdict == scan.Malformed:
 		p.close(r, slot, ReasonMalformed)
 	default:
 		p.arrived(r, slot, seen)
+	}
+}
+
+func (p *policy) examineBytes(r *record, slot uint32) {
+	switch {
+	case p.act.unread(r.fd) > 0:
+		p.arrived(r, slot, scan.Seen{})
+	case r.marks&ended != 0:
+		p.close(r, slot, ReasonHungUp)
+	default:
+		p.hear(r, slot)
 	}
 }
 
@@ -97,7 +110,7 @@ func (p *policy) arrived(r *record, slot uint32, seen scan.Seen) {
 }
 
 // awaitRest watches for more of a request. If none will come, its host gets what there is.
-func (p *policy) awaitRest(r *record, slot uint32, d *door, seen scan.Seen, unread int, last bool) {
+func (p *policy) awaitRest(r *record, slot uint32, d *door, seen scan.Seen, unread int) {
 	b := p.begin(r, slot)
 	if unread > b.unread {
 		b.unread, b.vain = unread, 0
@@ -105,20 +118,28 @@ func (p *policy) awaitRest(r *record, slot uint32, d *door, seen scan.Seen, unre
 		b.vain++
 	}
 	b.looks++
-	switch {
-	case last, b.vain > maxVain:
+	if r.marks&ended != 0 || b.vain > maxVain {
 		p.arrived(r, slot, scan.Seen{})
 		return
-	case b.vain > 0 && !d.edge, b.looks > freeLooks:
-		p.pause(r, slot, &b)
-	case !b.watched:
-		b.watched = d.edge // it is told of every arrival from now on
-		if p.act.await(r.fd, p.id(r, slot), seen.Need, d.edge) != nil {
-			p.close(r, slot, ReasonFailed)
-			return
-		}
 	}
+	b.paused = b.vain > 0 || b.looks > freeLooks
 	p.partials[slot] = b
+	switch {
+	case b.paused:
+		p.hush(r, slot)
+		p.enterIdle(r, slot, waitRest, partialPause)
+	case d.edge:
+		p.hear(r, slot)
+	default:
+		p.await(r, slot, seen.Need)
+	}
+}
+
+func (p *policy) await(r *record, slot uint32, need int) {
+	r.marks &^= hushed | stirred
+	if p.act.await(r.fd, p.id(r, slot), need) != nil {
+		p.close(r, slot, ReasonFailed)
+	}
 }
 
 // begin returns what is known of a request that arrives; if this is its first part, its time begins.
@@ -131,13 +152,6 @@ func (p *policy) begin(r *record, slot uint32) begun {
 	return begun{at: p.now}
 }
 
-// pause looks again in a while, and listens to nothing until then.
-func (p *policy) pause(r *record, slot uint32, b *begun) {
-	b.paused, b.watched = true, false
-	p.act.disarm(r.fd, p.id(r, slot))
-	p.enterIdle(r, slot, waitRest, partialPause)
-}
-
 // reviewPartial ends the wait for a request that is too slow, and a pause.
 func (p *policy) reviewPartial(r *record, slot uint32) {
 	b := p.partials[slot]
@@ -146,9 +160,7 @@ func (p *policy) reviewPartial(r *record, slot uint32) {
 	case took >= limit, took >= partialReview && p.rate(r, took) < float64(p.limits.MinRate):
 		p.close(r, slot, ReasonSlow)
 	case b.paused:
-		b.paused = false
-		p.partials[slot] = b
-		p.examine(r, slot, false)
+		p.examine(r, slot)
 	default:
 		p.enterIdle(r, slot, waitRest, min(partialReview, limit-took))
 	}
@@ -167,9 +179,6 @@ func (p *policy) settle(r *record, slot uint32) {
 	r.marks &^= partial
 	delete(p.partials, slot)
 	p.act.settle(r.fd)
-	if p.listeners[r.listener].edge {
-		p.act.disarm(r.fd, p.id(r, slot))
-	}
 }
 
 // statusFor is the answer to a request that no host will get; 0 for reasons that have none.

@@ -14,21 +14,22 @@ import (
 //
 // No method calls back into the policy. A descriptor given to drop or release is gone when the call returns; until then it is open.
 type actor interface {
-	// watch tells of the connection's next readiness, once: the first call for this connection.
-	watch(fd int32, id ConnID) error
-	// arm does it again, after a readiness was told or disarm was called.
-	arm(fd int32, id ConnID) error
+	// watch tells what happens on the connection: every arrival, or, with once, that there is something, and then nothing more until arm. It is the
+	// first call for this connection.
+	watch(fd int32, id ConnID, once bool) error
+	// arm does it again, after something was told once, or disarm, await or watchRoom was called; what is there already is told too.
+	arm(fd int32, id ConnID, once bool) error
 	// disarm: nothing more is told until arm.
 	disarm(fd int32, id ConnID)
 	// unread is how many bytes wait in the receive queue.
 	unread(fd int32) int
-	// look looks at the request in the receive queue, without taking it, and says how many bytes there are.
-	look(fd int32, limits scan.Limits) (seen scan.Seen, unread int)
+	// look looks at the request in the receive queue, without taking it, and says how many bytes there are. If there are none, ended says whether there
+	// will be any.
+	look(fd int32, limits scan.Limits) (seen scan.Seen, unread int, ended bool)
 	// introduce looks for a PROXY header from one of the proxies, takes it away if it is whole, and says how many bytes there were.
 	introduce(fd int32, proxies []netip.Prefix) (seen proxied.Seen, unread int)
-	// await is arm for when there are at least need bytes. With edge, which is for sockets that cannot count (Unix sockets), it tells
-	// of every arrival until disarm.
-	await(fd int32, id ConnID, need int, edge bool) error
+	// await is arm for when there are at least need bytes.
+	await(fd int32, id ConnID, need int) error
 	// settle ends the effect of await on the descriptor, before somebody else gets it.
 	settle(fd int32)
 	// watchRoom tells whenever the socket has room again, until arm.
@@ -59,7 +60,7 @@ type actor interface {
 // policy is every decision about connections. It knows no clock and no system call: now is set by the caller before each event, in ns of a clock that
 // never goes back. It is not safe for concurrent use.
 //
-// Its parts: introduce.go (who the client is), partial.go (what has arrived of a request), idle.go (expiry and eviction), queue.go (what waits for a host), choose.go (which host),
+// Its parts: hear.go (what the selector tells), introduce.go (who the client is), partial.go (what has arrived of a request), idle.go (expiry and eviction), queue.go (what waits for a host), choose.go (which host),
 // lease.go (the hosts' answers), finish.go (what is left of a response), host.go (hosts and pools coming and going), stop.go (operators).
 type policy struct {
 	now    int64
@@ -151,7 +152,7 @@ func (p *policy) admit(fd int32, to *pool, door uint16, kind wait, timeout int64
 		r.marks |= fresh
 	}
 	p.enterIdle(r, slot, kind, timeout)
-	if err := p.act.watch(fd, id); err != nil {
+	if err := p.act.watch(fd, id, p.listeners[door].once()); err != nil {
 		p.totals.Closed[ReasonFailed]++
 		p.gone(r, slot)
 		return 0, err
@@ -192,7 +193,7 @@ func (p *policy) count(r *record, by int) {
 func (p *policy) listOf(r *record) *list {
 	switch r.state {
 	case Idle:
-		return &p.idle.classes[r.class].list
+		return &p.idle.classes[r.detail].list
 	case Ready:
 		if r.marks&sticky != 0 {
 			return &p.hosts[r.host].waiting
@@ -210,34 +211,8 @@ func (p *policy) listOf(r *record) *list {
 // enterIdle: idle connections are sorted by how long they may be.
 func (p *policy) enterIdle(r *record, slot uint32, kind wait, timeout int64) {
 	p.leave(r, slot)
-	r.class = p.idle.classFor(timeout, kind)
-	p.enter(r, slot, Idle, p.idle.classes[r.class].timeout)
-}
-
-// news is what the selector says of a connection.
-type news uint8
-
-const (
-	newsBytes  news = iota // bytes are there
-	newsLast               // bytes are there, and the client will send no more
-	newsHungUp             // the client has gone, and nothing is left to read
-	newsRoom               // there is room to send
-)
-
-// readable takes news of a connection. Those of connections that are not waiting for any are ignored.
-func (p *policy) readable(id ConnID, n news) {
-	r := p.table.find(id)
-	switch {
-	case r == nil:
-	case r.state == Finishing && n == newsRoom:
-		p.sendRest(r, id.slot())
-	case (r.state == Idle || r.state == Finishing) && n == newsHungUp:
-		p.close(r, id.slot(), ReasonHungUp)
-	case r.state == Idle && n != newsRoom:
-		p.examine(r, id.slot(), n == newsLast)
-	case r.state == Closing && n == newsHungUp:
-		p.gone(r, id.slot())
-	}
+	r.detail = p.idle.classFor(timeout, kind)
+	p.enter(r, slot, Idle, p.idle.classes[r.detail].timeout)
 }
 
 // close begins the end of a connection in any state but closing, whoever wants it: its host forgets it, our FIN goes out, and it lingers.
@@ -335,10 +310,10 @@ func (p *policy) nextDeadline() int64 {
 	for i := range p.idle.classes {
 		first(&p.idle.classes[i].list, p.idle.classes[i].timeout)
 	}
-	for _, to := range p.poolNames {
+	for to := range p.eachPool {
 		first(&to.queue, int64(p.limits.QueueTimeout))
 	}
-	for _, h := range p.hosts {
+	for h := range p.eachHost {
 		first(&h.waiting, int64(p.limits.QueueTimeout))
 		first(&h.leases, int64(p.limits.LeaseTimeout))
 		if h.resume > 0 {

@@ -33,14 +33,17 @@ type world struct {
 type sock struct {
 	id       ConnID
 	watched  bool
-	armed    bool
+	armed    bool // watched once
+	edge     bool // watched for arrivals
+	told     bool // an arrival is to be told
+	news     bool // something has arrived that nobody has looked for
 	unread   bool
+	next     bool // some of it came while a host had the connection: its next request
 	ended    bool // the client's FIN is there
 	shut     bool // ours is sent
 	blocking bool
 	seen     int  // bytes at the last look
 	low      bool // it has a low-water mark
-	edge     bool // every arrival is told
 	room     bool // there is room to send is told
 	answered bool // by the sidecar
 }
@@ -81,25 +84,34 @@ func (w *world) sock(fd int32) *sock {
 	return s
 }
 
-func (w *world) watch(fd int32, id ConnID) error {
+func (w *world) watch(fd int32, id ConnID, once bool) error {
 	s := w.sock(fd)
 	if s.watched {
 		w.t.Fatalf("%d is watched twice", id)
 	}
 	s.id, s.watched = id, true
-	return w.arm(fd, id)
+	return w.arm(fd, id, once)
 }
 
-func (w *world) arm(fd int32, id ConnID) error {
+func (w *world) arm(fd int32, id ConnID, once bool) error {
 	s := w.sock(fd)
 	if _, leased := w.leases[id]; leased || s.id != id || !s.watched {
 		w.t.Fatalf("%d is armed while leased (%v), or is not watched", id, leased)
 	}
-	s.armed, s.room = true, false
+	s.armed, s.edge, s.room = once, !once, false
+	s.told = s.edge && (s.unread || s.ended)
 	return nil
 }
 
-func (w *world) disarm(fd int32, _ ConnID) { w.sock(fd).armed, w.sock(fd).edge = false, false }
+func (w *world) disarm(fd int32, _ ConnID) {
+	s := w.sock(fd)
+	s.armed, s.edge, s.told = false, false, false
+}
+
+// arrives: bytes, or the client's end.
+func (s *sock) arrives() {
+	s.told, s.news = s.edge, true
+}
 
 // selects is what epoll_wait does: it reports armed one-shots that have something, once. A batch is handled to its end before the next.
 func (w *world) selects(t *rapid.T) {
@@ -108,14 +120,15 @@ func (w *world) selects(t *rapid.T) {
 	}
 	for _, fd := range sorted(w.socks) {
 		s := w.socks[fd]
-		if s.armed && (s.unread || s.ended) && rapid.Bool().Draw(t, "reported") {
-			s.armed = s.edge
-			w.fired = append(w.fired, fired{s.id, !s.unread})
+		if (s.told || s.armed && (s.unread || s.ended)) && rapid.Bool().Draw(t, "reported") {
+			s.armed, s.told = false, false
+			w.fired = append(w.fired, fired{s.id, s.ended})
 		}
 	}
 }
 
 func (w *world) unread(fd int32) int {
+	w.sock(fd).news = false
 	if w.sock(fd).unread {
 		return 1000
 	}
@@ -123,20 +136,26 @@ func (w *world) unread(fd int32) int {
 }
 
 // look draws what might be seen: the policy has to live with any of it.
-func (w *world) look(fd int32, _ scan.Limits) (scan.Seen, int) {
+func (w *world) look(fd int32, _ scan.Limits) (scan.Seen, int, bool) {
 	s := w.sock(fd)
-	if s.id == 0 || !s.unread {
-		w.t.Fatalf("there is nothing to look at")
+	s.news = false
+	if !s.unread {
+		return scan.Seen{}, 0, s.ended
 	}
 	s.seen += rapid.IntRange(0, 1).Draw(w.t, "more bytes")
 	verdict := rapid.SampledFrom([]scan.Verdict{scan.More, scan.More, scan.Whole, scan.Opaque, scan.Malformed}).Draw(w.t, "verdict")
-	return scan.Seen{Verdict: verdict, Need: s.seen + 1}, s.seen
+	seen := scan.Seen{Verdict: verdict, Need: s.seen + 1}
+	if verdict == scan.Whole {
+		seen.Total = s.seen
+	}
+	return seen, s.seen, false
 }
 
 func (w *world) introduce(fd int32, _ []netip.Prefix) (proxied.Seen, int) {
 	s := w.sock(fd)
+	s.news = false
 	if !s.unread {
-		w.t.Fatalf("there is no header to look at")
+		return proxied.Seen{Verdict: proxied.None}, 0
 	}
 	s.seen++
 	verdict := rapid.SampledFrom([]proxied.Verdict{proxied.More, proxied.Whole, proxied.None, proxied.Invalid}).Draw(w.t, "header")
@@ -148,13 +167,11 @@ func (w *world) introduce(fd int32, _ []netip.Prefix) (proxied.Seen, int) {
 	return proxied.Seen{Verdict: verdict, Need: s.seen + 1}, s.seen
 }
 
-func (w *world) await(fd int32, id ConnID, need int, edge bool) error {
-	s := w.sock(fd)
-	if s.edge {
-		w.t.Fatalf("%d is awaited again though every arrival is told", id)
-	}
-	s.edge, s.low = edge, !edge
-	return w.arm(fd, id)
+func (w *world) await(fd int32, id ConnID, _ int) error {
+	w.sock(fd).low = true
+	err := w.arm(fd, id, false)
+	w.sock(fd).told = false // there are not enough bytes yet
+	return err
 }
 
 func (w *world) settle(fd int32) { w.sock(fd).low = false }
@@ -164,7 +181,7 @@ func (w *world) watchRoom(fd int32, id ConnID) error {
 	if _, leased := w.leases[id]; leased {
 		w.t.Fatalf("%d is watched for room while leased", id)
 	}
-	s.room = true
+	s.room, s.armed, s.edge, s.told = true, false, false, false
 	return nil
 }
 
@@ -207,7 +224,7 @@ func (w *world) lease(h *host, id ConnID, r *record, withFD bool, flags handoff.
 	switch was, leased := w.leases[id]; {
 	case leased:
 		w.t.Fatalf("%d is leased to %d while %d has it", id, h.id, was.host)
-	case s.armed:
+	case s.armed, s.edge && r.length == 0:
 		w.t.Fatalf("%d is leased while the selector is armed", id)
 	case s.shut || s.low:
 		w.t.Fatalf("%d is leased while closing (%v), or with a low-water mark (%v)", id, s.shut, s.low)
@@ -261,7 +278,7 @@ func (w *world) shut(fd int32, id ConnID) bool {
 	if _, leased := w.leases[id]; leased {
 		w.t.Fatalf("%d is shut while leased", id)
 	}
-	s.shut, s.armed, s.unread = true, false, false
+	s.shut, s.armed, s.edge, s.told, s.unread = true, false, false, false, false
 	return !s.ended
 }
 
@@ -298,8 +315,8 @@ func (w *world) turn() {
 }
 
 func (w *world) leave(a *attached) {
-	for id, l := range w.leases {
-		if l.host == a.h.id {
+	for _, id := range sorted(w.leases) {
+		if w.leases[id].host == a.h.id {
 			w.endLease(id)
 		}
 	}
@@ -336,13 +353,16 @@ func (w *world) anySock(t *rapid.T) *sock {
 
 func (w *world) clientSends(t *rapid.T) {
 	if s := w.anySock(t); !s.shut && !s.ended {
-		s.unread = true
+		_, leased := w.leases[s.id]
+		s.unread, s.next = true, leased
+		s.arrives()
 	}
 }
 
 func (w *world) clientEnds(t *rapid.T) {
 	s := w.anySock(t)
 	s.ended = true
+	s.arrives()
 	if s.shut {
 		w.p.readable(s.id, newsHungUp)
 	}
@@ -355,17 +375,16 @@ func (w *world) handleEvent(t *rapid.T) {
 	}
 	e := w.fired[0]
 	w.fired = w.fired[1:]
-	r := w.p.table.find(e.id)
-	if r != nil && r.state == Idle && w.socks[r.fd].armed && !w.socks[r.fd].edge {
-		return // put again since: the loop handles a batch before it obeys hosts that could have done that
+	if r := w.p.table.find(e.id); r != nil && w.socks[r.fd].armed {
+		return // armed again since: the loop ends a batch before it lends, so nothing can have been put in the middle of one
 	}
 	switch {
-	case e.ended:
-		w.p.readable(e.id, newsHungUp)
-	case r != nil && w.socks[r.fd].ended:
-		w.p.readable(e.id, newsLast)
-	default:
+	case !e.ended:
 		w.p.readable(e.id, newsBytes)
+	case rapid.Bool().Draw(t, "reset"):
+		w.p.readable(e.id, newsHungUp)
+	default:
+		w.p.readable(e.id, newsLast)
 	}
 }
 
@@ -439,7 +458,7 @@ func (w *world) hostPuts(t *rapid.T) {
 		f.Flags |= handoff.FlagSticky
 	}
 	s := w.socks[w.p.table.find(id).fd]
-	s.unread, s.seen, s.answered = rapid.Bool().Draw(t, "next request is there"), 0, false
+	w.takesRequest(t, s)
 	s.blocking = rapid.Bool().Draw(t, "blocking")
 	w.endLease(id)
 	if !a.h.cache && f.Flags&handoff.FlagSticky == 0 {
@@ -450,6 +469,16 @@ func (w *world) hostPuts(t *rapid.T) {
 	}
 }
 
+// takesRequest: a host has read its request; the next one may have arrived meanwhile.
+func (w *world) takesRequest(t *rapid.T, s *sock) {
+	s.news = s.news && (s.next || s.ended)
+	s.unread, s.next, s.seen, s.answered = s.next, false, 0, false
+	if rapid.Bool().Draw(t, "next request is there") {
+		s.unread = true
+		s.arrives()
+	}
+}
+
 func (w *world) hostFinishes(t *rapid.T) {
 	id, l, a := w.anyLease(t)
 	f := handoff.Frame{Type: handoff.TypeFinish, Conn: uint64(id), Seq: l.seq}
@@ -457,7 +486,7 @@ func (w *world) hostFinishes(t *rapid.T) {
 		f.Flags |= handoff.FlagClose
 	}
 	s := w.socks[w.p.table.find(id).fd]
-	s.unread, s.seen, s.answered = rapid.Bool().Draw(t, "next request is there"), 0, false
+	w.takesRequest(t, s)
 	w.endLease(id)
 	if !a.h.cache || f.Flags != 0 {
 		delete(a.holds, id)
@@ -470,7 +499,9 @@ func (w *world) hostFinishes(t *rapid.T) {
 }
 
 func (w *world) clientReads(t *rapid.T) {
-	w.p.readable(w.anySock(t).id, newsRoom)
+	if s := w.anySock(t); s.room {
+		w.p.readable(s.id, newsRoom)
+	}
 }
 
 func (w *world) hostAnswers(t *rapid.T, typ handoff.Type, do func(*host, *handoff.Frame) *handoff.Fault) {
@@ -577,7 +608,8 @@ func newWorld(t *rapid.T) *world {
 		Connections: 12, KeepAlive: 6, Hosts: 4, KeepAliveTimeout: 100 * time.Millisecond, FirstByteTimeout: 60 * time.Millisecond,
 		QueueTimeout: 80 * time.Millisecond, LeaseTimeout: 10 * time.Second, LingerTimeout: 30 * time.Millisecond,
 	}.withDefaults(1000), w)
-	for name, ready := range map[string]Readiness{"a": ReadyBytes, "b": ReadyRequest} {
+	for i, name := range []string{"a", "b"} {
+		ready := []Readiness{ReadyBytes, ReadyRequest}[i]
 		to, _ := w.p.poolNamed(name, false)
 		if fault := w.p.addDoor(&door{id: ListenerID(len(w.p.listeners)), name: name, ready: ready, proxies: make([]netip.Prefix, ready)}, to); fault != nil {
 			t.Fatal(fault)
@@ -675,9 +707,13 @@ func (w *world) checkRecord(fail func(string, ...any), id ConnID, r *record) {
 		fail("%d is %v with host %d, seq %d; the hosts say %v %+v", id, r.state, r.host, r.seq, leased, l)
 	case r.state == Leased && w.hosts[r.host] == nil:
 		fail("%d is leased to host %d, which is not there", id, r.host)
-	case r.state == Ready && s.armed, r.state == Leased && s.armed:
+	case r.state == Leased && s.armed:
 		fail("%d is %v and armed", id, r.state)
-	case r.state == Idle && !s.armed && !w.p.partials[id.slot()].paused && !slices.ContainsFunc(w.fired, func(f fired) bool { return f.id == id }):
+	case (r.marks&hushed != 0) == (s.armed || s.edge) && r.state != Closing && !w.told(id):
+		fail("%d is %v, hushed %v, armed %v, edge %v", id, r.state, r.marks&hushed != 0, s.armed, s.edge)
+	case r.state == Idle && s.edge && s.news && !s.told && !s.low && !w.told(id):
+		fail("%d is idle, and something has arrived that nobody will look at", id)
+	case r.state == Idle && !s.armed && !s.edge && !w.p.partials[id.slot()].paused && !slices.ContainsFunc(w.fired, func(f fired) bool { return f.id == id }):
 		fail("%d is idle and nobody watches it", id)
 	case r.state == Idle && w.p.pools[r.pool].ended:
 		fail("%d is idle in a pool that has ended", id)
@@ -692,6 +728,11 @@ func (w *world) checkRecord(fail func(string, ...any), id ConnID, r *record) {
 	case r.state != Closing && w.p.now-r.since > int64(time.Hour):
 		fail("%d has been %v without bound", id, r.state)
 	}
+}
+
+// told reports whether an event of a connection waits to be handled.
+func (w *world) told(id ConnID) bool {
+	return slices.ContainsFunc(w.fired, func(f fired) bool { return f.id == id })
 }
 
 // checkLists: every connection is in one list, that of its state, in order of time.

@@ -14,7 +14,8 @@ func (p *policy) makeReady(r *record, slot uint32) {
 		p.close(r, slot, ReasonQueueFull)
 		return
 	}
-	r.tries = 0
+	p.leave(r, slot)
+	r.detail = 0
 	p.enter(r, slot, Ready, int64(p.limits.QueueTimeout))
 	p.heat(to)
 }
@@ -76,6 +77,9 @@ func (p *policy) dispatchQueue(to *pool) {
 func (p *policy) lease(h *host, r *record, slot uint32) {
 	id := p.id(r, slot)
 	p.moveFrom(r, h, id)
+	if r.length == 0 { // the rest of the request, if there is one, is the host's to hear of
+		p.hush(r, slot)
+	}
 	flags := p.leaseFlags(r)
 	withFD := r.marks&held == 0
 	waited := time.Duration(p.now - r.since)
@@ -127,10 +131,10 @@ func (p *policy) leaseFlags(r *record) handoff.Flags {
 
 // expireQueues ends the wait of what no host has taken in time.
 func (p *policy) expireQueues() {
-	for _, to := range p.poolNames {
+	for to := range p.eachPool {
 		p.expireWaiting(&to.queue)
 	}
-	for _, h := range p.hosts {
+	for h := range p.eachHost {
 		p.expireWaiting(&h.waiting)
 	}
 }

@@ -114,12 +114,10 @@ func (m *Manager) connectionReady(id ConnID, ready selector.Ready) {
 		m.policy.readable(id, newsRoom)
 	case ready&(selector.HungUp|selector.Failed) != 0:
 		m.policy.readable(id, newsHungUp)
-	case ready&selector.PeerClosed == 0:
-		m.policy.readable(id, newsBytes)
-	case m.policy.act.unread(r.fd) > 0:
+	case ready&selector.PeerClosed != 0:
 		m.policy.readable(id, newsLast)
 	default:
-		m.policy.readable(id, newsHungUp)
+		m.policy.readable(id, newsBytes)
 	}
 }
 

@@ -27,7 +27,7 @@ func (p *policy) stopDone() (StopReport, bool) {
 	}
 	report := StopReport{Finished: p.stop.finished, Cut: p.states[Leased]}
 	p.stop = nil
-	for _, h := range p.hosts {
+	for h := range p.eachHost {
 		p.cut(h)
 	}
 	p.act.tell(Event{Kind: EventStopped})
@@ -50,7 +50,7 @@ func (p *policy) start() bool {
 		return false
 	}
 	p.stopped = false
-	for _, to := range p.poolNames {
+	for to := range p.eachPool {
 		p.heat(to)
 	}
 	p.act.tell(Event{Kind: EventStarted})
