@@ -79,7 +79,7 @@ func (p *policy) makeIdle(r *record, slot uint32, timeout time.Duration) {
 	if p.watched {
 		p.act.tell(Event{Kind: EventPut, Conn: id, Host: r.host, Name: h.label(), Pool: to.name})
 	}
-	if  r.marks&sticky != 0 && (h == nil || h.draining) {
+	if r.marks&sticky != 0 && (h == nil || h.draining) {
 		p.close(r, slot, ReasonStopped)
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
 	"time"
 	"unsafe"
 
@@ -17,6 +18,8 @@ type poller struct {
 	epoll int
 	event int // an eventfd(2) for wake
 	batch [MaxBatch]unix.EpollEvent
+	calm  bool // the last wait took a while and has brought something
+	alone bool // Go has one processor
 }
 
 // wakeToken is the token of the eventfd.
@@ -27,6 +30,7 @@ func (p *poller) open() (err error) {
 	if err != nil {
 		return fmt.Errorf("epoll_create1: %w", err)
 	}
+	p.alone = runtime.GOMAXPROCS(0) == 1
 	if p.event, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return errors.Join(fmt.Errorf("eventfd: %w", err), unix.Close(p.epoll))
 	}
@@ -86,8 +90,13 @@ func (p *poller) collect(room int, timeout time.Duration) (int, error) {
 }
 
 func (p *poller) collectUntil(room int, deadline time.Time, timeout time.Duration) (int, error) {
+	if n := p.shortWait(room, timeout); n > 0 {
+		return n, nil
+	}
 	for {
+		began := time.Now()
 		n, errno := p.epollWait(room, milliseconds(timeout))
+		p.calm = n > 0 && time.Since(began) >= aWhile
 		switch {
 		case errno != 0 && errno != unix.EINTR:
 			return 0, fmt.Errorf("epoll_wait: %w", errno)
@@ -99,6 +108,30 @@ func (p *poller) collectUntil(room int, deadline time.Time, timeout time.Duratio
 			}
 		}
 	}
+}
+
+// shortest is the shortest wait that epoll_wait(2) knows, in milliseconds.
+const shortest = 1
+
+// aWhile tells waits that come some thousand times a second from those of a loop under full load. There, waking a little later is
+// better: more events come at once, and a turn for many costs less than many turns.
+const aWhile = 100 * time.Microsecond
+
+// shortWait waits a moment without the Go scheduler, if there is reason to hope: a wait that the scheduler knows of has it take the processor (its own, not the
+// machine's) away, and wake its monitor when the wait is over, which costs more than the wait itself. Meanwhile this thread keeps that
+// processor. A garbage collection that wants it sends a signal, which ends the wait (EINTR); with a single processor nobody else could run, so there it
+// is left out.
+func (p *poller) shortWait(room int, timeout time.Duration) int {
+	if !p.calm || p.alone || timeout >= 0 && timeout < shortest*time.Millisecond {
+		return 0
+	}
+	began := time.Now()
+	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.epoll), uintptr(unsafe.Pointer(&p.batch)), uintptr(room), shortest, 0, 0)
+	p.calm = errno == 0 && n > 0 && time.Since(began) >= aWhile
+	if errno != 0 {
+		return 0 // a signal: the wait that follows makes way for whatever sent it
+	}
+	return int(n)
 }
 
 // epollWait is epoll_pwait(2) without a signal mask, which every architecture has.

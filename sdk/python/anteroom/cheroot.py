@@ -1,0 +1,764 @@
+"""cheroot and CherryPy behind the sidecar, without a change to the app::
+
+    import anteroom.cheroot
+    anteroom.cheroot.install()
+
+Every cheroot server that is started from then on keeps its threads for requests only: the sidecar accepts on the server's own listening
+socket, keeps idle and silent clients, and lends each connection for as long as a request takes.
+"""
+
+import contextlib
+import functools
+import logging
+import os
+import selectors
+import socket
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Callable, Deque, Dict, Iterable, List, Mapping, Optional, Set, Tuple, Type
+
+import cheroot.connections
+from cheroot.makefile import MakeFile
+
+from .client import NAME_VARIABLE, Client, Listener, check_capacity
+from .errors import AnteroomError
+from .events import Attached, Detached, Forgotten, Turned
+from .frame import MAX_CAPACITY, CloseReason, NackReason
+from .host_socket import HostSocket, SilentSocket, sever
+from .lease import Lease
+from .link import Link
+from .waker import Waker
+
+__all__ = ["ConnectionManager", "Options", "attach", "install", "uninstall"]
+
+BACKLOG = 1024
+"""The backlog asked for the listening socket; cheroot's own 5 loses clients when many arrive at once, or while no sidecar is there."""
+
+FOREVER = 604800.0
+"""Seconds an idle connection is kept if ``server.timeout`` is None: as long as the protocol can say."""
+
+AHEAD = 4
+"""Leases per thread for a server with a private pool. Nobody else could serve what waits in its queue, and threads that never find the queue
+empty cost less: a tenth of the processor time per request and fewer switches between threads, seen with ten threads and 64 clients."""
+
+STOP_TIMEOUT = 2.0
+"""Seconds that ``stop`` waits for the sidecar to confirm that it has closed the listening socket."""
+
+PAUSE = 0.05
+"""Seconds between attempts when waiting itself fails."""
+
+_STOCK = cheroot.connections.ConnectionManager
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a server attaches. What is None comes from the environment, or from the server."""
+
+    path: Optional[str] = None
+    """The handoff socket; else ANTEROOM_HANDOFF, else /run/anteroom/handoff.sock."""
+
+    pool: Optional[str] = None
+    """The pool to serve; else ANTEROOM_POOL, else a private one, which ends with the server. The connections of a named pool are shared
+    with its other hosts and outlive the server."""
+
+    name: Optional[str] = None
+    """What operators see; else ANTEROOM_NAME, else cheroot- and the process id."""
+
+    capacity: Optional[int] = None
+    """Leases at once. By default as many as there are threads in a named pool, so that requests wait in the sidecar, where the pool's other
+    hosts can take them; four times that in a private pool; for a server with a bounded queue (``accepted_queue_size``) its places and one
+    more than threads, so that the overload it shall answer with 503 can reach it."""
+
+    cache: int = 256
+    """Idle connections whose descriptor and HTTPConnection are kept here, which saves making them for each request."""
+
+    fallback: str = "wait"
+    """What to do if the sidecar cannot be reached when the server starts: "wait" for it, with clients waiting in the backlog, or serve as
+    cheroot does without it ("local"). A sidecar that is lost later is always waited for."""
+
+    def __post_init__(self) -> None:
+        if self.fallback not in ("wait", "local"):
+            raise ValueError(f'fallback is {self.fallback!r}; it must be "wait" or "local"')
+        if self.capacity is not None:
+            check_capacity(self.capacity)
+        if self.cache < 0:
+            raise ValueError(f"cache is {self.cache}; it must be 0 or more")
+
+
+def install(**options: Any) -> None:
+    """Put every cheroot server that is prepared from now on behind the sidecar. Takes the members of ``Options``."""
+    chosen = {"options": Options(**options)}
+    cheroot.connections.ConnectionManager = type("ConnectionManager", (ConnectionManager,), chosen)
+
+
+def uninstall() -> None:
+    """Undo ``install`` for servers that are prepared from now on."""
+    cheroot.connections.ConnectionManager = _STOCK
+
+
+def attach(server: Any, **options: Any) -> None:
+    """Put one server behind the sidecar. Call it before the server is started. Takes the members of ``Options``."""
+    manager = type("ConnectionManager", (ConnectionManager,), {"options": Options(**options)})
+    prepare = server.prepare
+
+    def prepare_and_replace() -> None:
+        prepare()
+        stock, server._connections = server._connections, manager(server)
+        stock._selector.close()
+
+    server.prepare = prepare_and_replace
+
+
+class _Ticket:
+    """What the adapter notes on an HTTPConnection about its present lease."""
+
+    __slots__ = ("lease", "requests", "__weakref__")
+
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
+        self.requests = 1  # pipelined ones are served under the same lease
+
+
+class _Accepted:
+    """Stands in for the listening socket where cheroot accepts: its one connection has been accepted already."""
+
+    def __init__(self, sock: socket.socket, address: Any) -> None:
+        self._connection = sock, address
+
+    def accept(self) -> Tuple[socket.socket, Any]:
+        return self._connection
+
+
+class _HandshakeFirst:
+    """The writing end of a TLS connection whose handshake is still to come: the first write makes it."""
+
+    bytes_written = 0
+
+    def __init__(self, shake_hands: Callable[[], bool], conn: Any) -> None:
+        self._shake_hands = shake_hands
+        self._conn = conn
+
+    def write(self, data: bytes) -> int:
+        if not self._shake_hands():
+            raise ConnectionAbortedError("The TLS handshake failed.")
+        return self._conn.wfile.write(data)
+
+    def close(self) -> None:
+        """Nothing was written."""
+
+
+class _Ended:
+    """The socket of a connection whose real one belongs to somebody else now."""
+
+    def fileno(self) -> int:
+        return -1
+
+    def shutdown(self, how: int) -> None:
+        """Not ours to shut down."""
+
+    def close(self) -> None:
+        """Not ours to close."""
+
+
+class _Waiter(selectors.DefaultSelector):
+    """Waits for the link. To those who look into it, it shows the idle connections that are held here, as cheroot's own would."""
+
+    def __init__(self, held: Callable[[], Iterable[Any]], hidden: Tuple[type, ...]) -> None:
+        super().__init__()
+        self._held = held
+        self._hidden = hidden
+
+    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
+        shown = {fd: key for fd, key in self._fd_to_key.items() if not isinstance(key.data, self._hidden)}
+        for conn in self._held():
+            fd = conn.socket.fileno()
+            shown[fd] = selectors.SelectorKey(fd, fd, selectors.EVENT_READ, conn)
+        return shown
+
+
+class _Selector(cheroot.connections._ThreadsafeSelector):
+    """cheroot's selector; ``select`` waits for the link and for the bell instead of for connections."""
+
+    def __init__(self, waker: Waker, held: Callable[[], Iterable[Any]], let_go: Callable[[Any], None]) -> None:
+        super().__init__()
+        self._selector.close()
+        self._selector = _Waiter(held, (Link, Waker))
+        self._held = held
+        self._let_go = let_go
+        self._waker: Optional[Waker] = waker  # until it is registered
+        self._link: Optional[Link] = None
+        self._events = 0
+        self._key = -1
+
+    def unregister(self, fileobj: Any) -> Any:
+        for conn in self._held():
+            if conn.socket.fileno() == fileobj:
+                return self._let_go(conn)
+        return super().unregister(fileobj)
+
+    def follow(self, client: Client) -> None:
+        """From now on wait for the client's present link, what it wants, and its bell."""
+        if self._waker is not None:
+            self.register(self._waker.fileno(), selectors.EVENT_READ, self._waker)
+            self._waker = None
+        link = client.link
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.wants_write else 0)
+        if link is self._link and events == self._events:
+            return
+        if self._link is not None:
+            super().unregister(self._key)
+        self._link, self._events = link, events
+        if link is not None:
+            self._key = link.fileno()
+            self.register(self._key, events, link)
+
+
+class ConnectionManager(_STOCK):
+    """Takes the place of ``cheroot.connections.ConnectionManager``; the sidecar manages the connections.
+
+    A connection is leased (with a worker, or in the server's queue) or idle. Of an idle one this object knows the id; up to
+    ``Options.cache`` HTTPConnections are held with their descriptors, and all of a TLS server, whose sessions live in this process.
+
+    Threads: ``run`` is the only one that reads from the link. Workers call ``put``, ``can_add_keepalive_connection`` and, through
+    ``HTTPConnection.close``, ``_end``.
+    """
+
+    options = Options()
+
+    def __init__(self, server: Any) -> None:
+        super().__init__(server)
+        self._selector.close()
+        self._client = Client(
+            self.options.path,
+            name=self.options.name or os.environ.get(NAME_VARIABLE) or f"cheroot-{os.getpid()}",
+            pool=self.options.pool,
+            features=("track", "address", "cache") if self.options.cache else ("track", "address"),
+        )
+        self._selector = _Selector(self._client.waker, self._held_connections, self._let_go)
+        self._listener: Optional[Listener] = None
+        self._first_byte_timeout: Optional[float] = None
+        self._settings_due = 0.0
+        self._caching = False
+        self._inbox: Deque[Any] = deque()
+        # Reentrant, for a signal handler may stop the server.
+        self._lock = threading.RLock()  # the idle connections and the promised places change under it
+        self._idle: Set[int] = set()
+        self._held: Dict[int, Any] = {}  # of the idle ones; least recently used first
+        self._promised: "weakref.WeakSet[_Ticket]" = weakref.WeakSet()  # places among the idle ones, reserved
+        self._local: Optional[bool] = None  # whether cheroot's own loop runs; decided by the first run
+        self._runner: Optional[int] = None
+        self._closed = False
+        self._complaints: Set[Type[AnteroomError]] = set()
+
+    # What HTTPServer and its workers call.
+
+    def put(self, conn: Any) -> None:
+        """Take an idle connection back from a worker. Never raises: that would end the server."""
+        conn.last_used = time.time()
+        try:
+            if self._local:
+                self._put_locally(conn)
+            else:
+                self._put(conn)
+        except Exception:
+            with contextlib.suppress(Exception):
+                conn.close()
+
+    def stop(self) -> None:
+        """Stop ``run``, and return once the sidecar has closed its copy of the listening socket. It may precede ``run``."""
+        self._stop_requested = True
+        self._client.waker.wake()
+        in_run = self._serving and self._runner == threading.get_ident()
+        while self._serving and not in_run:
+            time.sleep(0.001)
+        if self._local:
+            return
+        self._client.drain()
+        if in_run:
+            self._shut_listener()  # a signal handler, which must not read what run is reading
+        else:
+            self._await_farewell()
+
+    def close(self) -> None:
+        """Let go of the idle connections. Responses that are under way are finished. Never raises."""
+        with self._lock:
+            self._closed = True
+        if self._local:
+            self._close_locally()
+        else:
+            self._drop_idle()
+            self._client.release()
+        self._selector.close()
+
+    @property
+    def _num_connections(self) -> int:
+        """How many connections are idle and this server's."""
+        return super()._num_connections if self._local else len(self._idle)
+
+    @property
+    def can_add_keepalive_connection(self) -> bool:
+        """Whether one more connection may be kept. A worker that asks while it serves one is promised a place for it, until it puts or
+        closes it, so that several that ask at once do not all get the last place.
+        """
+        if self._local:
+            return super().can_add_keepalive_connection
+        ticket = _ticket_of(getattr(threading.current_thread(), "conn", None))
+        if ticket is not None and ticket.lease.last:
+            return False
+        limit = self.server.keep_alive_conn_limit
+        with self._lock:
+            if limit is None or ticket in self._promised:
+                return True
+            free = len(self._idle) + len(self._promised) < limit
+            if free and ticket is not None:
+                self._promised.add(ticket)
+            return free
+
+    # The loop.
+
+    def _run(self, expiration_interval: float) -> None:
+        if self._stop_requested:
+            return None
+        self._runner = threading.get_ident()
+        self._client.set_capacity(self._wanted_capacity())
+        if self._is_local():
+            return super()._run(expiration_interval)
+        while not self._stop_requested:
+            try:
+                ready = self._selector.select(timeout=self._patience(expiration_interval))
+            except (OSError, ValueError):
+                if self._stop_requested:  # by a signal handler, which has closed the selector
+                    break
+                self._remove_invalid_sockets()
+                time.sleep(PAUSE)
+                continue
+            self._turn(ready, expiration_interval)
+        return None
+
+    def _turn(self, ready: Iterable[Tuple[int, Any]], expiration_interval: float) -> None:
+        for _, what in ready:
+            if what is self._client.waker:
+                what.clear()
+        self._inbox.extend(self._client.turn())
+        self._selector.follow(self._client)
+        if time.monotonic() >= self._settings_due:
+            self._settings_due = time.monotonic() + expiration_interval
+            self._follow_settings()
+        # One by one from the object, not from a local list: an exception out of here is logged, and the next run goes on with the rest.
+        while self._inbox:
+            self._attend(self._inbox.popleft())
+
+    def _patience(self, expiration_interval: float) -> float:
+        """How long to wait. The interval needs no more than to look at the settings; expiry is the sidecar's."""
+        due = self._client.due
+        return expiration_interval if due is None else min(expiration_interval, max(0.0, due - time.monotonic()))
+
+    def _attend(self, event: Any) -> None:
+        handler = self._handlers.get(type(event))
+        if handler is not None:
+            handler(self, event)
+
+    def _on_lease(self, lease: Lease) -> None:
+        conn = self._connection_of(lease)
+        if conn is not None:
+            lease.tag = weakref.ref(conn)
+            conn.anteroom_ticket = _Ticket(lease)
+            self.server.process_conn(conn)
+
+    def _on_forgotten(self, event: Forgotten) -> None:
+        if event.lease is None:
+            self._drop(self._forget(event.conn))
+        elif event.lease.tag is not None:
+            conn = event.lease.tag()
+            if conn is not None:
+                sever(conn.socket)
+
+    def _on_attached(self, event: Attached) -> None:
+        self._caching = "cache" in event.welcome.features
+        if self._complaints:
+            self._complaints.clear()
+            self.server.error_log("Anteroom: attached to the sidecar.", level=logging.INFO)
+
+    def _on_detached(self, event: Detached) -> None:
+        self._drop_idle()
+        if event.retry_in is not None:
+            self._complain(event.error, "Clients wait in the backlog; trying again until the sidecar is there.")
+
+    def _on_turned(self, event: Turned) -> None:
+        self._complain(event.error, "The sidecar does not accept on this server's socket; clients wait in the backlog; trying again.")
+
+    _handlers: Dict[type, Callable[["ConnectionManager", Any], None]] = {
+        Lease: _on_lease,
+        Forgotten: _on_forgotten,
+        Attached: _on_attached,
+        Detached: _on_detached,
+        Turned: _on_turned,
+    }
+
+    def _complain(self, error: AnteroomError, outcome: str) -> None:
+        """Once per trouble and kind of error: this is the abnormal case, in which a silent server would look as if it worked."""
+        if type(error) not in self._complaints:
+            self._complaints.add(type(error))
+            self.server.error_log(f"Anteroom: {error} {outcome}", level=logging.WARNING)
+
+    # What follows the server's settings, which may change while it runs.
+
+    def _follow_settings(self) -> None:
+        wanted = self._wanted_capacity()
+        if wanted != self._client.capacity:
+            self._client.set_capacity(wanted)
+        if self._listener is None or self._first_byte_timeout != self.server.timeout:
+            self._listen()
+
+    def _wanted_capacity(self) -> int:
+        if self.options.capacity is not None:
+            return self.options.capacity
+        pool = self.server.requests
+        threads = len(getattr(pool, "_threads", ())) or getattr(pool, "min", 1)
+        places = getattr(getattr(pool, "_queue", None), "maxsize", 0) or 0
+        if places > 0:
+            wanted = threads + places + 1
+        else:
+            wanted = threads if self._client.pool else AHEAD * threads
+        return max(1, min(wanted, MAX_CAPACITY))
+
+    def _listen(self) -> None:
+        """Hand the listening socket over; again if the time for the first byte has changed, which only a new listener can be told."""
+        previous = self._listener
+        self._first_byte_timeout = self.server.timeout
+        self._listener = self._client.listen(
+            self.server.socket,
+            name=_name_of(self.server.bind_addr),
+            silent="close" if self.server.ssl_adapter else "lease",
+            first_byte_timeout=self.server.timeout or 0,
+            backlog=max(BACKLOG, self.server.request_queue_size),
+        )
+        if previous is not None:
+            previous.close()
+
+    # From a lease to an HTTPConnection.
+
+    def _connection_of(self, lease: Lease) -> Any:
+        """The connection to serve, or None if there is none, and the lease is answered."""
+        held = self._forget(lease.conn)
+        if held is not None:
+            if lease.has_descriptor:
+                os.close(lease.take())
+            return self._renew(held)
+        if not lease.has_descriptor:
+            lease.nack(NackReason.UNKNOWN)  # it was dropped here while the lease was on its way
+            return None
+        sock = (SilentSocket if lease.silent else HostSocket)(fileno=lease.take())
+        try:
+            address = _address_of(lease, sock)
+        except OSError:  # reset by the client meanwhile
+            conn = None
+        else:
+            conn = self._make_unshaken(sock, address) if self.server.ssl_adapter else self._make(sock, address, lease)
+        if conn is None:
+            sock.close()
+            lease.close(CloseReason.CLIENT)
+        return conn
+
+    def _renew(self, conn: Any) -> Any:
+        timeout = self._timeout()
+        if conn.socket.gettimeout() != timeout:
+            conn.socket.settimeout(timeout)
+        return conn
+
+    def _timeout(self) -> float:
+        """The server's timeout; never None, which would clear the O_NONBLOCK that is shared with the sidecar."""
+        return FOREVER if self.server.timeout is None else self.server.timeout
+
+    def _make(self, sock: socket.socket, address: Any, lease: Lease) -> Any:
+        try:
+            conn = self._from_server_socket(_Accepted(sock, address))
+        except BaseException:
+            sock.close()
+            lease.close(CloseReason.APP, 0)
+            raise
+        if not lease.fresh and self.server.stats["Enabled"]:
+            self.server.stats["Accepts"] -= 1
+        return self._own(conn) if conn is not None else None
+
+    def _own(self, conn: Any) -> Any:
+        conn.close = functools.partial(self._end, conn)
+        return conn
+
+    def _make_unshaken(self, sock: socket.socket, address: Any) -> Any:
+        """A TLS connection before its handshake, which is left to the worker: a client that is slow at it delays nobody."""
+        sock.settimeout(self._timeout())
+        conn = self._own(self.server.ConnectionClass(self.server, sock, MakeFile))
+        shake_hands = functools.partial(self._shake_hands, conn, address)
+        conn.wfile = _HandshakeFirst(shake_hands, conn)
+        conn.communicate = lambda: shake_hands() and conn.communicate()
+        return conn
+
+    def _shake_hands(self, conn: Any, address: Any) -> bool:
+        del conn.communicate
+        try:
+            shaken = self._from_server_socket(_Accepted(conn.socket, address))
+        except Exception:
+            self.server.error_log("Error in HTTPServer.serve", level=logging.ERROR, traceback=True)
+            shaken = None
+        if shaken is None:
+            conn.close = functools.partial(self._give_up, conn)
+            return False
+        for name in ("socket", "rfile", "wfile", "ssl_env", "remote_addr", "remote_port"):
+            setattr(conn, name, getattr(shaken, name))
+        vars(shaken).clear()  # it refers to itself, and would keep the socket until the garbage collector finds it
+        self._renew(conn)
+        return True
+
+    # The ways a lease ends.
+
+    def _put(self, conn: Any) -> None:
+        ticket = _ticket_of(conn)
+        if ticket.lease.over:
+            conn.close()
+        elif _has_unread(conn):
+            self._serve_on(conn, ticket)
+        elif not self._put_idle(conn, ticket):
+            conn.close()
+
+    def _serve_on(self, conn: Any, ticket: _Ticket) -> None:
+        """A pipelined request is here already: it is served under the same lease."""
+        self._release(ticket)
+        ticket.requests += 1
+        self.server.process_conn(conn)
+
+    def _put_idle(self, conn: Any, ticket: _Ticket) -> bool:
+        """Returns False if the connection was not taken, and is the caller's to end."""
+        lease = ticket.lease
+        sticky = not isinstance(conn.socket, HostSocket)
+        hold = sticky or self._may_hold()
+        with self._lock:
+            self._promised.discard(ticket)
+            if self._closed:
+                return False
+            self._idle.add(lease.conn)
+            if hold:
+                self._held[lease.conn] = conn
+        # From here on the next lease of this connection may come at any time.
+        taken = lease.put(max(self._timeout(), 0.001), ticket.requests, sticky)
+        if not taken:
+            return self._forget(lease.conn) is None and hold  # if it has been dropped meanwhile, nothing is left to end
+        if not hold:
+            self._drop(conn)
+            if self._caching:
+                self._client.drop(lease.conn)
+        elif not sticky and len(self._held) > self.options.cache:
+            self._shrink_cache()
+        return True
+
+    def _may_hold(self) -> bool:
+        # cheroot counts what a connection has served in all once more after each request; a new object for each keeps the sums right.
+        return self._caching and not self.server.stats["Enabled"]
+
+    def _shrink_cache(self) -> None:
+        with self._lock:
+            if len(self._held) <= self.options.cache:
+                return
+            oldest = next(iter(self._held))
+            conn = self._held.pop(oldest)
+        self._drop(conn)
+        self._client.drop(oldest)
+
+    def _end(self, conn: Any) -> None:
+        """Takes the place of ``conn.close``: the sidecar has a copy of the descriptor, so it must be told."""
+        conn.close = _nothing
+        ticket = _ticket_of(conn)
+        try:
+            type(conn).close(conn)
+        finally:
+            if ticket is not None:
+                self._release(ticket)
+                self._tell_end(conn, ticket)
+
+    def _tell_end(self, conn: Any, ticket: _Ticket) -> None:
+        if conn.linger and _close_unless_shared(conn):
+            ticket.lease.detach()  # somebody else goes on with the socket, a WebSocket tool for instance
+            return
+        with contextlib.suppress(Exception):
+            conn.socket.close()
+        # Only an overload ends a connection in the thread of run.
+        reason = CloseReason.OVERLOAD if self._runner == threading.get_ident() else CloseReason.DONE
+        ticket.lease.close(reason, ticket.requests)
+
+    def _give_up(self, conn: Any) -> None:
+        """Takes the place of ``conn.close`` after a failed TLS handshake."""
+        conn.close = _nothing
+        conn.socket.close()
+        lease = _ticket_of(conn).lease
+        if conn.socket.was_shut:
+            lease.close(CloseReason.CLIENT, 0)
+        else:
+            lease.detach()  # nothing was said that must reach the client: let the kernel end it, as it does for cheroot alone
+
+    def _release(self, ticket: _Ticket) -> None:
+        """Give a promised place back."""
+        with self._lock:
+            self._promised.discard(ticket)
+
+    # The idle connections.
+
+    def _held_connections(self) -> List[Any]:
+        with self._lock:
+            return list(self._held.values())
+
+    def _forget(self, conn_id: int) -> Any:
+        """The connection is not idle any more. Returns it if it is held."""
+        with self._lock:
+            self._idle.discard(conn_id)
+            return self._held.pop(conn_id, None)
+
+    def _let_go(self, conn: Any) -> None:
+        """A held connection turned out to be broken."""
+        with self._lock:
+            found = [conn_id for conn_id, held in self._held.items() if held is conn]
+        for conn_id in found:
+            self._forget(conn_id)
+            self._client.drop(conn_id)
+
+    def _drop(self, conn: Any) -> None:
+        """Close the descriptor of an idle connection, without shutdown, which would reach the sidecar's copy."""
+        if conn is None:
+            return
+        conn.close = _nothing
+        with contextlib.suppress(Exception):
+            conn.rfile.close()
+        with contextlib.suppress(Exception):
+            conn.socket.close()
+
+    def _drop_idle(self) -> None:
+        with self._lock:
+            held = list(self._held.values())
+            self._held.clear()
+            self._idle.clear()
+        for conn in held:
+            self._drop(conn)
+
+    # Leaving.
+
+    def _await_farewell(self) -> None:
+        """Wait until the sidecar has closed the listening socket; if it does not say so in time, shut that down."""
+        deadline = time.monotonic() + STOP_TIMEOUT
+        self._refuse_leases()
+        while not self._client.left:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                self._shut_listener()
+                break
+            self._inbox.extend(self._client.wait(left))
+            self._refuse_leases()
+
+    def _refuse_leases(self) -> None:
+        while self._inbox:
+            event = self._inbox.popleft()
+            if isinstance(event, Lease):
+                event.nack(NackReason.OVERLOAD)
+            elif isinstance(event, Forgotten):
+                self._on_forgotten(event)
+
+    def _shut_listener(self) -> None:
+        """Reaches the sidecar's copy: nobody can connect any more."""
+        if self._listener is not None:
+            with contextlib.suppress(OSError):
+                self._listener.sock.shutdown(socket.SHUT_RDWR)
+
+    # Without a sidecar.
+
+    def _is_local(self) -> bool:
+        """Whether cheroot's own loop is to run. Decided once: a connection belongs to one world."""
+        if self._local is None:
+            reason = self._reason_for_local()
+            self._local = reason is not None
+            if self._local:
+                self._selector.register(self.server.socket.fileno(), selectors.EVENT_READ, data=self.server)
+                self.server.error_log(f"Anteroom: {reason} This server works without the sidecar.", level=logging.WARNING)
+        return self._local
+
+    def _reason_for_local(self) -> Optional[str]:
+        if not hasattr(self.server.socket, "detach"):
+            return "This version of cheroot wraps the listening socket for pyOpenSSL."
+        if self.options.fallback == "wait":
+            return None
+        while not self._stop_requested:
+            events = self._client.wait(PAUSE)
+            self._inbox.extend(events)  # a lease may have come together with the welcome
+            for event in events:
+                if isinstance(event, Attached):
+                    return None
+                if isinstance(event, Detached):
+                    self._inbox.clear()
+                    return str(event.error)
+        return None
+
+    def _put_locally(self, conn: Any) -> None:
+        if self._closed:
+            conn.close()
+        elif _has_unread(conn):
+            self.server.process_conn(conn)
+        else:
+            super().put(conn)
+
+    def _close_locally(self) -> None:
+        self._client.close()
+        for _, conn in list(self._selector.connections):
+            if conn is not self.server:
+                with contextlib.suppress(Exception):
+                    conn.close()
+
+
+def _nothing() -> None:
+    """Takes the place of ``conn.close`` once there is nothing left to close."""
+
+
+def _ticket_of(conn: Any) -> Any:
+    return getattr(conn, "anteroom_ticket", None)
+
+
+def _name_of(bind_addr: Any) -> str:
+    if isinstance(bind_addr, tuple):
+        return ":".join(str(part) for part in bind_addr[:2])
+    return bind_addr if isinstance(bind_addr, str) else bind_addr.decode("utf-8", "replace")
+
+
+def _address_of(lease: Lease, sock: socket.socket) -> Any:
+    """What accept(2) would have said of the client, or what the lease says. Raises OSError if the client is gone."""
+    if lease.peer is None:
+        return sock.getpeername()
+    host, _, port = lease.peer.rpartition(":")
+    return host.strip("[]"), int(port) if port.isdigit() else 0
+
+
+def _skip_empty_lines(rfile: Any) -> None:
+    """Drop the empty line that ends a chunked body; else a worker would wait for a request behind it (RFC 9112, 2.2)."""
+    while rfile.has_data() and rfile.peek(0)[:2] == b"\r\n":
+        rfile.read(2)
+
+
+def _has_unread(conn: Any) -> bool:
+    """Whether bytes of the next request have been read already, by cheroot or by the TLS library."""
+    if conn.rfile.has_data():
+        _skip_empty_lines(conn.rfile)
+        if conn.rfile.has_data():
+            return True
+    pending = getattr(conn.socket, "pending", None)
+    return pending is not None and pending() > 0
+
+
+def _close_unless_shared(conn: Any) -> bool:
+    """Take a lingering connection's socket away from it. Closes it and returns False if nobody else has it; else returns True."""
+    sock, conn.socket = conn.socket, _Ended()
+    with contextlib.suppress(Exception):
+        conn.wfile.close()
+    count = getattr(sys, "getrefcount", lambda _: 99)(sock)
+    if count > 2:  # this variable and getrefcount's argument
+        return True
+    sock.close()
+    return False

@@ -1,0 +1,129 @@
+"""A lease: one client's connection, lent to this host for one request."""
+
+import os
+import socket
+from typing import TYPE_CHECKING, Any, Optional
+
+from .errors import LinkLost
+from .frame import HEADER, MAX_MILLISECONDS, CloseReason, Flag, Frame, NackReason, Type
+
+if TYPE_CHECKING:
+    from .session import Session
+
+_LAST = int(Flag.LAST)
+_FRESH = int(Flag.FRESH)
+_SILENT = int(Flag.SILENT)
+_STICKY = int(Flag.STICKY)
+
+
+class Lease:
+    """A connection with a request on it. Answer it exactly once: ``put``, ``close``, ``detach`` or ``nack``.
+
+    The answers may be given from any thread and never raise. They return False if the sidecar no longer waits for one: the lease was
+    answered before, or taken back, or the link is gone. A lease that is dropped without an answer is closed.
+
+    The descriptor belongs to the lease until ``take`` or ``socket``; what those return is the caller's to close.
+    """
+
+    __slots__ = ("conn", "seq", "flags", "head_length", "request_length", "waited", "peer", "tag", "_session", "_fd", "_over", "__weakref__")
+
+    def __init__(self, session: "Session", frame: Frame, fd: Optional[int], peer: Optional[str]) -> None:
+        self.conn = frame.conn
+        """The connection's id, the same for all of its leases."""
+        self.seq = frame.seq
+        self.flags = frame.flags
+        self.head_length = frame.a & 0xFFFFFFFF
+        """Bytes of the request's head, 0 if not known."""
+        self.request_length = frame.a >> 32
+        """Bytes of the whole request, 0 if not all of it has arrived."""
+        self.waited = frame.b / 1e6
+        """Seconds the request waited for this host."""
+        self.peer = peer
+        """The client's address if it is not the socket's, as ``host:port``."""
+        self.tag: Any = None
+        """For the caller's own use."""
+        self._session = session
+        self._fd = fd
+        self._over = False
+
+    @property
+    def fresh(self) -> bool:
+        """Whether this is the connection's first request."""
+        return bool(self.flags & _FRESH)
+
+    @property
+    def last(self) -> bool:
+        """Whether the answer must say ``Connection: close``: there is no room to keep one more connection."""
+        return bool(self.flags & _LAST)
+
+    @property
+    def silent(self) -> bool:
+        """Whether the client has sent nothing within its time: answer 408 and close."""
+        return bool(self.flags & _SILENT)
+
+    @property
+    def over(self) -> bool:
+        """Whether the lease was answered or taken back, or its link is gone."""
+        return self._over or self._session.over
+
+    @property
+    def has_descriptor(self) -> bool:
+        return self._fd is not None
+
+    def take(self) -> int:
+        """The descriptor, from now on the caller's. Raises ValueError if it is not here."""
+        if self._fd is None:
+            raise ValueError("This lease came without a descriptor, or it was taken before.")
+        fd, self._fd = self._fd, None
+        return fd
+
+    def socket(self) -> socket.socket:
+        """The connection as a socket, from now on the caller's. Give it a timeout, but never ``setblocking(True)``, which the
+        sidecar's copy would share.
+        """
+        return socket.socket(fileno=self.take())
+
+    def put(self, keep_alive: float = 0, requests: int = 1, sticky: bool = False) -> bool:
+        """The response is sent and nothing is left unread: the connection is idle for up to ``keep_alive`` seconds (0: the pool's time).
+
+        ``sticky``: only this process can go on with it, and keeps the descriptor.
+        """
+        milliseconds = min(round(keep_alive * 1000), MAX_MILLISECONDS)
+        return self._answer(Type.PUT, _STICKY if sticky else 0, milliseconds, requests)
+
+    def close(self, reason: int = CloseReason.DONE, requests: int = 1) -> bool:
+        """End the connection; the sidecar sees to it that the client gets all that was sent. (Closing the descriptor alone ends nothing.)"""
+        return self._answer(Type.CLOSE, 0, reason, requests)
+
+    def detach(self) -> bool:
+        """Keep the connection for good, as for a WebSocket: the sidecar lets go of it."""
+        return self._answer(Type.DETACH)
+
+    def nack(self, reason: int = NackReason.OVERLOAD) -> bool:
+        """Not now, or not here: the sidecar leases the connection again, to another host where there is one."""
+        return self._answer(Type.NACK, 0, reason)
+
+    def _answer(self, type_: Type, flags: int = 0, a: int = 0, b: int = 0) -> bool:
+        session = self._session
+        if not session.finish(self):
+            self._close_descriptor()
+            return False
+        try:
+            session.link.send(HEADER.pack(type_, flags, 0, self.seq, self.conn, a, b))
+        except LinkLost:
+            return False
+        finally:
+            self._close_descriptor()
+            session.answered()
+        return True
+
+    def _close_descriptor(self) -> None:
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        # Collected in whatever thread, perhaps one that holds a lock of ours: only note it down here.
+        if not self._over:
+            self._session.dropped(self.conn, self.seq)
+        self._close_descriptor()

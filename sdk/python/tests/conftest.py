@@ -1,0 +1,68 @@
+"""Fixtures: a sidecar, and the proof that nothing is left behind."""
+
+import gc
+import os
+import threading
+import time
+
+import pytest
+
+import sidecars
+from sidecar import Sidecar
+
+
+def eventually(condition, timeout=10.0):
+    """Wait for something that must come. Returns its value."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not within {timeout} s: {condition}"
+        time.sleep(0.002)
+
+
+def open_descriptors():
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[name] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            pass  # the one that listed them
+    return found
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left():
+    """Every test ends with the descriptors and threads it began with."""
+    gc.collect()
+    before, threads = open_descriptors(), set(threading.enumerate())
+    yield
+    gc.collect()
+    deadline = time.monotonic() + 5
+    while set(threading.enumerate()) - threads and time.monotonic() < deadline:
+        time.sleep(0.005)  # threads that have done their work, but not ended yet
+    assert not set(threading.enumerate()) - threads
+    after = open_descriptors()
+    assert len(after) <= len(before), {fd: what for fd, what in after.items() if before.get(fd) != what}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "handoff.sock")
+
+
+@pytest.fixture
+def fake(path):
+    """The test double, for what only it can show or do."""
+    double = Sidecar(path)
+    yield double
+    double.stop()
+
+
+@pytest.fixture(params=sidecars.kinds())
+def sidecar(request, path):
+    """The double, and the real one where there is one."""
+    started = sidecars.start(request.param, path)
+    yield started
+    started.stop()

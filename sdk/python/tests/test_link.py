@@ -1,0 +1,178 @@
+"""The link's rules, each of which follows from what Linux does with descriptors in a stream."""
+
+import array
+import contextlib
+import os
+import resource
+import socket
+
+import pytest
+
+from anteroom import errors
+from anteroom.frame import Flag, Frame, NackReason, Type
+from anteroom.link import MAX_UNSENT, Link
+
+
+@pytest.fixture
+def ends():
+    """A link, and the socket at its other end."""
+    ours, theirs = socket.socketpair()
+    link = Link(ours)
+    with theirs:
+        yield link, theirs
+        link.close()
+
+
+def send_with_descriptor(sock, data, *fds):
+    sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
+
+
+def lease(conn, **fields):
+    return Frame(Type.LEASE, conn=conn, seq=1, **fields)
+
+
+def lease_with_descriptor(conn):
+    return lease(conn, flags=Flag.FD).encode()
+
+
+def same_file(a, b):
+    return os.path.samestat(os.fstat(a), os.fstat(b))
+
+
+def test_plain_frames_followed_by_one_with_a_descriptor_come_in_one_read(ends):
+    link, theirs = ends
+    with open("/dev/null") as file:
+        theirs.send(lease(1).encode() + lease(2).encode())
+        send_with_descriptor(theirs, lease_with_descriptor(3), file.fileno())
+        theirs.send(lease(4).encode())
+        received = link.receive() + link.receive()
+        assert [frame.conn for frame, _ in received] == [1, 2, 3, 4]
+        assert [fd is not None for _, fd in received] == [False, False, True, False]
+        assert same_file(received[2][1], file.fileno())
+        assert not os.get_inheritable(received[2][1])
+        os.close(received[2][1])
+
+
+def test_a_frame_read_in_two_halves_keeps_its_descriptor_although_the_next_one_is_merged(ends, tmp_path):
+    link, theirs = ends
+    with open(tmp_path / "1", "w") as one, open(tmp_path / "2", "w") as two:
+        whole = lease_with_descriptor(1)
+        send_with_descriptor(theirs, whole[:10], one.fileno())
+        assert link.receive() == []
+        theirs.send(whole[10:])
+        send_with_descriptor(theirs, lease_with_descriptor(2), two.fileno())
+        received = link.receive()
+        assert [frame.conn for frame, _ in received] == [1, 2]
+        for (_, fd), file in zip(received, (one, two)):
+            assert same_file(fd, file.fileno())
+            os.close(fd)
+
+
+def test_a_lease_whose_descriptor_found_no_room_is_answered_with_nack(ends):
+    link, theirs = ends
+    with open("/dev/null") as file:
+        send_with_descriptor(theirs, lease_with_descriptor(7), file.fileno())
+        with no_descriptor_left():
+            assert link.receive() == []
+    nack = Frame(Type.NACK, seq=1, conn=7, a=NackReason.NO_DESCRIPTOR)
+    assert theirs.recv(100) == nack.encode()
+
+
+@contextlib.contextmanager
+def no_descriptor_left():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_an_unknown_frame_is_skipped_and_its_descriptor_closed(ends):
+    link, theirs = ends
+    with open("/dev/null") as file:
+        send_with_descriptor(theirs, Frame(0x7F, Flag.FD, payload=b"later").encode(), file.fileno())
+    assert link.receive() == []  # nothing_is_left sees to the descriptor
+
+
+def test_two_descriptors_in_one_message_end_the_link(ends):
+    link, theirs = ends
+    with open("/dev/null") as file:
+        send_with_descriptor(theirs, lease_with_descriptor(1), file.fileno(), file.fileno())
+    with pytest.raises(errors.ProtocolError, match="two descriptors"):
+        link.receive()
+
+
+def test_a_descriptor_that_was_announced_must_come(ends):
+    link, theirs = ends
+    theirs.send(lease_with_descriptor(1))
+    with pytest.raises(errors.ProtocolError, match="did not come"):
+        link.receive()
+
+
+def test_garbage_ends_the_link_and_no_descriptor_leaks(ends):
+    link, theirs = ends
+    with open("/dev/null") as file:
+        theirs.send(b"GET / HTTP/1.1\r\n" * 2)
+        send_with_descriptor(theirs, lease_with_descriptor(1), file.fileno())
+    with pytest.raises(errors.ProtocolError, match="a payload of"):
+        link.receive()
+
+
+def test_ping_is_answered(ends):
+    link, theirs = ends
+    theirs.send(Frame(Type.PING, a=12345).encode())
+    assert link.receive() == []
+    assert theirs.recv(100) == Frame(Type.PONG, a=12345).encode()
+
+
+def test_hanging_up_is_told(ends):
+    link, theirs = ends
+    theirs.close()
+    with pytest.raises(errors.LinkLost, match="hung up"):
+        link.receive()
+    with pytest.raises(errors.LinkLost):
+        link.send(Frame(Type.PONG).encode())
+
+
+def test_what_does_not_fit_waits_in_order_with_its_descriptor(ends):
+    link, theirs = ends
+    put, sent = Frame(Type.PUT, conn=1).encode(), 0
+    while not link.wants_write:
+        link.send(put)
+        sent += 1
+    with open("/dev/null") as file:
+        link.send(Frame(Type.LISTEN, Flag.FD, conn=2).encode(), file.fileno())
+    link.send(put)
+    data, fds = b"", []
+    while len(data) < len(put) * (sent + 2):
+        link.flush()
+        part, control, _, _ = theirs.recvmsg(65536, 100)
+        data += part
+        for _, _, rights in control:
+            fds.extend(array.array("i", rights))
+    assert data == put * sent + Frame(Type.LISTEN, Flag.FD, conn=2).encode() + put
+    (fd,) = fds
+    assert os.path.samestat(os.fstat(fd), os.stat("/dev/null"))
+    os.close(fd)
+    assert not link.wants_write
+
+
+def test_a_sidecar_that_does_not_read_is_given_up(ends):
+    link, _ = ends
+    data = Frame(Type.PUT).encode()
+    with pytest.raises(errors.LinkLost, match="does not read"):
+        for _ in range(2 * MAX_UNSENT // len(data)):
+            link.send(data)
+
+
+def test_the_link_ends_in_a_forked_child(ends):
+    link, theirs = ends
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if link.fileno() == -1 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    link.send(Frame(Type.PONG).encode())
+    assert theirs.recv(100) == Frame(Type.PONG).encode()
