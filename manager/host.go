@@ -245,7 +245,9 @@ func (p *policy) adopt(h *host, fd int32, f *handoff.Frame) (ConnID, *handoff.Fa
 	}
 	r := p.table.find(id)
 	r.host = h.id
-	p.markHeld(r, h, f.Flags&handoff.FlagSticky != 0)
+	if f.Flags&handoff.FlagSticky != 0 {
+		p.markHeld(r, h, true)
+	}
 	p.totals.Adopted++
 	p.setKept(r, true)
 	if p.kept > p.keepLimit() {

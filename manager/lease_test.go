@@ -219,11 +219,12 @@ func TestAdopt(t *testing.T) {
 	if _, err := unix.Write(far, []byte("x")); err != nil {
 		t.Fatal(err)
 	}
-	lease, none := h.want(handoff.TypeLease)
-	if none != -1 || lease.Conn != adopted.Conn {
-		t.Fatalf("lease %+v with descriptor %d: the host holds it", lease, none)
+	lease, fd := h.want(handoff.TypeLease)
+	if fd < 0 || lease.Conn != adopted.Conn {
+		t.Fatalf("lease %+v with descriptor %d: who has it adopted does not hold it", lease, fd)
 	}
-	h.serve(near, "x", "y")
+	h.serve(fd, "x", "y")
+	closeFD(fd)
 	h.send(put(lease))
 	r.eventually("it is idle", func(c Counts) bool { return c.States.Idle == 1 && c.Totals.Adopted == 1 })
 	r.leap(75 * time.Second)

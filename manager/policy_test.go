@@ -567,7 +567,7 @@ func (w *world) hostAdopts(t *rapid.T) {
 		delete(w.socks, fd)
 		return
 	}
-	if a.h.cache || f.Flags != 0 {
+	if f.Flags != 0 {
 		a.holds[id] = true
 	}
 }

@@ -82,11 +82,8 @@ func (s *sidecar) open() (err error) {
 // managed gives the manager's watchers as the interface that the service asks for.
 type managed struct{ *manager.Manager }
 
-// Watch returns once the loop knows of the watch: it obeys in order, so it has when it answers what it is asked next.
 func (m managed) Watch(buffer int, kinds ...manager.EventKind) eventSource {
-	w := m.Manager.Watch(buffer, kinds...)
-	_, _ = m.Limits(context.Background()) // if it has ended instead, w says so
-	return w
+	return m.Manager.Watch(buffer, kinds...)
 }
 
 // start lets operators in, then hosts, then clients.
