@@ -82,6 +82,7 @@ func (s *sidecar) open() (err error) {
 // managed gives the manager's watchers as the interface that the service asks for.
 type managed struct{ *manager.Manager }
 
+// Watch begins to watch.
 func (m managed) Watch(buffer int, kinds ...manager.EventKind) eventSource {
 	return m.Manager.Watch(buffer, kinds...)
 }
