@@ -71,6 +71,7 @@ const (
 	hushed                       // the selector tells nothing of it (hear.go)
 	stirred                      // the selector told something while it was ready or leased
 	ended                        // the client has said that it will send no more
+	broken                       // it ends in a reset
 )
 
 // record is a connection in the table: fixed size, no pointers, and all there is to know to go on with it. Everything else about a

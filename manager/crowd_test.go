@@ -201,7 +201,8 @@ func (c *crowd) visit(conn *net.TCPConn, rng *rand.Rand, me int, request *int) b
 
 // judge: what arrived is what was due, or the beginning of it.
 func (c *crowd) judge(got, want []byte, err error) {
-	if !bytes.HasPrefix(want, got) {
+	lost := bytes.HasPrefix(got, []byte("HTTP/1.1 502 ")) // its host had read the request and died
+	if !bytes.HasPrefix(want, got) && !lost {
 		c.t.Errorf("got %.80q…, want %.80q…", got, want)
 	}
 	if timeout := net.Error(nil); errors.As(err, &timeout) && timeout.Timeout() {

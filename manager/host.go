@@ -192,13 +192,9 @@ func (p *policy) abandon(h *host) {
 func (p *policy) hostGone(h *host, why string) {
 	h.draining, h.gone = true, true
 	p.abandon(h)
-	for {
-		r, slot, ok := p.table.oldest(&h.leases)
-		if !ok {
-			break
-		}
-		r.marks &^= held
-		p.close(r, slot, ReasonHostGone)
+	for h.leases.last != 0 { // newest first, so that the oldest comes to be the head of the queue
+		slot := h.leases.last - 1
+		p.orphan(p.table.at(slot), slot)
 	}
 	delete(p.hosts, h.id)
 	h.pool.hosts = slices.DeleteFunc(h.pool.hosts, func(x *host) bool { return x == h })

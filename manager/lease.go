@@ -79,7 +79,7 @@ func (p *policy) makeIdle(r *record, slot uint32, timeout time.Duration) {
 	if p.watched {
 		p.act.tell(Event{Kind: EventPut, Conn: id, Host: r.host, Name: h.label(), Pool: to.name})
 	}
-	if r.marks&sticky != 0 && (h == nil || h.draining) {
+	if to.ended || r.marks&sticky != 0 && (h == nil || h.draining) {
 		p.close(r, slot, ReasonStopped)
 		return
 	}
@@ -140,12 +140,7 @@ func (p *policy) nack(h *host, f *handoff.Frame) *handoff.Fault {
 		p.close(r, slot, ReasonRefused)
 		return nil
 	}
-	p.totals.Redelivered++
-	p.enter(r, slot, Ready, int64(p.limits.QueueTimeout))
-	p.table.toFront(p.listOf(r), slot)
-	if r.next != 0 { // or those behind it would be looked at only when its time is over
-		r.since = min(r.since, p.table.at(r.next-1).since)
-	}
+	p.redeliver(r, slot)
 	if f.A != handoff.NackUnknown {
 		h.resume = p.now + nackPause
 		p.wake = min(p.wake, h.resume)

@@ -71,9 +71,8 @@ func (a *acts) settle(fd int32) {
 
 // answer sends an error response. If the socket does not take it at once there is nothing more to do: the connection ends anyway.
 func (a *acts) answer(fd int32, status int) {
-	head := a.readBuf[:len("HEAD ")]
-	n, err := peek(int(fd), head)
-	bodiless := err == nil && string(head[:n]) == "HEAD "
+	n, err := peek(int(fd), a.readBuf[:len("HEAD ")])
+	bodiless := err != nil || string(a.readBuf[:n]) == "HEAD " // a request that a host has read may have been a HEAD
 	_ = unix.Sendto(int(fd), response(status, bodiless, time.Now()), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, nil)
 }
 
@@ -83,14 +82,13 @@ const retryAfter = 1
 // response is an HTTP/1.1 response of ours (RFC 9110): one line of text, and the end of the connection.
 func response(status int, bodiless bool, now time.Time) []byte {
 	body := fmt.Sprintf("%d %s\n", status, http.StatusText(status))
+	if bodiless {
+		body = ""
+	}
 	b := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n",
 		status, http.StatusText(status), now.UTC().Format(http.TimeFormat), len(body))
 	if status == http.StatusServiceUnavailable {
 		b = fmt.Appendf(b, "Retry-After: %d\r\n", retryAfter)
 	}
-	b = append(b, "\r\n"...)
-	if bodiless {
-		return b
-	}
-	return append(b, body...)
+	return append(append(b, "\r\n"...), body...)
 }

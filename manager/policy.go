@@ -38,6 +38,10 @@ type actor interface {
 	send(fd int32, id ConnID, rest *remainder) progress
 	// closeFile closes the file of a remainder.
 	closeFile(file int32)
+	// fate finds out what a host has done to a request that it has had for a time; first says that it is the connection's first.
+	fate(fd int32, leased time.Duration, first bool) fate
+	// breakOff lets the connection end in a reset.
+	breakOff(fd int32)
 	// answer sends a response of ours to the request that waits.
 	answer(fd int32, status int)
 	// nonblock sets O_NONBLOCK where it is missing, and reports that it was.
@@ -226,7 +230,7 @@ func (p *policy) close(r *record, slot uint32, why Reason) {
 	p.totals.Closed[why]++
 	p.act.tell(Event{Kind: why.event(), Conn: id, Host: r.host, Pool: p.pools[r.pool].name, Reason: why})
 	p.enter(r, slot, Closing, int64(p.limits.LingerTimeout))
-	if why == ReasonHungUp || why == ReasonFailed || !p.act.shut(r.fd, id) {
+	if why == ReasonHungUp || why == ReasonFailed || r.marks&broken != 0 || !p.act.shut(r.fd, id) {
 		p.gone(r, slot)
 	}
 }

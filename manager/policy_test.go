@@ -204,6 +204,15 @@ func (w *world) closeFile(file int32) {
 	delete(w.files, file)
 }
 
+func (w *world) fate(fd int32, _ time.Duration, first bool) fate {
+	if first && w.sock(fd).unread && rapid.Bool().Draw(w.t, "untouched") {
+		return fateUntouched
+	}
+	return rapid.SampledFrom([]fate{fateUnknown, fateConsumed}).Draw(w.t, "fate")
+}
+
+func (w *world) breakOff(fd int32) { w.sock(fd) }
+
 func (w *world) answer(fd int32, status int) {
 	s := w.sock(fd)
 	if _, leased := w.leases[s.id]; leased || status < 400 || s.answered {

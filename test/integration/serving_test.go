@@ -4,6 +4,7 @@ package integration
 
 import (
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -243,7 +244,7 @@ func (v *visitor) servedBy() []string {
 }
 
 // The only application container is killed. Idle clients notice nothing: what they ask meanwhile waits for the container's next life. Only the
-// request that the application had is lost, and its connection ends.
+// request that the application had read is lost: the sidecar says so, and ends its connection.
 func TestAppKilled(t *testing.T) {
 	const kept = 12
 	p := up(t, 1)
@@ -256,6 +257,9 @@ func TestAppKilled(t *testing.T) {
 
 	app := p.containers("app")[0]
 	p.docker("kill", "--signal", "KILL", app)
+	if a, err := unlucky.receive(); err != nil || a.status != http.StatusBadGateway || !a.last {
+		t.Errorf("the request that the application had is answered with %+v, %v", a, err)
+	}
 	p.mustEnd(unlucky)
 	p.awaitHosts(0)
 	p.awaitHealth(healthpb.HealthCheckResponse_NOT_SERVING)

@@ -70,6 +70,8 @@ func (c *client) receive(word string, size int) error {
 	_ = answer.Body.Close()
 	want := body(word, size)
 	switch {
+	case answer.StatusCode == http.StatusBadGateway && err == nil && answer.Close:
+		return fmt.Errorf("%w: its host had read the request, and died", errEnded)
 	case !bytes.HasPrefix(want, got):
 		return fmt.Errorf("%w to %s: %d %.60q…", errWrong, word, answer.StatusCode, got)
 	case err != nil:

@@ -1,0 +1,91 @@
+package manager
+
+import (
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/anteroom-io/anteroom/handoff"
+)
+
+// A host dies, having done more or less of its work.
+func TestARequestWhoseHostDies(t *testing.T) {
+	const nothing, response = "", "HTTP/1.1 200 OK\r\n"
+	for _, c := range []struct {
+		name       string
+		read, sent string
+		kept       bool // it is not the connection's first request
+		want       string
+	}{
+		{"nothing is read", nothing, nothing, false, "served by the next"},
+		{"a part is read", get[:4], nothing, false, "502"},
+		{"all is read", get, nothing, false, "502"},
+		{"the response has begun", get, response, false, "reset"},
+		{"later, nothing is sent", get, nothing, true, "502"},
+		{"later, the response has begun", get, response, true, "reset"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := readyRig(t, Limits{})
+			h := r.attach(handoff.Hello{})
+			client := r.dial()
+			if c.kept {
+				h.exchange(client, get, "before")
+				awaitQuiet(t, client)
+			}
+			client.send(get)
+			_, fd := h.want(handoff.TypeLease)
+			readSome(t, fd, len(c.read))
+			if _, err := unix.Write(fd, []byte(c.sent)); err != nil {
+				t.Fatal(err)
+			}
+			closeFD(fd)
+			h.close()
+			switch c.want {
+			case "502":
+				client.want("HTTP/1.1 502 Bad Gateway\r\n")
+			case "reset":
+				client.want(response)
+				client.wantEndOrReset()
+			default:
+				next := r.attach(handoff.Hello{Name: "next"})
+				lease, fd := next.want(handoff.TypeLease)
+				next.answer(lease, fd, get, "served")
+				client.want("served")
+			}
+		})
+	}
+}
+
+func readSome(t *testing.T, fd, n int) {
+	t.Helper()
+	if n == 0 {
+		return
+	}
+	if got, err := unix.Read(fd, make([]byte, n)); got != n || err != nil {
+		t.Fatalf("read %d bytes, %v", got, err)
+	}
+}
+
+// awaitQuiet waits until nothing has been sent to the client for so long that the kernel's clock can tell it from a later response.
+func awaitQuiet(t *testing.T, c *client) {
+	t.Helper()
+	time.Sleep(3 * clockSlack)
+}
+
+// A request that kills each host that reads nothing of it goes to no more than Limits.Redeliveries of them.
+func TestARequestIsNotRedeliveredForEver(t *testing.T) {
+	r := readyRig(t, Limits{Redeliveries: 2})
+	client := r.dial()
+	client.send(get)
+	for range 3 {
+		h := r.attach(handoff.Hello{})
+		_, fd := h.want(handoff.TypeLease)
+		closeFD(fd)
+		h.close()
+	}
+	client.want("HTTP/1.1 502 Bad Gateway\r\n")
+	r.eventually("it is counted", func(c Counts) bool {
+		return c.Totals.Redelivered == 2 && c.Totals.ClosedFor(ReasonHostGone) == 1
+	})
+}
