@@ -107,7 +107,7 @@ property: ## A million random events through the manager's policy (SEED=n repeat
 
 .PHONY: python
 python: build ## Tests of the Python SDK
-	cd sdk/python && $(PYTHON) -m pytest -p no:cacheprovider tests
+	cd sdk/python && ANTEROOM_TEST_BINARY=$(CURDIR)/bin/anteroom $(PYTHON) -m pytest -p no:cacheprovider tests
 
 .PHONY: process
 process: build ## End to end with real processes

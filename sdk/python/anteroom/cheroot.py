@@ -18,13 +18,13 @@ import threading
 import time
 import weakref
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Callable, Deque, Dict, Iterable, List, Mapping, Optional, Set, Tuple, Type
 
 import cheroot.connections
 from cheroot.makefile import MakeFile
 
-from .client import NAME_VARIABLE, Client, Listener, check_capacity
+from .client import NAME_VARIABLE, READY_VARIABLE, Client, Listener, check_capacity
 from .errors import AnteroomError
 from .events import Attached, Detached, Forgotten, Turned
 from .frame import MAX_CAPACITY, CloseReason, NackReason
@@ -50,6 +50,9 @@ STOP_TIMEOUT = 2.0
 
 PAUSE = 0.05
 """Seconds between attempts when waiting itself fails."""
+
+READY = ("bytes", "head", "request")
+"""What ``Options.ready`` may be."""
 
 _STOCK = cheroot.connections.ConnectionManager
 
@@ -80,7 +83,14 @@ class Options:
     """What to do if the sidecar cannot be reached when the server starts: "wait" for it, with clients waiting in the backlog, or serve as
     cheroot does without it ("local"). A sidecar that is lost later is always waited for."""
 
+    ready: str = field(default_factory=lambda: os.environ.get(READY_VARIABLE) or "bytes")
+    """What must have arrived before a thread gets a connection; by default ANTEROOM_READY, else "bytes": anything, as for cheroot alone.
+    "head": the head of a request. "request": its body, too, unless that is long. With these two no slow client costs a thread, and the
+    sidecar answers, in its own words, what never becomes a request. TLS servers have "bytes": only they can read their clients."""
+
     def __post_init__(self) -> None:
+        if self.ready not in READY:
+            raise ValueError(f"ready is {self.ready!r}; it must be one of {', '.join(READY)}")
         if self.fallback not in ("wait", "local"):
             raise ValueError(f'fallback is {self.fallback!r}; it must be "wait" or "local"')
         if self.capacity is not None:
@@ -116,11 +126,13 @@ def attach(server: Any, **options: Any) -> None:
 class _Ticket:
     """What the adapter notes on an HTTPConnection about its present lease."""
 
-    __slots__ = ("lease", "requests", "__weakref__")
+    __slots__ = ("lease", "requests", "kept", "unclaimed", "__weakref__")
 
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
         self.requests = 1  # pipelined ones are served under the same lease
+        self.kept = False  # whether the client has been told that its connection is kept
+        self.unclaimed = [True]  # whoever pops it may deal with the connection: the worker, or ``stop``
 
 
 class _Accepted:
@@ -350,7 +362,18 @@ class ConnectionManager(_STOCK):
             self._follow_settings()
         # One by one from the object, not from a local list: an exception out of here is logged, and the next run goes on with the rest.
         while self._inbox:
-            self._attend(self._inbox.popleft())
+            self._attend_first()
+
+    def _attend_first(self) -> None:
+        """An interrupt (SystemExit or KeyboardInterrupt, from a signal handler) may come at any point: what it interrupts stays in the inbox,
+        where ``stop`` finds it.
+        """
+        try:
+            self._attend(self._inbox[0])
+        except Exception:
+            self._inbox.popleft()
+            raise
+        self._inbox.popleft()
 
     def _patience(self, expiration_interval: float) -> float:
         """How long to wait. The interval needs no more than to look at the settings; expiry is the sidecar's."""
@@ -363,10 +386,12 @@ class ConnectionManager(_STOCK):
             handler(self, event)
 
     def _on_lease(self, lease: Lease) -> None:
+        if lease.tag is not None:
+            return  # it was here before, when an interrupt came
         conn = self._connection_of(lease)
         if conn is not None:
-            lease.tag = weakref.ref(conn)
             conn.anteroom_ticket = _Ticket(lease)
+            lease.tag = weakref.ref(conn)
             self.server.process_conn(conn)
 
     def _on_forgotten(self, event: Forgotten) -> None:
@@ -435,10 +460,15 @@ class ConnectionManager(_STOCK):
             name=_name_of(self.server.bind_addr),
             silent="close" if self.server.ssl_adapter else "lease",
             first_byte_timeout=self.server.timeout or 0,
+            ready=self._ready(),
             backlog=max(BACKLOG, self.server.request_queue_size),
         )
         if previous is not None:
             previous.close()
+
+    def _ready(self) -> str:
+        """What a lease waits for."""
+        return "bytes" if self.server.ssl_adapter else self.options.ready
 
     # From a lease to an HTTPConnection.
 
@@ -487,7 +517,18 @@ class ConnectionManager(_STOCK):
 
     def _own(self, conn: Any) -> Any:
         conn.close = functools.partial(self._end, conn)
+        conn.communicate = functools.partial(self._communicate, conn)
         return conn
+
+    def _communicate(self, conn: Any) -> bool:
+        """Takes the place of ``conn.communicate``: notes whether the client was told that its connection is kept."""
+        ticket = conn.anteroom_ticket
+        if not _claim(ticket) and ticket.requests == 1:
+            conn.close = _nothing
+            return False  # it was refused meanwhile
+        ticket.kept = False
+        ticket.kept = kept = type(conn).communicate(conn)
+        return kept
 
     def _make_unshaken(self, sock: socket.socket, address: Any) -> Any:
         """A TLS connection before its handshake, which is left to the worker: a client that is slow at it delays nobody."""
@@ -572,12 +613,24 @@ class ConnectionManager(_STOCK):
         """Takes the place of ``conn.close``: the sidecar has a copy of the descriptor, so it must be told."""
         conn.close = _nothing
         ticket = _ticket_of(conn)
+        if self._keep(conn, ticket):
+            return
         try:
             type(conn).close(conn)
         finally:
             if ticket is not None:
                 self._release(ticket)
                 self._tell_end(conn, ticket)
+
+    def _keep(self, conn: Any, ticket: Any) -> bool:
+        """A server that stops closes what it has just answered, though the client was told to go on: the sidecar can keep it."""
+        if ticket is None or not ticket.kept or conn.linger or not isinstance(conn.socket, HostSocket) or _has_unread(conn):
+            return False
+        if not ticket.lease.put(max(self._timeout(), 0.001), ticket.requests):
+            return False
+        self._release(ticket)
+        self._drop(conn)
+        return True
 
     def _tell_end(self, conn: Any, ticket: _Ticket) -> None:
         if conn.linger and _close_unless_shared(conn):
@@ -660,9 +713,17 @@ class ConnectionManager(_STOCK):
         while self._inbox:
             event = self._inbox.popleft()
             if isinstance(event, Lease):
-                event.nack(NackReason.OVERLOAD)
+                self._refuse(event)
             elif isinstance(event, Forgotten):
                 self._on_forgotten(event)
+
+    def _refuse(self, lease: Lease) -> None:
+        conn = lease.tag() if lease.tag is not None else None
+        if conn is None:
+            lease.nack(NackReason.OVERLOAD)
+        elif not self.server.ssl_adapter and _claim(conn.anteroom_ticket):  # no worker has it, though it may be in the server's queue
+            self._drop(conn)
+            lease.nack(NackReason.OVERLOAD)
 
     def _shut_listener(self) -> None:
         """Reaches the sidecar's copy: nobody can connect any more."""
@@ -720,6 +781,14 @@ def _nothing() -> None:
 
 def _ticket_of(conn: Any) -> Any:
     return getattr(conn, "anteroom_ticket", None)
+
+
+def _claim(ticket: _Ticket) -> bool:
+    """Whether the caller is the first to ask; in one step, without a lock, for each request passes here."""
+    try:
+        return ticket.unclaimed.pop()
+    except IndexError:
+        return False
 
 
 def _name_of(bind_addr: Any) -> str:

@@ -24,6 +24,7 @@ DEFAULT_PATH = "/run/anteroom/handoff.sock"
 PATH_VARIABLE = "ANTEROOM_HANDOFF"
 POOL_VARIABLE = "ANTEROOM_POOL"
 NAME_VARIABLE = "ANTEROOM_NAME"
+READY_VARIABLE = "ANTEROOM_READY"
 
 WELCOME_TIMEOUT = 5.0
 """Seconds within which the sidecar must answer HELLO; then the link is given up and made anew."""
@@ -97,6 +98,7 @@ class Client:
         self._offer_backoff = Backoff()
         self._leaving = False
         self._early: List[Any] = []  # what came together with the WELCOME that connect waited for
+        self._arrived: List[Any] = []  # by a turn that a signal handler has interrupted
         self._lock = threading.RLock()  # the session and the listeners change under it
 
     # What an event loop needs.
@@ -131,7 +133,7 @@ class Client:
 
     def turn(self) -> List[Any]:
         """Connect if it is time to, else read and send what can be without waiting. Returns leases and events, in order. Never raises."""
-        events: List[Any] = []
+        events = self._arrived
         try:
             session = self._session or self._connect()
             if session is not None:
@@ -143,6 +145,7 @@ class Client:
             events.append(self._lose(why))
         else:
             self._attend(events)
+        self._arrived = []
         return events
 
     # What a thread needs.
@@ -236,17 +239,26 @@ class Client:
         return tag
 
     def listen(
-        self, sock: socket.socket, *, name: str = "", silent: str = "close", first_byte_timeout: float = 0, backlog: int = 0
+        self,
+        sock: socket.socket,
+        *,
+        name: str = "",
+        silent: str = "close",
+        first_byte_timeout: float = 0,
+        ready: str = "bytes",
+        backlog: int = 0,
     ) -> Listener:
         """Have the sidecar accept on a listening socket, for this host's pool, whenever this client is attached.
 
-        ``silent``: what becomes of a client that sends nothing for ``first_byte_timeout`` seconds: "close", or "lease" to this host. A
-        positive ``backlog`` is the socket's new backlog. The outcome is a Listening or Turned event. Never raises for a lost link.
+        ``silent``: what becomes of a client that sends nothing for ``first_byte_timeout`` seconds: "close", or "lease" to this host.
+        ``ready``: what must have arrived before a lease: "bytes", "head" (of a request) or "request" (its body, too, unless that is long).
+        A positive ``backlog`` is the socket's new backlog. The outcome is a Listening or Turned event. Never raises for a lost link.
         """
         settings = {
             "name": re.sub(r"[^A-Za-z0-9._:-]", "_", name)[:MAX_NAME],
             "silent": silent,
             "first_byte_timeout_ms": min(round(first_byte_timeout * 1000), MAX_MILLISECONDS),
+            "ready": ready,
             "backlog": backlog,
         }
         listener = Listener(self, sock, json.dumps(settings).encode())
@@ -273,7 +285,7 @@ class Client:
         session = self._session
         if session is not None:
             session.drained = True
-            session.answered()
+            session.leave()
         self.waker.close()
 
     def close(self) -> None:

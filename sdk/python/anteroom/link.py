@@ -38,9 +38,11 @@ class Link:
         sock.setblocking(False)
         self._sock = sock
         self._on_blocked = on_blocked
-        # Reentrant, with _sending, because a signal handler may send while the thread it interrupts does.
-        self._lock = threading.RLock()
-        self._sending = False
+        # Reentrant, because a signal handler may send while the thread it interrupts does.
+        self._lock = threading.RLock()  # all below changes under it, and no system call is made
+        self._sending = False  # by some thread
+        self._blocked = False  # the socket is full
+        self._closed = False
         self._unsent: Deque[Tuple[bytes, Optional[int]]] = collections.deque()  # with descriptors of our own
         self._unsent_bytes = 0
         self._partial = b""
@@ -64,42 +66,34 @@ class Link:
 
     def fileno(self) -> int:
         """The socket's descriptor, -1 once closed."""
-        return self._sock.fileno()
+        return -1 if self._closed else self._sock.fileno()
 
     @property
     def wants_write(self) -> bool:
         """Whether ``flush`` is to be called when the socket is writable."""
-        return bool(self._unsent)
+        return self._blocked
 
     def send(self, data: bytes, fd: Optional[int] = None) -> None:
         """Send encoded frames; with ``fd``, one frame and a descriptor, which stays the caller's. Never blocks.
 
-        Raises LinkLost.
+        While another thread is sending, that one sends these, too. Raises LinkLost.
         """
         with self._lock:
-            if self._unsent or self._sending:
-                return self._keep(data, fd)
+            self._keep(data, fd)
+            if self._sending or self._blocked:
+                return
             self._sending = True
-            try:
-                sent = self._write(data, fd)
-                if sent < len(data):
-                    # What is left of a frame whose first bytes have gone follows as plain bytes: its descriptor went with them.
-                    self._keep(data[sent:], None if sent else fd, first=True)
-            finally:
-                self._sending = False
-        if self._unsent:
+        self._send_kept()
+        if self._blocked:
             self._on_blocked()
-        return None
 
     def flush(self) -> None:
         """Send what ``send`` could not. Raises LinkLost."""
         with self._lock:
-            self._sending = True
-            try:
-                while self._unsent and self._write_first():
-                    pass
-            finally:
-                self._sending = False
+            if self._sending:
+                return
+            self._sending, self._blocked = True, False
+        self._send_kept()
 
     def receive(self) -> List[Received]:
         """Read once. Returns the frames that are complete, each with its descriptor, which is then the caller's.
@@ -118,15 +112,74 @@ class Link:
         return self._parse(self._partial + data if self._partial else data)
 
     def close(self) -> None:
-        """Hang up. Descriptors that nobody has claimed are closed. May be called more than once."""
+        """Hang up, once a thread that is sending has done so. Descriptors that nobody has claimed are closed. May be called more than once."""
         with self._lock:
-            _open_links.discard(self)
-            self._sock.close()
-            for _, fd in self._unsent:
-                _close(fd)
-            self._unsent.clear()
-            while self._descriptors:
-                _close(self._descriptors.popleft())
+            self._closed = True
+            if not self._sending:
+                self._close()
+
+    def _close(self) -> None:
+        _open_links.discard(self)
+        self._sock.close()
+        for _, fd in self._unsent:
+            _close(fd)
+        self._unsent.clear()
+        while self._descriptors:
+            _close(self._descriptors.popleft())
+
+    def _send_kept(self) -> None:
+        """Send what waits, and what others add to it meanwhile. For the one thread that has set ``_sending``.
+
+        No lock is held during a system call: whoever made it may have to wait for the interpreter's lock afterwards, and everybody who has
+        something to send would wait with it.
+        """
+        try:
+            batch = self._take_unsent()
+            while batch is not None:
+                self._write_batch(*batch)
+                batch = self._take_unsent()
+        except BaseException:
+            self._stop_sending()
+            raise
+
+    def _take_unsent(self) -> Optional[Tuple[bytes, Optional[int]]]:
+        """What can go with one write: plain frames, or one frame with its descriptor. None, after the end of ``_sending``, if there is nothing."""
+        with self._lock:
+            if not self._unsent or self._blocked:
+                self._stop_sending()
+                return None
+            data, fd = self._unsent.popleft()
+            if fd is None and self._unsent:
+                parts = [data]
+                while self._unsent and self._unsent[0][1] is None:
+                    parts.append(self._unsent.popleft()[0])
+                data = b"".join(parts)
+            self._unsent_bytes -= len(data)
+            return data, fd
+
+    def _stop_sending(self) -> None:
+        with self._lock:
+            self._sending = False
+            if self._closed:
+                self._close()
+
+    def _write_batch(self, data: bytes, fd: Optional[int]) -> None:
+        try:
+            sent = self._write(data, fd)
+        except BaseException:  # that of a signal handler comes after the write
+            _close(fd)
+            raise
+        if sent:
+            _close(fd)  # what is left of a frame follows as plain bytes: its descriptor went with the first ones
+        if sent < len(data):
+            self._keep_first(data[sent:], None if sent else fd)
+
+    def _keep_first(self, data: bytes, fd: Optional[int]) -> None:
+        """It did not fit, and goes first when the socket is writable again."""
+        with self._lock:
+            self._blocked = True
+            self._unsent.appendleft((data, fd))
+            self._unsent_bytes += len(data)
 
     def _write(self, data: bytes, fd: Optional[int]) -> int:
         try:
@@ -138,25 +191,10 @@ class Link:
         except OSError as why:
             raise errors.LinkLost(f"The link to the sidecar broke: {why}") from why
 
-    def _write_first(self) -> int:
-        data, fd = self._unsent[0]
-        sent = self._write(data, fd)
-        if sent:
-            self._unsent.popleft()
-            _close(fd)
-            self._unsent_bytes -= sent
-            if sent < len(data):
-                self._unsent.appendleft((data[sent:], None))
-        return sent
-
-    def _keep(self, data: bytes, fd: Optional[int], first: bool = False) -> None:
+    def _keep(self, data: bytes, fd: Optional[int]) -> None:
         if self._unsent_bytes + len(data) > MAX_UNSENT:
             raise errors.LinkLost(f"The sidecar does not read: {self._unsent_bytes} bytes wait for it.")
-        waiting = data, None if fd is None else _duplicate(fd)
-        if first:
-            self._unsent.appendleft(waiting)
-        else:
-            self._unsent.append(waiting)
+        self._unsent.append((data, None if fd is None else _duplicate(fd)))
         self._unsent_bytes += len(data)
 
     def _take_descriptors(self, control: list, flags: int) -> None:

@@ -54,6 +54,7 @@ class Session:
         self._wake = wake
         self._lock = threading.RLock()  # reentrant for signal handlers
         self._leases: Dict[int, "weakref.ref[Lease]"] = {}  # those that are out
+        self._answering = 0  # leases between finish and answered: their answers have still to go over the link
         self._dropped: Deque[Tuple[int, int]] = collections.deque()
         link.send(hello.encode())
 
@@ -86,10 +87,17 @@ class Session:
                 return False
             lease._over = True
             del self._leases[lease.conn]
+            self._answering += 1
             return True
 
     def answered(self) -> None:
         """Hang up after the last answer, if the host is leaving."""
+        with self._lock:
+            self._answering -= 1
+        self.leave()
+
+    def leave(self) -> None:
+        """Hang up, if the host is leaving and no answer is due any more."""
         if self.drained:
             with contextlib.suppress(errors.LinkLost):
                 self.close_dropped()
@@ -98,7 +106,7 @@ class Session:
     def close_if_done(self) -> None:
         """Hang up, if no lease is out and none will come."""
         with self._lock:
-            done = self.drained and not self._leases
+            done = self.drained and not self._leases and not self._answering
         if done:
             self.close()
 

@@ -598,6 +598,96 @@ def test_an_exception_in_the_loop_is_logged_and_the_loop_goes_on(options):
         eventually(lambda: gc.collect() is not None and gone(client))
 
 
+@pytest.mark.parametrize("pool", ["", "shared"])
+def test_a_connection_that_the_client_was_told_to_keep_outlives_a_server_that_stops(options, pool):
+    """cheroot closes what it has answered once it is not ready any more, though the answer has gone out as one that keeps the connection."""
+    with running(options=dict(options, pool=pool)) as server, Client(server) as client:
+        server.put_conn = lambda conn: conn.close()
+        for _ in range(3):
+            assert not client.get().will_close
+            assert client.sock.getpeername() == server.bind_addr
+        client.get(headers=("Connection: close",))
+        assert client.at_end()
+
+
+@pytest.mark.parametrize("moment", ["turn", "before the queue", "behind the queue"])
+def test_an_interrupt_in_the_loop_loses_no_request(options, moment):
+    """sys.exit() in a signal handler raises wherever the loop is: the pool's next host answers what this one had not begun."""
+    options = dict(options, pool="shared")
+    with contextlib.ExitStack() as stack:
+        with running(options=options) as server:
+            interrupt(server, moment)
+            client = stack.enter_context(Client(server))
+            client.send()
+            eventually(lambda: server.raised)
+            assert isinstance(server.raised[0], SystemExit)
+        with running(options=options) as successor:
+            attached(successor)
+            assert client.receive().text == b"hello"
+            assert client.get().text == b"hello"
+
+
+def interrupt(server, moment):
+    """Has the loop interrupted at that moment of its next lease."""
+    process_conn, client = server.process_conn, server._connections._client
+    attend = client._attend
+
+    def process_and_interrupt(conn):
+        if moment == "behind the queue":
+            process_conn(conn)
+        raise SystemExit
+
+    def attend_and_interrupt(events):
+        attend(events)
+        if any(isinstance(event, anteroom.Lease) for event in events):
+            client._attend = attend
+            raise SystemExit
+
+    if moment == "turn":
+        client._attend = attend_and_interrupt
+    else:
+        server.process_conn = process_and_interrupt
+
+
+def test_what_an_interrupted_loop_refuses_is_served_by_no_thread_later(fake, fake_options):
+    """A lease may be in the server's queue already when ``stop`` finds it."""
+    queued = []
+    with running(options=dict(fake_options, pool="shared")) as server, Client(server) as client:
+        interrupt(server, "before the queue")
+        server.process_conn, fail = (lambda conn: (queued.append(conn), fail(conn))), server.process_conn
+        client.send()
+        eventually(lambda: server.raised)
+        server._connections.stop()
+        (conn,) = queued
+        assert eventually(lambda: fake.counts["NACK"]) == 1
+        assert not conn.communicate()
+        conn.close()
+        assert not gone(client)
+
+
+def test_what_a_lease_waits_for_is_told_to_the_sidecar(fake_options, monkeypatch):
+    monkeypatch.setenv("ANTEROOM_READY", "head")
+    for options, wanted in (({}, "head"), ({"ready": "request"}, "request")):
+        with running(options=dict(fake_options, **options)) as server:
+            attached(server)
+            assert f'"ready": "{wanted}"'.encode() in server._connections._listener._payload
+    with pytest.raises(ValueError, match="must be one of bytes, head, request"):
+        anteroom.cheroot.Options(ready="soon")
+
+
+def test_a_slow_request_occupies_no_thread_if_leases_wait_for_whole_ones(sidecar, options):
+    if isinstance(sidecar, Sidecar):
+        pytest.skip("the double leases for any byte")
+    with running(options=dict(options, ready="request"), numthreads=1) as server, Client(server) as slow, Client(server) as other:
+        slow.send("/upload", "POST", ("Content-Length: 5",), b"he")
+        assert other.get().text == b"hello"  # by the only thread
+        slow.sock.sendall(b"llo")
+        assert slow.receive().text == b"hello"
+        slow.sock.sendall(b"NONSENSE\r\n\r\n")
+        assert slow.receive().status == 400
+        assert slow.at_end()
+
+
 def test_put_after_close_closes(options):
     with running(options=options) as server, Client(server) as client:
         client.send("/hold")

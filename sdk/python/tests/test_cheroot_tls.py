@@ -63,6 +63,16 @@ def test_many_requests_on_one_connection(secure):
         has_idle(server, 2)
 
 
+def test_a_server_that_stops_ends_what_only_it_could_go_on_with(secure):
+    start, wrap = secure
+    with start() as server, Client(server, wrap) as client:
+        assert client.get().text == b"hello"
+        has_idle(server, 1)
+        server.put_conn = lambda conn: conn.close()
+        assert client.get().text == b"hello"
+        assert client.at_end()
+
+
 def test_each_connection_is_shaken_hands_with_once(fake, tls):
     configure, wrap = tls
     with running(options={"path": fake.path}, configure=configure) as server, Client(server, wrap) as client:

@@ -414,6 +414,26 @@ def test_a_denied_listener_is_offered_again(path, listener):
 # Leaving and coming back.
 
 
+def test_the_last_answer_of_several_hangs_up(sidecar, listener):
+    """An answer that is still to be sent keeps the link, though no lease is out any more."""
+    with anteroom.Client(sidecar.path, capacity=2) as client, contextlib.ExitStack() as stack:
+        client.listen(listener)
+        for _ in range(2):
+            stack.enter_context(connect(listener)).sendall(b"?")
+        leases = []
+        while len(leases) < 2:
+            leases += [event for event in client.wait(1) if isinstance(event, anteroom.Lease)]
+        session = client._session
+        client.drain()
+        while not client.left:
+            client.wait(1)
+        assert session.finish(leases[0])
+        assert leases[1].close()
+        assert not session.over
+        session.answered()
+        assert session.over
+
+
 def test_drain_finishes_what_is_out(sidecar, listener):
     release = threading.Event()
 

@@ -176,3 +176,26 @@ def test_the_link_ends_in_a_forked_child(ends):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     link.send(Frame(Type.PONG).encode())
     assert theirs.recv(100) == Frame(Type.PONG).encode()
+
+
+def test_what_others_add_while_a_thread_sends_goes_with_it(ends, monkeypatch):
+    link, theirs = ends
+    frames = [Frame(Type.PUT, conn=number).encode() for number in range(4)]
+    write, batches = link._write, []
+
+    def write_and_be_joined(data, fd):
+        batches.append(data)
+        if len(batches) == 1:
+            link.send(frames[1])
+            link.send(frames[2])
+            link.close()  # which waits until all is sent
+            assert link.fileno() == -1
+        return write(data, fd)
+
+    monkeypatch.setattr(link, "_write", write_and_be_joined)
+    link.send(frames[0])
+    assert batches == [frames[0], frames[1] + frames[2]]
+    assert theirs.recv(1000) + theirs.recv(1000) == b"".join(frames[:3])
+    assert theirs.recv(1000) == b""
+    with pytest.raises(errors.LinkLost):
+        link.send(frames[3])
