@@ -299,7 +299,8 @@ func (w *world) drop(fd int32, id ConnID) {
 
 func (w *world) tell(Event) {}
 
-// The steps of the property test. Each is something that the outside does; the loop's own steps follow each of them.
+// The steps of the property test. Each is something that the outside does; the loop's own steps follow each of them. Where there is nothing to do
+// it to (no lease to put, no host to kill), a step is skipped: rapid draws another, the test goes on.
 
 func (w *world) step(name string, f func(*rapid.T)) func(*rapid.T) {
 	return func(t *rapid.T) {
