@@ -72,7 +72,7 @@ clean: ## Remove what was built
 ##@ Checks
 
 .PHONY: check
-check: lint unit property python process ## Everything that needs neither root nor a Docker engine
+check: lint unit property python sdks process ## Everything that needs neither root nor a Docker engine
 
 .PHONY: lint
 lint: lint-go lint-proto lint-python lint-shell ## All linters, and that generated code is fresh
@@ -108,6 +108,10 @@ property: ## A million random events through the manager's policy (SEED=n repeat
 .PHONY: python
 python: build ## Tests of the Python SDK
 	cd sdk/python && ANTEROOM_TEST_BINARY=$(CURDIR)/bin/anteroom $(PYTHON) -m pytest -p no:cacheprovider tests
+
+.PHONY: sdks
+sdks: build ## Tests of the other languages' SDKs
+	@for test in $(wildcard sdk/*/test); do echo "$$test"; ANTEROOM_TEST_BINARY=$(CURDIR)/bin/anteroom $$test || exit 1; done
 
 .PHONY: process
 process: build ## End to end with real processes
