@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// inboxSize holds at least one frame of full length, and some 500 short ones: what one recvmsg may bring.
+// inboxSize holds at least two frames of full length, and some 500 short ones: what one recvmsg may bring.
 const inboxSize = 2 * (HeaderSize + MaxPayload)
 
 // maxRights is SCM_MAX_FD: the most descriptors Linux lets one message carry (unix(7)).
@@ -27,26 +29,68 @@ var (
 // Inbox reads frames from a socket and pairs each with its descriptor. It owns the descriptors that have arrived until Next gives them
 // out. It is for one goroutine. The zero value is ready.
 type Inbox struct {
-	buf   []byte
-	start int   // first byte of buf that Next has not taken
-	fds   []int // arrived, not yet claimed, in order; lost in the place of one that was due and will not come
-	oob   []byte
-	msg   message
+	*inboxMemory
+	now    cursor // as far as Next has given out; taken as far as that once it is called again
+	filled bool   // the last Recv took all the room there was
+}
+
+// inboxMemory is all that is known of a stream of frames. It may lie in memory that outlives the process: where it stands is changed by one
+// store, and what a system call was doing when the process died can be told from its message.
+type inboxMemory struct {
+	word atomic.Uint64 // a cursor: what has not been taken
+	msg  message
+	oob  [oobSize]byte
+	fds  [rightsKept]int32 // arrived, not yet claimed, in order; lost in the place of one that was due and will not come
+	buf  [inboxSize]byte
+}
+
+// cursor says which part of an inbox is not taken yet: of its bytes, and of its descriptors, which are counted on and on.
+type cursor struct{ start, end, firstFD, endFD uint16 }
+
+func (c cursor) pack() uint64 {
+	return uint64(c.start) | uint64(c.end)<<16 | uint64(c.firstFD)<<32 | uint64(c.endFD)<<48
+}
+
+func unpack(w uint64) cursor {
+	return cursor{uint16(w), uint16(w >> 16), uint16(w >> 32), uint16(w >> 48)}
+}
+
+const (
+	oobSize    = 1032 // CMSG_SPACE for four times maxRights bytes
+	rightsKept = 256  // one with a frame that has begun, and those of one message
+)
+
+func (m *inboxMemory) fd(n uint16) *int32 { return &m.fds[n%rightsKept] }
+
+// InboxSize is how many bytes of memory an Inbox needs.
+const InboxSize = int(unsafe.Sizeof(inboxMemory{}))
+
+// InboxAt makes an Inbox in memory of at least InboxSize bytes, aligned to 8. Zeroed memory is an empty Inbox; what an Inbox in another process
+// has left in it goes on where that has been: what Next had given out there last comes once more.
+func InboxAt(memory []byte) (Inbox, error) {
+	m := (*inboxMemory)(unsafe.Pointer(unsafe.SliceData(memory[:InboxSize])))
+	m.msg.forget()
+	in := Inbox{inboxMemory: m, now: unpack(m.word.Load())}
+	if n := int(m.msg.moved); n > 0 && uint64(in.now.end) == m.msg.at {
+		if err := in.arrived(n, int(m.msg.header.Controllen)); err != nil {
+			return in, err
+		}
+	}
+	return in, nil
 }
 
 // Recv does one recvmsg(2) on the socket, without blocking, whatever the socket's flags. It returns io.EOF when the peer has hung up, ErrAgain
 // when nothing is there, a Fault when the message broke the rules of descriptor passing, else the system call's error.
 func (in *Inbox) Recv(sock int) error {
 	in.makeRoom()
-	n, oobn, flags, err := in.msg.recv(sock, in.buf[len(in.buf):cap(in.buf)], in.oob)
+	room := in.buf[in.now.end:]
+	n, oobn, err := in.msg.recv(sock, room, in.oob[:], uint64(in.now.end))
 	if err != nil {
 		return err
 	}
-	in.buf = in.buf[:len(in.buf)+n]
-	if oobn > 0 || flags&unix.MSG_CTRUNC != 0 {
-		if err := in.takeRights(in.oob[:oobn], flags); err != nil {
-			return err
-		}
+	in.filled = n == len(room)
+	if err := in.arrived(n, oobn); err != nil {
+		return err
 	}
 	if n == 0 {
 		return io.EOF
@@ -54,51 +98,80 @@ func (in *Inbox) Recv(sock int) error {
 	return nil
 }
 
-// makeRoom moves what is left to the front, so that a frame that has begun has room to end.
+// makeRoom moves what is left to the front where it has to, so that a frame that has begun has room to end. The two places do not overlap, so that
+// the bytes are in one of them at any moment.
 func (in *Inbox) makeRoom() {
-	if in.buf == nil {
-		in.buf = make([]byte, 0, inboxSize)
-		in.oob = make([]byte, unix.CmsgSpace(4*maxRights))
+	if in.inboxMemory == nil {
+		in.inboxMemory = new(inboxMemory)
 	}
-	if in.start > 0 {
-		in.buf = in.buf[:copy(in.buf, in.buf[in.start:])]
-		in.start = 0
+	left := in.now.end - in.now.start
+	if left == 0 || in.now.start >= inboxSize/2 {
+		copy(in.buf[:], in.Pending())
+		in.now.start, in.now.end = 0, left
 	}
+	in.take()
+}
+
+// take makes it true that what Next has given out is taken.
+func (in *Inbox) take() { in.word.Store(in.now.pack()) }
+
+// arrived counts what a message has brought.
+func (in *Inbox) arrived(n, oobn int) error {
+	var err error
+	if oobn > 0 || in.msg.truncated() {
+		err = in.takeRights(in.oob[:oobn])
+	}
+	in.now.end += uint16(n)
+	in.take()
+	in.msg.settled()
+	return err
 }
 
 // takeRights queues the descriptor of a message. All descriptors are kept until Close even if the message is refused, so that none leaks.
-func (in *Inbox) takeRights(oob []byte, flags int) error {
-	before := len(in.fds)
-	fds, err := parseRights(oob, in.fds)
-	in.fds = fds
+func (in *Inbox) takeRights(oob []byte) error {
+	fds, err := parseRights(oob)
+	for _, fd := range fds {
+		in.keep(int32(fd))
+	}
 	switch {
 	case err != nil:
 		return err
-	case len(in.fds) > before+1:
-		return Faultf(CodeStrayDescriptor, "%d descriptors in one message, one is allowed", len(in.fds)-before)
-	case flags&unix.MSG_CTRUNC != 0 && len(in.fds) == before:
-		in.fds = append(in.fds, lost)
+	case len(fds) > 1:
+		return Faultf(CodeStrayDescriptor, "%d descriptors in one message, one is allowed", len(fds))
+	case in.msg.truncated() && len(fds) == 0:
+		in.keep(lost)
 	}
 	return nil
+}
+
+func (in *Inbox) keep(fd int32) {
+	*in.fd(in.now.endFD) = fd
+	in.now.endFD++
 }
 
 // Next takes the next complete frame. fd is its descriptor, -1 if its FD flag is not set; the caller owns it. ok is false when no
 // complete frame is left. The frame's payload is valid until the next Recv. An error is final, except ErrDescriptorLost: the frame is
 // valid but for its descriptor.
+//
+// In memory that outlives the process the frame is taken when Next, Settled or Recv is called after it: whoever dies over a frame leaves it.
 func (in *Inbox) Next(f *Frame) (fd int, ok bool, err error) {
-	n, err := Decode(in.buf[in.start:], f)
+	if in.inboxMemory == nil {
+		return -1, false, nil
+	}
+	in.take()
+	n, err := Decode(in.Pending(), f)
 	if n == 0 || err != nil {
 		return -1, false, asFault(err)
 	}
-	in.start += n
+	in.now.start += uint16(n)
 	if f.Flags&FlagFD == 0 {
 		return -1, true, nil
 	}
-	if len(in.fds) == 0 {
+	if in.now.firstFD == in.now.endFD {
 		return -1, false, Faultf(CodeNoDescriptor, "%s says that a descriptor comes with it, none came", f.Type)
 	}
-	fd = in.fds[0]
-	in.fds = in.fds[:copy(in.fds, in.fds[1:])]
+	fd = int(*in.fd(in.now.firstFD))
+	in.now.firstFD++
 	if fd == lost {
 		return -1, true, ErrDescriptorLost
 	}
@@ -106,30 +179,51 @@ func (in *Inbox) Next(f *Frame) (fd int, ok bool, err error) {
 }
 
 // Full reports whether the last Recv filled all the room there was, so that another may find more at once.
-func (in *Inbox) Full() bool { return len(in.buf) == cap(in.buf) }
+func (in *Inbox) Full() bool { return in.filled }
 
 // Pending returns the bytes of a frame that has begun and not ended.
-func (in *Inbox) Pending() []byte { return in.buf[in.start:] }
+func (in *Inbox) Pending() []byte {
+	if in.inboxMemory == nil {
+		return nil
+	}
+	return in.buf[in.now.start:in.now.end]
+}
 
 // Settled checks, when no complete frame is left, that no descriptor waits without a frame that has begun, and no more than one with it.
 func (in *Inbox) Settled() error {
-	switch {
-	case len(in.fds) > 0 && len(in.Pending()) == 0:
+	if in.inboxMemory == nil {
+		return nil
+	}
+	in.take()
+	switch n := in.now.endFD - in.now.firstFD; {
+	case n > 0 && len(in.Pending()) == 0:
 		return Faultf(CodeStrayDescriptor, "a descriptor came with no frame whose FD flag is set")
-	case len(in.fds) > 1:
-		return Faultf(CodeStrayDescriptor, "%d descriptors came with one frame", len(in.fds))
+	case n > 1:
+		return Faultf(CodeStrayDescriptor, "%d descriptors came with one frame", n)
 	}
 	return nil
 }
 
-// Close closes the descriptors that nobody has claimed.
-func (in *Inbox) Close() {
-	for _, fd := range in.fds {
-		if fd != lost {
-			_ = unix.Close(fd)
+// Descriptors lists those that nobody has claimed.
+func (in *Inbox) Descriptors() []int {
+	var fds []int
+	if in.inboxMemory == nil {
+		return fds
+	}
+	for n := in.now.firstFD; n != in.now.endFD; n++ {
+		if fd := int(*in.fd(n)); fd != lost {
+			fds = append(fds, fd)
 		}
 	}
-	in.fds = nil
+	return fds
+}
+
+// Close closes the descriptors that nobody has claimed.
+func (in *Inbox) Close() {
+	for _, fd := range in.Descriptors() {
+		_ = unix.Close(fd)
+	}
+	in.now.firstFD = in.now.endFD
 }
 
 func asFault(err error) error {
@@ -142,12 +236,13 @@ func asFault(err error) error {
 	return err
 }
 
-// parseRights appends the descriptors of every SCM_RIGHTS message in oob to fds. Other kinds of control message are skipped.
-func parseRights(oob []byte, fds []int) ([]int, error) {
+// parseRights lists the descriptors of every SCM_RIGHTS message in oob. Other kinds of control message are skipped.
+func parseRights(oob []byte) ([]int, error) {
 	messages, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
-		return fds, fmt.Errorf("handoff: control message: %w", err)
+		return nil, fmt.Errorf("handoff: control message: %w", err)
 	}
+	var fds []int
 	for i := range messages {
 		if messages[i].Header.Level != unix.SOL_SOCKET || messages[i].Header.Type != unix.SCM_RIGHTS {
 			continue

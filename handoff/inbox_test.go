@@ -112,24 +112,6 @@ func TestAStreamThatComesByteByByteKeepsFramesAndDescriptorsTogether(t *testing.
 	}
 }
 
-// The receiver's buffer ends where it ends: whatever its size, frames keep their descriptors.
-func TestASmallBufferKeepsFramesAndDescriptorsTogether(t *testing.T) {
-	checkDescriptors(t)
-	s := mixed(t)
-	longest := HeaderSize + len(`{"peer":"127.0.0.1:1"}`)
-	for size := longest; size <= len(s.bytes); size++ {
-		t.Run(fmt.Sprint(size), func(t *testing.T) {
-			a, b := openPair(t)
-			in := Inbox{buf: make([]byte, 0, size), oob: make([]byte, unix.CmsgSpace(4*maxRights))}
-			defer in.Close()
-			s.send(t, a, 0, len(s.bytes))
-			if got, err := takeAll(t, &in, b); err != nil || !slices.Equal(got, s.want) {
-				t.Errorf("got %v, %v, want %v", got, err, s.want)
-			}
-		})
-	}
-}
-
 func TestWhatInboxRefuses(t *testing.T) {
 	plain := Frame{Type: TypePut, Conn: 1}
 	with := Frame{Type: TypeAdopt, Flags: FlagFD, Conn: 2}
@@ -407,5 +389,24 @@ func claimAll(t *testing.T, in *Inbox, open map[int]bool) bool {
 		if !ok {
 			return true
 		}
+	}
+}
+
+// A peer that goes with something unread has still said what it said.
+func TestLastWordsOfAPeerThatDidNotListen(t *testing.T) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeFD(pair[0])
+	send(t, pair[0], "nobody reads this")
+	f := Frame{Type: TypeRefuse, Conn: 3}
+	send(t, pair[1], string(f.Append(nil)))
+	closeFD(pair[1])
+	var in Inbox
+	got, err := takeAll(t, &in, pair[0])
+	wantEOF(t, err)
+	if !slices.Equal(got, []arrival{{conn: 3}}) {
+		t.Errorf("got %v, want the last frame", got)
 	}
 }

@@ -13,41 +13,72 @@ import (
 // ErrRightsLimit means that too many descriptors of this user are in flight (ETOOMANYREFS, unix(7)). It passes when hosts read; epoll does not tell.
 var ErrRightsLimit = errors.New("handoff: too many descriptors in flight")
 
-// message is the argument of recvmsg(2) and sendmsg(2), kept so that a call allocates nothing. The calls are raw: with MSG_DONTWAIT they
-// never block, so the Go scheduler need not hear of them.
+// message is the argument of recvmmsg(2) and sendmmsg(2) for one message, struct mmsghdr and what it points to, kept so that a call allocates
+// nothing. The calls are raw: with MSG_DONTWAIT they never block, so the Go scheduler need not hear of them.
+//
+// Of these two system calls the kernel writes the outcome to memory before they return. So if the process is killed in one, which takes effect at
+// its end, whoever has the memory afterwards sees whether it was done (moved), and from which position on (at).
 type message struct {
 	header  unix.Msghdr
-	iovec   unix.Iovec
+	moved   uint32 // bytes that the call has moved; 0: none, or none since settled
+	_       uint32
+	iovec   [2]unix.Iovec
+	at      uint64 // position in the stream at which the call began
 	control [rightsSpace]byte
 }
 
 // rightsSpace is CMSG_SPACE for one descriptor: a 16-byte header, 4 bytes, padding (cmsg(3), 64-bit).
 const rightsSpace = 24
 
-func (m *message) recv(sock int, p, oob []byte) (n, oobn, flags int, err error) {
-	m.point(p)
+// recv receives to p; at is noted. Until settled, the outcome stays.
+func (m *message) recv(sock int, p, oob []byte, at uint64) (n, oobn int, err error) {
+	m.point(at, p, nil)
 	m.header.Control = &oob[0]
 	m.header.SetControllen(len(oob))
-	n, err = m.call(unix.SYS_RECVMSG, sock, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
-	if err != nil {
-		return 0, 0, 0, err
+	err = m.call(unix.SYS_RECVMMSG, sock, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+	if errors.Is(err, io.EOF) {
+		// Unlike recvmsg(2) it reports, once, that the peer closed with something unread (ECONNRESET) before what the peer had sent.
+		err = m.call(unix.SYS_RECVMMSG, sock, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
 	}
-	return n, int(m.header.Controllen), int(m.header.Flags), nil
+	if err != nil {
+		return 0, 0, err
+	}
+	return int(m.moved), int(m.header.Controllen), nil
 }
 
-// send sends p, and the descriptor with it unless it is negative.
-func (m *message) send(sock int, p []byte, fd int) (n int, err error) {
-	m.point(p)
+// truncated: a descriptor was lost.
+func (m *message) truncated() bool { return m.header.Flags&unix.MSG_CTRUNC != 0 }
+
+// send sends p and then q, and a descriptor with them unless it is negative; at is noted. Until settled, the outcome stays.
+func (m *message) send(sock int, p, q []byte, fd int, at uint64) (n int, err error) {
+	m.point(at, p, q)
 	if fd >= 0 {
 		m.setRights(fd)
 	}
-	return m.call(unix.SYS_SENDMSG, sock, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	if err := m.call(unix.SYS_SENDMMSG, sock, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL); err != nil {
+		return 0, err
+	}
+	return int(m.moved), nil
 }
 
-func (m *message) point(p []byte) {
-	m.header = unix.Msghdr{Iov: &m.iovec, Iovlen: 1}
-	m.iovec.Base = unsafe.SliceData(p)
-	m.iovec.SetLen(len(p))
+// settled: what the call has done is known elsewhere now.
+func (m *message) settled() { m.moved = 0 }
+
+// forget removes the addresses of a process that is no more.
+func (m *message) forget() {
+	m.header, m.iovec = unix.Msghdr{Controllen: m.header.Controllen, Flags: m.header.Flags}, [2]unix.Iovec{}
+}
+
+func (m *message) point(at uint64, p, q []byte) {
+	m.moved, m.at = 0, at
+	m.header = unix.Msghdr{Iov: &m.iovec[0], Iovlen: 1}
+	m.iovec[0].Base = unsafe.SliceData(p)
+	m.iovec[0].SetLen(len(p))
+	if len(q) > 0 {
+		m.header.Iovlen = 2
+		m.iovec[1].Base = unsafe.SliceData(q)
+		m.iovec[1].SetLen(len(q))
+	}
 }
 
 // setRights writes one SCM_RIGHTS message: struct cmsghdr {length, level, type} and the descriptor (cmsg(3)).
@@ -61,21 +92,21 @@ func (m *message) setRights(fd int) {
 }
 
 // call classifies what went wrong: again, hung up, or final.
-func (m *message) call(trap uintptr, sock int, flags uintptr) (int, error) {
+func (m *message) call(trap uintptr, sock int, flags uintptr) error {
 	for {
-		n, _, errno := unix.RawSyscall(trap, uintptr(sock), uintptr(unsafe.Pointer(&m.header)), flags)
+		_, _, errno := unix.RawSyscall6(trap, uintptr(sock), uintptr(unsafe.Pointer(m)), 1, flags, 0, 0)
 		switch errno {
 		case 0:
-			return int(n), nil
+			return nil
 		case unix.EINTR:
 		case unix.EAGAIN, unix.ENOBUFS, unix.ENOMEM:
-			return 0, ErrAgain
+			return ErrAgain
 		case unix.ETOOMANYREFS:
-			return 0, ErrRightsLimit
+			return ErrRightsLimit
 		case unix.EPIPE, unix.ECONNRESET:
-			return 0, io.EOF
+			return io.EOF
 		default:
-			return 0, fmt.Errorf("%s: %w", map[uintptr]string{unix.SYS_RECVMSG: "recvmsg", unix.SYS_SENDMSG: "sendmsg"}[trap], errno)
+			return fmt.Errorf("%s: %w", map[uintptr]string{unix.SYS_RECVMMSG: "recvmmsg", unix.SYS_SENDMMSG: "sendmmsg"}[trap], errno)
 		}
 	}
 }

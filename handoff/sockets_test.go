@@ -150,7 +150,7 @@ func receive(t testing.TB, sock, size, control, flags int) received {
 	if err != nil {
 		t.Fatalf("recvmsg: %v", err)
 	}
-	fds, err := parseRights(oob[:oobn], nil)
+	fds, err := parseRights(oob[:oobn])
 	if err != nil {
 		t.Fatal(err)
 	}
