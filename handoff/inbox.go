@@ -69,10 +69,9 @@ const InboxSize = int(unsafe.Sizeof(inboxMemory{}))
 // has left in it goes on where that has been: what Next had given out there last comes once more.
 func InboxAt(memory []byte) (Inbox, error) {
 	m := (*inboxMemory)(unsafe.Pointer(unsafe.SliceData(memory[:InboxSize])))
-	m.msg.forget()
 	in := Inbox{inboxMemory: m, now: unpack(m.word.Load())}
 	if n := int(m.msg.moved); n > 0 && uint64(in.now.end) == m.msg.at {
-		if err := in.arrived(n, int(m.msg.header.Controllen)); err != nil {
+		if err := in.arrived(n, int(m.msg.header.controlLen)); err != nil {
 			return in, err
 		}
 	}

@@ -18,13 +18,43 @@ var ErrRightsLimit = errors.New("handoff: too many descriptors in flight")
 //
 // Of these two system calls the kernel writes the outcome to memory before they return. So if the process is killed in one, which takes effect at
 // its end, whoever has the memory afterwards sees whether it was done (moved), and from which position on (at).
+//
+// Addresses are numbers here, which mean nothing to the collector: a successor finds those of another process. What they point to is held by the Inbox
+// or Outbox and never moves.
 type message struct {
-	header  unix.Msghdr
+	header  msghdr
 	moved   uint32 // bytes that the call has moved; 0: none, or none since settled
 	_       uint32
-	iovec   [2]unix.Iovec
+	iovec   [2]iovec
 	at      uint64 // position in the stream at which the call began
 	control [rightsSpace]byte
+}
+
+// msghdr is struct msghdr of recvmsg(2), 64-bit.
+type msghdr struct {
+	name       uintptr
+	nameLen    uint32
+	_          uint32
+	iov        uintptr
+	iovLen     uint64
+	control    uintptr
+	controlLen uint64
+	flags      int32
+	_          int32
+}
+
+// iovec is struct iovec of readv(2).
+type iovec struct {
+	base uintptr
+	len  uint64
+}
+
+func iovecOf(p []byte) iovec {
+	return iovec{base: uintptr(unsafe.Pointer(unsafe.SliceData(p))), len: uint64(len(p))}
+}
+
+func (m *message) setControl(p []byte) {
+	m.header.control, m.header.controlLen = uintptr(unsafe.Pointer(unsafe.SliceData(p))), uint64(len(p))
 }
 
 // rightsSpace is CMSG_SPACE for one descriptor: a 16-byte header, 4 bytes, padding (cmsg(3), 64-bit).
@@ -33,8 +63,7 @@ const rightsSpace = 24
 // recv receives to p; at is noted. Until settled, the outcome stays.
 func (m *message) recv(sock int, p, oob []byte, at uint64) (n, oobn int, err error) {
 	m.point(at, p, nil)
-	m.header.Control = &oob[0]
-	m.header.SetControllen(len(oob))
+	m.setControl(oob)
 	err = m.call(unix.SYS_RECVMMSG, sock, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
 	if errors.Is(err, io.EOF) {
 		// Unlike recvmsg(2) it reports, once, that the peer closed with something unread (ECONNRESET) before what the peer had sent.
@@ -43,11 +72,11 @@ func (m *message) recv(sock int, p, oob []byte, at uint64) (n, oobn int, err err
 	if err != nil {
 		return 0, 0, err
 	}
-	return int(m.moved), int(m.header.Controllen), nil
+	return int(m.moved), int(m.header.controlLen), nil
 }
 
 // truncated: a descriptor was lost.
-func (m *message) truncated() bool { return m.header.Flags&unix.MSG_CTRUNC != 0 }
+func (m *message) truncated() bool { return m.header.flags&unix.MSG_CTRUNC != 0 }
 
 // send sends p and then q, and a descriptor with them unless it is negative; at is noted. Until settled, the outcome stays.
 func (m *message) send(sock int, p, q []byte, fd int, at uint64) (n int, err error) {
@@ -64,20 +93,12 @@ func (m *message) send(sock int, p, q []byte, fd int, at uint64) (n int, err err
 // settled: what the call has done is known elsewhere now.
 func (m *message) settled() { m.moved = 0 }
 
-// forget removes the addresses of a process that is no more.
-func (m *message) forget() {
-	m.header, m.iovec = unix.Msghdr{Controllen: m.header.Controllen, Flags: m.header.Flags}, [2]unix.Iovec{}
-}
-
 func (m *message) point(at uint64, p, q []byte) {
 	m.moved, m.at = 0, at
-	m.header = unix.Msghdr{Iov: &m.iovec[0], Iovlen: 1}
-	m.iovec[0].Base = unsafe.SliceData(p)
-	m.iovec[0].SetLen(len(p))
+	m.header = msghdr{iov: uintptr(unsafe.Pointer(&m.iovec)), iovLen: 1}
+	m.iovec[0] = iovecOf(p)
 	if len(q) > 0 {
-		m.header.Iovlen = 2
-		m.iovec[1].Base = unsafe.SliceData(q)
-		m.iovec[1].SetLen(len(q))
+		m.iovec[1], m.header.iovLen = iovecOf(q), 2
 	}
 }
 
@@ -87,8 +108,7 @@ func (m *message) setRights(fd int) {
 	binary.NativeEndian.PutUint32(m.control[8:], unix.SOL_SOCKET)
 	binary.NativeEndian.PutUint32(m.control[12:], unix.SCM_RIGHTS)
 	binary.NativeEndian.PutUint32(m.control[16:], uint32(fd))
-	m.header.Control = &m.control[0]
-	m.header.SetControllen(rightsSpace)
+	m.setControl(m.control[:])
 }
 
 // call classifies what went wrong: again, hung up, or final.

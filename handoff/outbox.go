@@ -47,7 +47,7 @@ type mark struct {
 
 const (
 	outboxStart = 16 << 10      // bytes of a growing ring at first
-	outboxRoom  = 2 * MaxQueued // bytes of a fixed one: what may wait, and what one turn of a loop may add to it
+	outboxRoom  = MaxQueued // bytes of a fixed one
 	marksStart  = 64
 	marksRoom   = 2 * MaxCapacity // leases are what carries descriptors
 )
@@ -72,7 +72,6 @@ func OutboxAt(memory []byte) Outbox {
 
 // recover ends what another process has begun.
 func (o *Outbox) recover() {
-	o.msg.forget()
 	if o.msg.moved > 0 && o.msg.at == o.sent.Load() {
 		o.progress(int(o.msg.moved))
 	}
@@ -193,7 +192,7 @@ func (o *Outbox) piece(from, to uint64) (p, q []byte) {
 }
 
 // Flush sends what it can without blocking. It returns nil when all is sent, ErrAgain when the peer must read first, io.EOF when the peer
-// has hung up, else the system call's error.
+// has hung up, ErrOutboxFull when a frame was lost, else the system call's error.
 func (o *Outbox) Flush(sock int) error {
 	for o.Len() > 0 {
 		from := o.sent.Load()
@@ -201,7 +200,13 @@ func (o *Outbox) Flush(sock int) error {
 		p, q := o.piece(from, upTo)
 		n, err := o.msg.send(sock, p, q, fd, from)
 		if err != nil {
-			return o.keep(err)
+			err = o.keep(err)
+		}
+		if err != nil && o.full {
+			err = ErrOutboxFull
+		}
+		if err != nil {
+			return err
 		}
 		o.progress(n)
 	}

@@ -22,6 +22,7 @@ type entrance struct {
 // ListenerOptions says what a listener is for.
 type ListenerOptions struct {
 	Name string // how operators see it; empty: its address
+	Key  string // by which a successor's listener finds the connections of its predecessor's; empty: it does not
 	Pool string // whose hosts serve its connections; empty: DefaultPool
 	// Ready is what must have arrived before a host gets a connection. Default: anything.
 	Ready Readiness
@@ -43,7 +44,7 @@ func (m *Manager) AddListener(l *listener.Listener, o ListenerOptions) error {
 		if fault != nil {
 			return errors.Join(fault, l.Close())
 		}
-		_, err := m.open(l, &door{name: o.Name, ready: o.Ready, proxies: o.Proxies}, to, nil)
+		_, err := m.open(l, &door{name: o.Name, key: o.Key, ready: o.Ready, proxies: o.Proxies}, to, nil)
 		return err
 	})
 }
@@ -51,8 +52,7 @@ func (m *Manager) AddListener(l *listener.Listener, o ListenerOptions) error {
 // AddHandoff lets hosts attach on l, before or while Run. It takes ownership of l, also on failure.
 func (m *Manager) AddHandoff(l *listener.Listener) error {
 	return m.tell(func() error {
-		m.serial++
-		e := &entrance{token: handoffToken | m.serial, listener: l}
+		e := &entrance{token: handoffToken | m.nextSerial(), listener: l}
 		if err := m.sel.Register(l.FD(), e.token, selector.Read); err != nil {
 			return errors.Join(err, l.Close())
 		}
@@ -64,18 +64,21 @@ func (m *Manager) AddHandoff(l *listener.Listener) error {
 
 // open makes a listener part of the loop; d lacks only its number and pool. On failure l is closed.
 func (m *Manager) open(l *listener.Listener, d *door, to *pool, from *link) (*entrance, error) {
-	m.serial++
-	d.id, d.edge = ListenerID(m.serial), l.Addr().Network == listener.Unix
-	if fault := m.policy.addDoor(d, to); fault != nil {
-		m.policy.forgetPool(to)
-		return nil, errors.Join(fault, l.Close())
+	serial := m.nextSerial()
+	d.id, d.edge = ListenerID(serial), l.Addr().Network == listener.Unix
+	if !m.policy.reopenDoor(d, to) {
+		if fault := m.policy.addDoor(d, to); fault != nil {
+			m.policy.forgetPool(to)
+			return nil, errors.Join(fault, l.Close())
+		}
 	}
-	e := &entrance{token: doorToken | m.serial, listener: l, door: d, link: from}
+	e := &entrance{token: doorToken | serial, listener: l, door: d, link: from}
 	if err := m.sel.Register(l.FD(), e.token, m.acceptInterest()); err != nil {
 		m.policy.closeDoor(d)
 		return nil, errors.Join(err, l.Close())
 	}
 	m.doors[e.token] = e
+	m.remember()
 	m.log.Info("listening", "listener", l.String(), "pool", to.name)
 	return e, nil
 }
@@ -90,6 +93,7 @@ func (m *Manager) closeEntrance(e *entrance) {
 	}
 	if e.door != nil {
 		m.policy.closeDoor(e.door)
+		m.remember()
 	}
 }
 
@@ -263,22 +267,45 @@ func (m *Manager) admitHost(fd int) {
 		m.refuse(fd, peer, err)
 		return
 	}
-	m.serial++
-	l := &link{token: linkToken | m.serial, fd: fd, peer: peer, deadline: m.policy.now + int64(helloTimeout)}
+	note := m.policy.memory.unusedLink()
+	if note == nil {
+		m.refuse(fd, peer, handoff.Faultf(handoff.CodeAtLimit, "too many peers are attached or about to"))
+		return
+	}
+	l := m.newLink(note, fd, peer)
 	if err := m.sel.Register(fd, l.token, selector.Read); err != nil {
 		m.log.Error("a host cannot be watched", "error", err)
 		closeFD(fd)
 		return
 	}
+	note.state = linkYoung
 	m.links[l.token] = l
 	m.young = append(m.young, l)
+}
+
+// newLink begins a link in a part of the memory that is unused.
+func (m *Manager) newLink(note *linkNote, fd int, peer listener.Credentials) *link {
+	token := linkToken | m.nextSerial()
+	note.token, note.fd, note.pid, note.uid, note.gid = token, int32(fd), peer.PID, peer.UID, peer.GID
+	l := &link{token: token, fd: fd, note: note, peer: peer, deadline: m.policy.now + int64(helloTimeout)}
+	l.in, _ = handoff.InboxAt(bytesOf(note.in[:])) // an empty one has no message that could be wrong
+	l.out = handoff.OutboxAt(bytesOf(note.out[:]))
+	return l
+}
+
+// nextSerial numbers entrances and links.
+func (m *Manager) nextSerial() uint64 {
+	m.policy.memory.head.serial++
+	return m.policy.memory.head.serial
 }
 
 func (m *Manager) refuse(fd int, peer listener.Credentials, why error) {
 	m.policy.totals.HostsRefused++
 	m.log.Warn("a host was refused", "uid", peer.UID, "gid", peer.GID, "pid", peer.PID, "error", why)
+	fault := handoff.Faultf(handoff.CodeNotAllowed, "%v", why)
+	errors.As(why, &fault)
 	var out handoff.Outbox
-	f := handoff.Faultf(handoff.CodeNotAllowed, "%v", why).Frame(handoff.TypeRefuse, 0)
+	f := fault.Frame(handoff.TypeRefuse, 0)
 	out.Add(&f)
 	_ = out.Flush(fd) // a peer that cannot hear it is refused all the same
 	closeFD(fd)

@@ -20,6 +20,10 @@ func (a *acts) watch(fd int32, id ConnID, once bool) error {
 	return a.sel.Register(int(fd), uint64(id), watching(once))
 }
 
+func (a *acts) watchQuietly(fd int32, id ConnID) error {
+	return a.sel.Register(int(fd), uint64(id), quiet)
+}
+
 func (a *acts) arm(fd int32, id ConnID, once bool) error {
 	return a.sel.Modify(int(fd), uint64(id), watching(once))
 }
@@ -51,7 +55,7 @@ func (a *acts) lease(h *host, id ConnID, r *record, withFD bool, flags handoff.F
 		Type: handoff.TypeLease, Flags: flags, Seq: r.seq, Conn: uint64(id),
 		A: uint64(r.head) | uint64(r.length)<<32, B: uint64(waited / time.Microsecond),
 	}
-	if peer, told := m.policy.peers[id.slot()]; told && h.address {
+	if peer, told := m.policy.toldPeer(r, id.slot()); told && h.address {
 		f.Payload = fmt.Appendf(nil, `{"peer":%q}`, peer)
 	}
 	if withFD {
@@ -74,6 +78,9 @@ func (a *acts) forget(h *host, id ConnID, why uint64) {
 	l := h.link
 	f := handoff.Frame{Type: handoff.TypeForget, Conn: uint64(id), A: why}
 	l.out.Add(&f)
+	if l.out.Len() > handoff.MaxQueued/2 {
+		_ = l.out.Flush(l.fd) // many connections end at once; what goes wrong now goes wrong again at the end of the turn
+	}
 	(*Manager)(a).markDirty(l)
 }
 

@@ -72,6 +72,8 @@ const (
 	stirred                      // the selector told something while it was ready or leased
 	ended                        // the client has said that it will send no more
 	broken                       // it ends in a reset
+	replied                      // our own answer to its request is sent, or was about to be: it ends
+	moving                       // between two states: it is in no list, and state is what it was
 )
 
 // record is a connection in the table: fixed size, no pointers, and all there is to know to go on with it. Everything else about a

@@ -78,6 +78,7 @@ func (m *Manager) Stop(ctx context.Context, grace time.Duration) (StopReport, er
 		m.stops = append(m.stops, reports)
 		m.policy.beginStop(grace)
 		m.setAccepting()
+		m.remember()
 		m.log.Info("stopping", "grace", grace, "leased", m.policy.states[Leased])
 	})
 	select {
@@ -113,6 +114,7 @@ func (m *Manager) Start(ctx context.Context) error {
 		}
 		if m.policy.start() {
 			m.setAccepting()
+			m.remember()
 			m.log.Info("started")
 		}
 		return struct{}{}, nil
@@ -228,6 +230,7 @@ func (m *Manager) SetLimits(ctx context.Context, change Limits) (Limits, error) 
 	}
 	return ask(ctx, m, func() (Limits, error) {
 		m.policy.setLimits(m.policy.limits.merge(change))
+		m.remember()
 		m.log.Info("limits changed", "limits", m.policy.limits)
 		return m.policy.limits, nil
 	})

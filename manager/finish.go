@@ -10,7 +10,8 @@ import (
 type remainder struct {
 	file      int32
 	pipe      bool  // a pipe, which has no offset
-	offset    int64 // of the next byte
+	offset    int64 // of the next byte; the kernel counts it on
+	end       int64 // of what is to be sent
 	left      int64
 	sent      int64
 	began     int64
@@ -38,7 +39,7 @@ func (p *policy) finish(h *host, f *handoff.Frame, rest remainder) *handoff.Faul
 	p.answered(r, f)
 	p.release(r, h, f.Flags&handoff.FlagClose == 0, false)
 	rest.began, rest.thenClose = p.now, f.Flags&handoff.FlagClose != 0
-	p.remainders[slot] = &rest
+	*p.remainder(slot) = rest
 	p.enter(r, slot, Finishing, int64(p.limits.SendTimeout))
 	r.marks |= hushed // to what the client sends
 	if p.act.watchRoom(r.fd, p.id(r, slot)) != nil {
@@ -51,7 +52,7 @@ func (p *policy) finish(h *host, f *handoff.Frame, rest remainder) *handoff.Faul
 
 // sendRest sends what the client takes now.
 func (p *policy) sendRest(r *record, slot uint32) {
-	rest := p.remainders[slot]
+	rest := p.remainder(slot)
 	before := rest.left
 	result := p.act.send(r.fd, p.id(r, slot), rest)
 	switch {
@@ -74,19 +75,25 @@ func (p *policy) tooSlowFor(rest *remainder) bool {
 
 // finished: the response is in the kernel, as after any put or close.
 func (p *policy) finished(r *record, slot uint32, rest *remainder) {
-	p.dropRest(slot)
-	if rest.thenClose {
+	thenClose, timeout := rest.thenClose, rest.timeout
+	p.dropRest(r, slot)
+	if thenClose {
 		p.close(r, slot, ReasonHost)
 		return
 	}
-	p.makeIdle(r, slot, rest.timeout)
+	p.makeIdle(r, slot, timeout)
 }
 
-// dropRest ends the care for a remainder.
-func (p *policy) dropRest(slot uint32) {
-	if rest := p.remainders[slot]; rest != nil {
+func (p *policy) remainder(slot uint32) *remainder { return &p.memory.extra(slot).rest }
+
+// dropRest ends the care for a remainder, if the connection has one.
+func (p *policy) dropRest(r *record, slot uint32) {
+	if r.state != Finishing {
+		return
+	}
+	if rest := p.remainder(slot); rest.left >= 0 {
+		rest.left = -1 // before its file is closed: the number may soon be another's
 		p.act.closeFile(rest.file)
-		delete(p.remainders, slot)
 	}
 }
 

@@ -15,28 +15,34 @@ var errTableFull = errors.New("every slot of the connection table is in use")
 
 // host is an attached host as the policy sees it.
 type host struct {
-	id       HostID
+	*hostState
 	name     string
 	agent    string
 	pool     *pool
 	peer     listener.Credentials
 	features []string
-	address  bool // wants to know the client's address
-	finish   bool // may leave us the rest of a response
-	cache    bool // holds the descriptors of what it has put
-	track    bool // wants to hear what becomes of what it has put
-	capacity int
-	draining bool
+	address  bool  // wants to know the client's address
+	finish   bool  // may leave us the rest of a response
+	cache    bool  // holds the descriptors of what it has put
+	track    bool  // wants to hear what becomes of what it has put
 	gone     bool  // its link has ended
-	sticky   bool  // has put sticky connections
 	resume   int64 // no leases until then, after a NACK; 0: now
-	attached int64
-	leases   list // longest first
-	waiting  list // sticky connections that are ready for it
-
-	total, nacks, stale, violations uint64
+	leases   list  // longest first
+	waiting  list  // sticky connections that are ready for it
 
 	link *link // the loop's side of it
+}
+
+// hostState is what changes of a host, and its successor's manager must know.
+type hostState struct {
+	id       HostID
+	inPool   uint16
+	draining bool
+	sticky   bool // has put sticky connections
+	capacity int
+	attached int64
+
+	total, nacks, stale, violations uint64
 }
 
 // owns reports whether an idle or ready connection is one that this host put last and wants to hear of.
@@ -111,8 +117,8 @@ func (p *policy) forgetPool(to *pool) {
 	}
 }
 
-// attach lets a host in. Its HELLO has been checked (handoff.HelloOf).
-func (p *policy) attach(hello *handoff.Hello, peer listener.Credentials) (*host, *handoff.Fault) {
+// attach lets a host in. Its HELLO has been checked (handoff.HelloOf); state is zero, and the host's from now on.
+func (p *policy) attach(hello *handoff.Hello, peer listener.Credentials, state *hostState) (*host, *handoff.Fault) {
 	if len(p.hosts) >= p.limits.Hosts {
 		return nil, handoff.Faultf(handoff.CodeAtLimit, "%d hosts are attached already, which is the limit", p.limits.Hosts)
 	}
@@ -128,17 +134,22 @@ func (p *policy) attach(hello *handoff.Hello, peer listener.Credentials) (*host,
 	if to.private && !private {
 		return nil, handoff.Faultf(handoff.CodeNotYours, "pool %q belongs to one host alone", name)
 	}
-	p.lastHost = id
-	h := &host{
-		id: id, name: hello.Name, agent: hello.Agent, pool: to, peer: peer, capacity: hello.Capacity, attached: p.now,
-		address: hello.Has(handoff.FeatureAddress), finish: hello.Has(handoff.FeatureFinish), cache: hello.Has(handoff.FeatureCache), track: hello.Has(handoff.FeatureTrack), features: agreed(hello.Features),
-	}
+	p.lastHost, p.memory.head.lastHost = id, id
+	state.id, state.inPool, state.capacity, state.attached = id, to.index, hello.Capacity, p.now
+	h := newHost(hello, peer, to, state)
 	p.hosts[id] = h
 	to.hosts = append(to.hosts, h)
 	p.totals.HostsAttached++
 	p.heat(to)
 	p.act.tell(Event{Kind: EventHostAttached, Host: id, Name: h.name, Pool: to.name})
 	return h, nil
+}
+
+func newHost(hello *handoff.Hello, peer listener.Credentials, to *pool, state *hostState) *host {
+	return &host{
+		hostState: state, name: hello.Name, agent: hello.Agent, pool: to, peer: peer, features: agreed(hello.Features),
+		address: hello.Has(handoff.FeatureAddress), finish: hello.Has(handoff.FeatureFinish), cache: hello.Has(handoff.FeatureCache), track: hello.Has(handoff.FeatureTrack),
+	}
 }
 
 // unusedName names the private pool of a host. Hosts choose names too, so the obvious one may be taken.
@@ -239,17 +250,22 @@ func (p *policy) adopt(h *host, fd int32, f *handoff.Frame) (ConnID, *handoff.Fa
 	if err != nil {
 		return 0, handoff.Faultf(handoff.CodeOutOfDescriptors, "%v", err)
 	}
+	p.totals.Adopted++
+	p.adopted(h, id, f)
+	return id, nil
+}
+
+// adopted makes an adopted connection its host's.
+func (p *policy) adopted(h *host, id ConnID, f *handoff.Frame) {
 	r := p.table.find(id)
 	r.host = h.id
 	if f.Flags&handoff.FlagSticky != 0 {
 		p.markHeld(r, h, true)
 	}
-	p.totals.Adopted++
 	p.setKept(r, true)
 	if p.kept > p.keepLimit() {
 		p.evict()
 	}
-	return id, nil
 }
 
 // msDuration reads a time in milliseconds that a peer has sent; what is too long is the longest allowed.
@@ -262,6 +278,7 @@ type door struct {
 	id          ListenerID
 	index       uint16
 	name        string
+	key         string // by which a successor's listener finds its connections
 	pool        *pool
 	host        *host // that brought it; nil: the sidecar's own
 	silentLease bool
@@ -304,6 +321,19 @@ func (p *policy) addDoor(d *door, to *pool) *handoff.Fault {
 	p.listeners[index] = d
 	to.doors++
 	return nil
+}
+
+// reopenDoor gives a listener the connections that it had in a predecessor, if there are any left; false if not.
+func (p *policy) reopenDoor(d *door, to *pool) bool {
+	for _, old := range p.listeners[1:] {
+		if old != nil && old.closed && old.key != "" && old.key == d.key && old.pool == to {
+			d.id, d.index, d.pool, d.accepted, d.states = old.id, old.index, to, old.accepted, old.states
+			p.listeners[d.index] = d
+			to.doors++
+			return true
+		}
+	}
+	return false
 }
 
 // closeDoor: the listener is closed; its connections go on.

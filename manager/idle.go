@@ -5,6 +5,7 @@ import "time"
 // idleOrder keeps the idle connections in the order in which they will expire, one list for each length of time. Within a list the first
 // is both the next to expire and the least recently used, so neither question ever scans connections.
 type idleOrder struct {
+	memory  *Memory
 	classes []idleClass
 }
 
@@ -44,13 +45,18 @@ func (o *idleOrder) classFor(timeout int64, kind wait) uint8 {
 	}
 	switch {
 	case unused >= 0:
-		o.classes[unused] = idleClass{timeout: timeout, kind: kind}
-		return uint8(unused)
+		return o.set(unused, timeout, kind)
 	case alike < maxClasses:
-		o.classes = append(o.classes, idleClass{timeout: timeout, kind: kind})
-		return uint8(len(o.classes) - 1)
+		o.classes = append(o.classes, idleClass{})
+		return o.set(len(o.classes)-1, timeout, kind)
 	}
 	return o.nearest(timeout, kind)
+}
+
+func (o *idleOrder) set(class int, timeout int64, kind wait) uint8 {
+	o.classes[class] = idleClass{timeout: timeout, kind: kind}
+	o.memory.head.classes[class] = classNote{timeout, kind}
+	return uint8(class)
 }
 
 // nearest is for when there are classes of this kind, all in use.

@@ -21,9 +21,12 @@ func (p *policy) introduce(r *record, slot uint32, d *door) bool {
 		p.close(r, slot, ReasonMalformed)
 		return false
 	}
-	r.marks |= introduced
 	if seen.Source.IsValid() {
-		p.peers[slot] = seen.Source
+		p.memory.extra(slot).peer = notePeer(seen.Source)
+	}
+	r.marks |= introduced
+	if seen.Verdict == proxied.Whole {
+		p.act.takeAway(r.fd, seen.Length)
 	}
 	if seen.Verdict == proxied.Whole && unread == seen.Length {
 		p.awaitFirst(r, slot, d)
@@ -47,27 +50,35 @@ func (a *acts) introduce(fd int32, proxies []netip.Prefix) (proxied.Seen, int) {
 	if err != nil || n == 0 {
 		return proxied.Seen{Verdict: proxied.None}, 0
 	}
-	seen := proxied.Header(a.peekBuf[:n])
-	if seen.Verdict == proxied.Whole {
-		_, _ = recv(int(fd), a.peekBuf[:seen.Length], 0) // what was peeked is there
-	}
-	return seen, n
+	return proxied.Header(a.peekBuf[:n]), n
+}
+
+func (a *acts) takeAway(fd int32, n int) {
+	_, _ = recv(int(fd), a.peekBuf[:n], 0) // what was peeked is there
 }
 
 func trusts(proxies []netip.Prefix, address netip.Addr) bool {
 	return slices.ContainsFunc(proxies, func(p netip.Prefix) bool { return p.Contains(address) })
 }
 
+// toldPeer is the client's address as a load balancer has told it. (Most connections never touch their extra, which costs memory.)
+func (p *policy) toldPeer(r *record, slot uint32) (netip.AddrPort, bool) {
+	if r.marks&introduced == 0 {
+		return netip.AddrPort{}, false
+	}
+	return p.memory.extra(slot).peer.addrPort()
+}
+
 // peerOf is the client's address: the one a trusted load balancer has told, else the socket's.
 func (p *policy) peerOf(r *record, slot uint32) string {
-	if peer, told := p.peers[slot]; told {
+	if peer, told := p.toldPeer(r, slot); told {
 		return peer.String()
 	}
 	return peerOf(int(r.fd))
 }
 
 func (p *policy) peerIn(r *record, slot uint32, prefix netip.Prefix) bool {
-	if peer, told := p.peers[slot]; told {
+	if peer, told := p.toldPeer(r, slot); told {
 		return prefix.Contains(peer.Addr())
 	}
 	peer, err := listener.Peer(int(r.fd))

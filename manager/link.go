@@ -15,6 +15,7 @@ import (
 type link struct {
 	token    uint64
 	fd       int
+	note     *linkNote
 	peer     listener.Credentials
 	in       handoff.Inbox
 	out      handoff.Outbox
@@ -133,10 +134,10 @@ func (m *Manager) send(l *link) {
 		}
 	case errors.Is(err, handoff.ErrAgain):
 		m.watchWritable(l, true)
-		m.checkBacklog(l)
 	case errors.Is(err, handoff.ErrRightsLimit):
 		m.stall(l)
-		m.checkBacklog(l)
+	case errors.Is(err, handoff.ErrOutboxFull):
+		m.fail(l, handoff.Faultf(handoff.CodeTooSlow, "more than %d bytes of frames wait to be read", handoff.MaxQueued))
 	case errors.Is(err, io.EOF):
 		m.receive(l) // what it said before it went still counts; the end follows
 		m.hangUp(l, "the host hung up")
@@ -149,12 +150,6 @@ func (m *Manager) stall(l *link) {
 	if !l.stalled {
 		l.stalled = true
 		m.stalled = append(m.stalled, l)
-	}
-}
-
-func (m *Manager) checkBacklog(l *link) {
-	if l.out.Len() > handoff.MaxQueued {
-		m.fail(l, handoff.Faultf(handoff.CodeTooSlow, "%d bytes of frames wait to be read", l.out.Len()))
 	}
 }
 
@@ -234,6 +229,7 @@ func (m *Manager) hangUp(l *link, why string) {
 	l.in.Close()
 	l.out.Close()
 	_ = m.sel.Unregister(l.fd)
+	m.policy.memory.freeLink(l.note)
 	closeFD(l.fd)
 }
 

@@ -3,6 +3,7 @@ package manager
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -19,8 +20,11 @@ import (
 type Config struct {
 	Logger hclog.Logger
 	Limits Limits // zero fields: the defaults
-	// Epoch differs for each life of the sidecar; hosts see it in WELCOME. Empty: random.
+	// Epoch differs for each life of the sidecar, successors included; hosts see it in WELCOME. Empty: random.
 	Epoch string
+	// Memory is where everything is that a successor would need, an empty one. Nil: one that nobody else has.
+	Memory    *Memory
+	ownMemory bool
 	// Allow judges who may attach to the handoff sockets: nil lets the peer in, an error is its refusal. Default: our own user, and root.
 	Allow func(listener.Credentials) error
 	// OnServing is told, from the loop, when it changes whether requests are served: at least one host is attached, and nothing is stopped. It
@@ -34,7 +38,7 @@ type Manager struct {
 	log      hclog.Logger
 	sel      *selector.Selector
 	policy   *policy
-	start    time.Time
+	start    time.Time // when the policy's clock was 0
 	events   []selector.Event
 	ended    chan struct{} // closed when Run has returned
 	watchers watchers
@@ -50,9 +54,9 @@ type Manager struct {
 	doors    map[uint64]*entrance // by token
 	handoffs map[uint64]*entrance
 	links    map[uint64]*link
-	serial   uint64  // of the last entrance or link
 	dirty    []*link // with frames to send
 	stalled  []*link // wait for descriptors in flight to arrive
+	resumed  []*link // of a predecessor, whose last frames are to be obeyed
 	young    []*link // have a deadline: no HELLO yet, or hanging up
 	paused   pause
 	warnNext int64 // no pause is warned about before
@@ -66,6 +70,15 @@ type Manager struct {
 
 // New makes a Manager; Run starts it.
 func New(config Config) (*Manager, error) {
+	m, err := newManager(config)
+	if err != nil {
+		return nil, err
+	}
+	m.remember()
+	return m, nil
+}
+
+func newManager(config Config) (*Manager, error) {
 	if err := config.Limits.Check(); err != nil {
 		return nil, err
 	}
@@ -77,18 +90,26 @@ func New(config Config) (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	config.fill()
+	if err := config.fill(); err != nil {
+		return nil, errors.Join(err, sel.Close())
+	}
 	m := &Manager{
-		config: config, log: config.Logger, sel: sel, start: time.Now(),
+		config: config, log: config.Logger, sel: sel, start: time.Now().Add(time.Duration(config.Memory.head.base - monotonic())),
 		events: make([]selector.Event, eventsPerTurn), ended: make(chan struct{}),
 		doors: map[uint64]*entrance{}, handoffs: map[uint64]*entrance{}, links: map[uint64]*link{},
 		readBuf: make([]byte, 64<<10), peekBuf: make([]byte, 2*maxPeek+firstPeek),
 	}
-	m.policy = newPolicy(config.Limits.withDefaults(descriptors), (*acts)(m))
+	m.policy = newPolicy(config.Limits.withDefaults(descriptors), (*acts)(m), config.Memory)
 	return m, nil
 }
 
-func (c *Config) fill() {
+func (c *Config) fill() (err error) {
+	if c.Memory == nil {
+		if c.Memory, err = NewMemory(); err != nil {
+			return err
+		}
+		c.ownMemory = true
+	}
 	if c.Logger == nil {
 		c.Logger = hclog.NewNullLogger()
 	}
@@ -103,6 +124,7 @@ func (c *Config) fill() {
 	if c.OnServing == nil {
 		c.OnServing = func(bool) {}
 	}
+	return nil
 }
 
 func allowSelf(peer listener.Credentials) error {

@@ -74,11 +74,14 @@ func (m *Manager) welcome(l *link, f *handoff.Frame, fd int) *handoff.Fault {
 	if fault != nil {
 		return fault
 	}
-	h, fault := m.policy.attach(hello, l.peer)
+	h, fault := m.policy.attach(hello, l.peer, &l.note.host)
 	if fault != nil {
 		return fault
 	}
 	h.link, l.host, l.deadline = l, h, never
+	l.note.helloLen = uint32(copy(l.note.hello[:], f.Payload))
+	m.remember()
+	l.note.state = linkAttached
 	m.reply(l, handoff.Welcome{
 		Host: uint64(h.id), Pool: h.pool.name, Capacity: h.capacity, Features: h.features, Listeners: m.listenersOf(h.pool),
 		KeepAliveTimeoutMS: m.policy.limits.KeepAliveTimeout.Milliseconds(), Epoch: m.config.Epoch,

@@ -30,8 +30,7 @@ func (p *policy) orphan(r *record, slot uint32) {
 		}
 		fallthrough
 	case fateConsumed:
-		p.totals.Answered++
-		p.act.answer(r.fd, 502)
+		p.reply(r, 502)
 		p.close(r, slot, ReasonHostGone)
 	default:
 		p.act.breakOff(r.fd)

@@ -176,9 +176,9 @@ func (p *policy) settle(r *record, slot uint32) {
 	if r.marks&partial == 0 {
 		return
 	}
+	p.act.settle(r.fd) // first, lest a successor takes it for done
 	r.marks &^= partial
 	delete(p.partials, slot)
-	p.act.settle(r.fd)
 }
 
 // statusFor is the answer to a request that no host will get; 0 for reasons that have none.
@@ -206,6 +206,12 @@ func (p *policy) answerFor(r *record, why Reason) {
 	if status == 0 || !waits || r.marks&silent != 0 || p.listeners[r.listener].ready == ReadyBytes {
 		return
 	}
+	p.reply(r, status)
+}
+
+// reply answers a request ourselves, once: a successor does not answer again.
+func (p *policy) reply(r *record, status int) {
 	p.totals.Answered++
+	r.marks |= replied
 	p.act.answer(r.fd, status)
 }

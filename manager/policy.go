@@ -17,6 +17,8 @@ type actor interface {
 	// watch tells what happens on the connection: every arrival, or, with once, that there is something, and then nothing more until arm. It is the
 	// first call for this connection.
 	watch(fd int32, id ConnID, once bool) error
+	// watchQuietly tells nothing until arm. It is the first call for this connection in a successor.
+	watchQuietly(fd int32, id ConnID) error
 	// arm does it again, after something was told once, or disarm, await or watchRoom was called; what is there already is told too.
 	arm(fd int32, id ConnID, once bool) error
 	// disarm: nothing more is told until arm.
@@ -26,8 +28,10 @@ type actor interface {
 	// look looks at the request in the receive queue, without taking it, and says how many bytes there are. If there are none, ended says whether there
 	// will be any.
 	look(fd int32, limits scan.Limits) (seen scan.Seen, unread int, ended bool)
-	// introduce looks for a PROXY header from one of the proxies, takes it away if it is whole, and says how many bytes there were.
+	// introduce looks for a PROXY header from one of the proxies, and says how many bytes there are.
 	introduce(fd int32, proxies []netip.Prefix) (seen proxied.Seen, unread int)
+	// takeAway removes bytes from the front of the receive queue.
+	takeAway(fd int32, n int)
 	// await is arm for when there are at least need bytes.
 	await(fd int32, id ConnID, need int) error
 	// settle ends the effect of await on the descriptor, before somebody else gets it.
@@ -36,6 +40,8 @@ type actor interface {
 	watchRoom(fd int32, id ConnID) error
 	// send sends what it can of a remainder, and keeps its account.
 	send(fd int32, id ConnID, rest *remainder) progress
+	// left asks how much of a remainder a predecessor has not sent.
+	left(rest *remainder) int64
 	// closeFile closes the file of a remainder.
 	closeFile(file int32)
 	// fate finds out what a host has done to a request that it has had for a time; first says that it is the connection's first.
@@ -71,27 +77,26 @@ type policy struct {
 	wake   int64 // when expire is due; never later than the first deadline
 	limits Limits
 	act    actor
+	memory *Memory
 
-	table      table
-	idle       idleOrder
-	partials   map[uint32]begun          // by slot
-	peers      map[uint32]netip.AddrPort // by slot, those that a load balancer has told
-	finishing  list
-	remainders map[uint32]*remainder // by slot
-	closing    list
-	pools      []*pool // by record.pool; nil where one has gone
-	poolNames  map[string]*pool
-	hosts      map[HostID]*host
-	listeners  []*door // by record.listener; the first stands for adopted connections
-	hot        []*pool // with something to dispatch
-	stop       *stopping
-	stopped    bool
+	table     table
+	idle      idleOrder
+	partials  map[uint32]begun // by slot
+	finishing list
+	closing   list
+	pools     []*pool // by record.pool; nil where one has gone
+	poolNames map[string]*pool
+	hosts     map[HostID]*host
+	listeners []*door // by record.listener; the first stands for adopted connections
+	hot       []*pool // with something to dispatch
+	stop      *stopping
+	stopped   bool
 
 	states   stateCounts
 	kept     int  // connections marked kept
 	watched  bool // somebody wants the events of every request
 	lastHost HostID
-	totals   Totals
+	totals   *Totals
 }
 
 // stateCounts counts connections by State.
@@ -104,10 +109,10 @@ func (c *stateCounts) public() StateCounts {
 // never is a deadline that does not come.
 const never = int64(math.MaxInt64)
 
-func newPolicy(limits Limits, act actor) *policy {
+func newPolicy(limits Limits, act actor, memory *Memory) *policy {
 	return &policy{
-		limits: limits, act: act, wake: never,
-		poolNames: map[string]*pool{}, hosts: map[HostID]*host{}, partials: map[uint32]begun{}, peers: map[uint32]netip.AddrPort{}, remainders: map[uint32]*remainder{},
+		limits: limits, act: act, wake: never, memory: memory, table: table{memory: memory}, idle: idleOrder{memory: memory}, totals: &memory.head.totals,
+		poolNames: map[string]*pool{}, hosts: map[HostID]*host{}, partials: map[uint32]begun{},
 		listeners: []*door{{}},
 	}
 }
@@ -167,22 +172,24 @@ func (p *policy) admit(fd int32, to *pool, door uint16, kind wait, timeout int64
 // enter moves a connection to a state: out of its list and its counts, into the new ones.
 func (p *policy) enter(r *record, slot uint32, s State, timeout int64) {
 	p.leave(r, slot)
-	r.state, r.since = s, p.now
+	r.since = p.now
+	r.state = s
 	p.table.push(p.listOf(r), slot)
 	p.count(r, +1)
+	r.marks &^= moving
 	p.wake = min(p.wake, p.now+timeout)
 }
 
-// leave takes a connection out of its state. Between leave and enter it is in no list and may change its host.
+// leave takes a connection out of its state. Between leave and enter it is in no list and may change its host. A successor that finds it so takes it
+// to be where it was: what moved it comes again, or has to be done again.
 func (p *policy) leave(r *record, slot uint32) {
-	was := r.state
-	if was == Free {
+	if r.state == Free || r.marks&moving != 0 {
 		return
 	}
 	p.table.unlink(p.listOf(r), slot)
 	p.count(r, -1)
-	r.state = Free
-	if was == Leased {
+	r.marks |= moving
+	if r.state == Leased {
 		p.returned(p.hosts[r.host])
 	}
 }
@@ -221,15 +228,18 @@ func (p *policy) enterIdle(r *record, slot uint32, kind wait, timeout int64) {
 
 // close begins the end of a connection in any state but closing, whoever wants it: its host forgets it, our FIN goes out, and it lingers.
 func (p *policy) close(r *record, slot uint32, why Reason) {
-	id := p.id(r, slot)
-	p.takeBack(r, id, why)
+	id, its := p.id(r, slot), p.concerned(r, why)
 	p.answerFor(r, why)
 	p.settle(r, slot)
-	p.dropRest(slot)
+	p.dropRest(r, slot)
 	p.setKept(r, false)
 	p.totals.Closed[why]++
 	p.act.tell(Event{Kind: why.event(), Conn: id, Host: r.host, Pool: p.pools[r.pool].name, Reason: why})
+	r.marks &^= held
 	p.enter(r, slot, Closing, int64(p.limits.LingerTimeout))
+	if its != nil { // after the fact: a successor would not know that it was told
+		p.act.forget(its, id, why.forget())
+	}
 	if why == ReasonHungUp || why == ReasonFailed || r.marks&broken != 0 || !p.act.shut(r.fd, id) {
 		p.gone(r, slot)
 	}
@@ -239,9 +249,10 @@ func (p *policy) close(r *record, slot uint32, why Reason) {
 func (p *policy) gone(r *record, slot uint32) {
 	p.setKept(r, false)
 	delete(p.partials, slot)
-	delete(p.peers, slot)
-	p.dropRest(slot)
-	p.act.drop(r.fd, p.id(r, slot))
+	p.dropRest(r, slot)
+	fd := r.fd
+	r.fd = toBeClosed(fd)
+	p.act.drop(fd, p.id(r, slot))
 	p.leave(r, slot)
 	to, door := p.pools[r.pool], p.listeners[r.listener]
 	p.table.remove(slot)
@@ -249,16 +260,19 @@ func (p *policy) gone(r *record, slot uint32) {
 	p.forgetPool(to)
 }
 
-// takeBack tells the host that has or holds a connection that it is over.
-func (p *policy) takeBack(r *record, id ConnID, why Reason) {
+// toBeClosed is what a record says of a descriptor that is not its connection's any more, whether it is closed already or not; and back.
+func toBeClosed(fd int32) int32 { return -2 - fd }
+
+// concerned is the host that is to be told if a connection ends, because it has it or holds it; nil if there is none.
+func (p *policy) concerned(r *record, why Reason) *host {
 	h := p.hosts[r.host]
 	if h == nil || h.gone {
-		return
+		return nil
 	}
 	if r.state == Leased && why != ReasonHost && why != ReasonRefused || h.owns(r) {
-		p.act.forget(h, id, why.forget())
+		return h
 	}
-	r.marks &^= held
+	return nil
 }
 
 // setKept counts a connection among the kept ones, or no longer.

@@ -20,6 +20,9 @@ import (
 type world struct {
 	t      *rapid.T
 	p      *policy
+	life   int    // acts until the process dies; below 0: it does not
+	again  func() // what the outside says again if the process dies over it
+	dying  *attached
 	socks  map[int32]*sock // open descriptors
 	nextFD int32
 	leases map[ConnID]lent
@@ -66,6 +69,7 @@ type fired struct {
 // attached is what a host believes.
 type attached struct {
 	h      *host
+	hello  handoff.Hello
 	holds  map[ConnID]bool
 	hungUp bool
 }
@@ -77,6 +81,7 @@ func (w *world) open() int32 {
 }
 
 func (w *world) sock(fd int32) *sock {
+	w.mortal()
 	s := w.socks[fd]
 	if s == nil {
 		w.t.Fatalf("descriptor %d is used after it was closed", fd)
@@ -91,6 +96,15 @@ func (w *world) watch(fd int32, id ConnID, once bool) error {
 	}
 	s.id, s.watched = id, true
 	return w.arm(fd, id, once)
+}
+
+func (w *world) watchQuietly(fd int32, id ConnID) error {
+	s := w.sock(fd)
+	if s.watched {
+		w.t.Fatalf("%d is watched twice", id)
+	}
+	s.id, s.watched = id, true
+	return nil
 }
 
 func (w *world) arm(fd int32, id ConnID, once bool) error {
@@ -159,12 +173,16 @@ func (w *world) introduce(fd int32, _ []netip.Prefix) (proxied.Seen, int) {
 	}
 	s.seen++
 	verdict := rapid.SampledFrom([]proxied.Verdict{proxied.More, proxied.Whole, proxied.None, proxied.Invalid}).Draw(w.t, "header")
-	all := verdict == proxied.Whole && rapid.Bool().Draw(w.t, "nothing behind the header")
-	if all {
-		s.unread = false
+	if verdict == proxied.Whole && rapid.Bool().Draw(w.t, "nothing behind the header") {
 		return proxied.Seen{Verdict: verdict, Length: s.seen, Source: netip.MustParseAddrPort("192.0.2.1:1")}, s.seen
 	}
 	return proxied.Seen{Verdict: verdict, Need: s.seen + 1}, s.seen
+}
+
+func (w *world) takeAway(fd int32, n int) {
+	if s := w.sock(fd); n == s.seen {
+		s.unread = false
+	}
 }
 
 func (w *world) await(fd int32, id ConnID, _ int) error {
@@ -202,7 +220,10 @@ func (w *world) closeFile(file int32) {
 		w.t.Fatalf("file %d is closed twice", file)
 	}
 	delete(w.files, file)
+	w.mortal()
 }
+
+func (w *world) left(rest *remainder) int64 { return rest.left }
 
 func (w *world) fate(fd int32, _ time.Duration, first bool) fate {
 	if first && w.sock(fd).unread && rapid.Bool().Draw(w.t, "untouched") {
@@ -255,6 +276,7 @@ func (w *world) lease(h *host, id ConnID, r *record, withFD bool, flags handoff.
 	}
 	a.holds[id] = true
 	w.leases[id] = lent{h.id, r.seq}
+	w.mortal()
 }
 
 func (w *world) forget(h *host, id ConnID, _ uint64) {
@@ -264,6 +286,7 @@ func (w *world) forget(h *host, id ConnID, _ uint64) {
 	}
 	delete(a.holds, id)
 	w.endLease(id)
+	w.mortal()
 }
 
 func (w *world) endLease(id ConnID) {
@@ -282,19 +305,16 @@ func (w *world) hangUp(h *host) {
 	}
 }
 
-func (w *world) shut(fd int32, id ConnID) bool {
+func (w *world) shut(fd int32, _ ConnID) bool {
 	s := w.sock(fd)
-	if _, leased := w.leases[id]; leased {
-		w.t.Fatalf("%d is shut while leased", id)
-	}
 	s.shut, s.armed, s.edge, s.told, s.unread = true, false, false, false, false
 	return !s.ended
 }
 
-func (w *world) drop(fd int32, id ConnID) {
-	w.sock(fd)
+func (w *world) drop(fd int32, _ ConnID) {
+	w.endLease(w.sock(fd).id)
 	delete(w.socks, fd)
-	w.endLease(id)
+	w.mortal()
 }
 
 func (w *world) tell(Event) {}
@@ -331,7 +351,10 @@ func (w *world) leave(a *attached) {
 		}
 	}
 	delete(w.hosts, a.h.id)
-	w.p.hostGone(a.h, "test")
+	w.dying = a
+	w.again = func() { w.p.hostGone(a.h, "test") }
+	w.again()
+	w.again, w.dying = nil, nil
 }
 
 func (w *world) accept(t *rapid.T) {
@@ -404,14 +427,14 @@ func (w *world) hostAttaches(t *rapid.T) {
 		Capacity: rapid.IntRange(1, 3).Draw(t, "capacity"),
 		Features: rapid.SampledFrom([][]string{nil, {"cache"}, {"track"}, {"cache", "track"}}).Draw(t, "features"),
 	}
-	h, fault := w.p.attach(&hello, listener.Credentials{})
+	h, fault := w.p.attach(&hello, listener.Credentials{}, new(hostState))
 	if fault != nil {
 		if len(w.p.hosts) < w.p.limits.Hosts {
 			t.Fatal(fault)
 		}
 		return
 	}
-	w.hosts[h.id] = &attached{h: h, holds: map[ConnID]bool{}}
+	w.hosts[h.id] = &attached{h: h, hello: hello, holds: map[ConnID]bool{}}
 	if hello.Pool == "" {
 		d := &door{id: 1000 + ListenerID(h.id), host: h, silentLease: rapid.Bool().Draw(t, "silent"), ready: ReadyHead, edge: true}
 		if fault := w.p.addDoor(d, h.pool); fault != nil {
@@ -444,11 +467,18 @@ func (w *world) hostDies(t *rapid.T) {
 func (w *world) hostDrains(t *rapid.T) {
 	a := w.anyHost(t)
 	w.closeDoorsOf(a.h)
-	w.p.drain(a.h)
+	w.says(a, func(h *host) *handoff.Fault {
+		w.p.drain(h)
+		return nil
+	})
 }
 
 func (w *world) hostChangesCapacity(t *rapid.T) {
-	w.p.setCapacity(w.anyHost(t).h, rapid.Uint64Range(0, 4).Draw(t, "capacity"))
+	a, n := w.anyHost(t), rapid.Uint64Range(0, 4).Draw(t, "capacity")
+	w.says(a, func(h *host) *handoff.Fault {
+		w.p.setCapacity(h, n)
+		return nil
+	})
 }
 
 // anyLease draws a lease and the host that has it.
@@ -474,9 +504,19 @@ func (w *world) hostPuts(t *rapid.T) {
 	if !a.h.cache && f.Flags&handoff.FlagSticky == 0 {
 		delete(a.holds, id)
 	}
-	if fault := w.p.put(a.h, &f); fault != nil {
-		t.Fatal(fault)
+	w.says(a, func(h *host) *handoff.Fault { return w.p.put(h, &f) })
+}
+
+// says lets a host say something, once more if the process dies over it.
+func (w *world) says(a *attached, do func(*host) *handoff.Fault) {
+	say := func() {
+		if fault := do(a.h); fault != nil {
+			w.t.Fatal(fault)
+		}
 	}
+	w.again = say
+	say()
+	w.again = nil
 }
 
 // takesRequest: a host has read its request; the next one may have arrived meanwhile.
@@ -502,10 +542,15 @@ func (w *world) hostFinishes(t *rapid.T) {
 		delete(a.holds, id)
 	}
 	w.nextFD++
-	w.files[w.nextFD] = true
-	if fault := w.p.finish(a.h, &f, remainder{file: w.nextFD, left: rapid.Int64Range(1, 1000).Draw(t, "left")}); fault != nil {
-		t.Fatal(fault)
-	}
+	file := w.nextFD
+	w.files[file] = true
+	left := rapid.Int64Range(1, 1000).Draw(t, "left")
+	w.says(a, func(h *host) *handoff.Fault {
+		if r := w.p.table.find(id); !w.files[file] || r != nil && r.state == Finishing {
+			return nil // done already
+		}
+		return w.p.finish(h, &f, remainder{file: file, left: left})
+	})
 }
 
 func (w *world) clientReads(t *rapid.T) {
@@ -519,9 +564,7 @@ func (w *world) hostAnswers(t *rapid.T, typ handoff.Type, do func(*host, *handof
 	w.endLease(id)
 	delete(a.holds, id)
 	f := handoff.Frame{Type: typ, Conn: uint64(id), Seq: l.seq, A: rapid.Uint64Range(1, 3).Draw(t, "why")}
-	if fault := do(a.h, &f); fault != nil {
-		t.Fatal(fault)
-	}
+	w.says(a, func(h *host) *handoff.Fault { return do(h, &f) })
 }
 
 // hostAnswersLate: the lease has long ended; nothing may change.
@@ -572,14 +615,27 @@ func (w *world) hostAdopts(t *rapid.T) {
 	if rapid.Bool().Draw(t, "sticky") {
 		f.Flags |= handoff.FlagSticky
 	}
-	id, fault := w.p.adopt(a.h, fd, &f)
-	if fault != nil {
-		delete(w.socks, fd)
-		return
-	}
-	if f.Flags != 0 {
-		a.holds[id] = true
-	}
+	w.says(a, func(h *host) *handoff.Fault {
+		var id ConnID
+		w.p.table.each(func(slot uint32, r *record) {
+			if r.fd == fd {
+				id = w.p.id(r, slot) // done already, perhaps in part
+			}
+		})
+		if id != 0 {
+			w.p.adopted(h, id, &f)
+		} else {
+			var fault *handoff.Fault
+			if id, fault = w.p.adopt(h, fd, &f); fault != nil {
+				delete(w.socks, fd)
+				return nil
+			}
+		}
+		if f.Flags != 0 {
+			a.holds[id] = true
+		}
+		return nil
+	})
 }
 
 func (w *world) timePasses(t *rapid.T) {
@@ -588,9 +644,12 @@ func (w *world) timePasses(t *rapid.T) {
 
 func (w *world) operatorPuts(t *rapid.T) {
 	id, _, _ := w.anyLease(t)
+	w.endLease(id) // the host learns it at the end of the turn
+	w.again = func() { _ = w.p.operatorPut(id, 0) } // it may be done already
 	if err := w.p.operatorPut(id, 0); err != nil {
 		t.Fatal(err)
 	}
+	w.again = nil
 }
 
 func (w *world) operatorCloses(t *rapid.T) {
@@ -610,14 +669,14 @@ func (w *world) limitsChange(t *rapid.T) {
 	}))
 }
 
-func newWorld(t *rapid.T) *world {
+func newWorld(t *rapid.T, memory *Memory) *world {
 	w := &world{
-		t: t, socks: map[int32]*sock{}, leases: map[ConnID]lent{}, files: map[int32]bool{}, hosts: map[HostID]*attached{},
+		t: t, life: -1, nextFD: maxStdio, socks: map[int32]*sock{}, leases: map[ConnID]lent{}, files: map[int32]bool{}, hosts: map[HostID]*attached{},
 	}
 	w.p = newPolicy(Limits{
 		Connections: 12, KeepAlive: 6, Hosts: 4, KeepAliveTimeout: 100 * time.Millisecond, FirstByteTimeout: 60 * time.Millisecond,
 		QueueTimeout: 80 * time.Millisecond, LeaseTimeout: 10 * time.Second, LingerTimeout: 30 * time.Millisecond,
-	}.withDefaults(1000), w)
+	}.withDefaults(1000), w, memory)
 	for i, name := range []string{"a", "b"} {
 		ready := []Readiness{ReadyBytes, ReadyRequest}[i]
 		to, _ := w.p.poolNamed(name, false)
@@ -631,8 +690,10 @@ func newWorld(t *rapid.T) *world {
 // TestPolicy drives the policy with random sequences of events. A failing sequence is shrunk by rapid and printed with its seed; more steps:
 // go test ./manager -run 'TestPolicy$' -rapid.checks=10000 -rapid.steps=100.
 func TestPolicy(t *testing.T) {
+	memory := smallMemory(t)
 	rapid.Check(t, func(t *rapid.T) {
-		w := newWorld(t)
+		memory.wipe()
+		w := newWorld(t, memory)
 		put := func(t *rapid.T) { w.hostPuts(t) }
 		t.Repeat(map[string]func(*rapid.T){
 			"accept": w.step("accept", w.accept), "accept again": w.step("accept", w.accept),
@@ -659,6 +720,7 @@ func TestPolicy(t *testing.T) {
 			"stop":            w.step("stop", w.operatorStops),
 			"start":           w.step("start", func(*rapid.T) { w.p.start() }), "start 2": w.step("start", func(*rapid.T) { w.p.start() }),
 			"limits": w.step("limits", w.limitsChange),
+			"dies":   w.dies, "dies 2": w.dies, "dies 3": w.dies,
 		})
 	})
 }
@@ -727,8 +789,8 @@ func (w *world) checkRecord(fail func(string, ...any), id ConnID, r *record) {
 		fail("%d is idle and nobody watches it", id)
 	case r.state == Idle && w.p.pools[r.pool].ended:
 		fail("%d is idle in a pool that has ended", id)
-	case (r.state == Finishing) != inMap(w.p.remainders, id.slot()) || len(w.files) != len(w.p.remainders):
-		fail("%d is %v; %d files are open for %d remainders", id, r.state, len(w.files), len(w.p.remainders))
+	case r.state == Finishing && !w.files[w.p.remainder(id.slot()).file] || len(w.files) != w.p.states[Finishing]:
+		fail("%d is %v; %d files are open for %d remainders", id, r.state, len(w.files), w.p.states[Finishing])
 	case r.state == Closing != s.shut:
 		fail("%d is %v, shut %v", id, r.state, s.shut)
 	case (r.marks&partial != 0) != inMap(w.p.partials, id.slot()) || r.marks&partial != 0 && r.state != Idle:

@@ -86,10 +86,10 @@ func (p *policy) lease(h *host, r *record, slot uint32) {
 	p.leave(r, slot)
 	r.host = h.id
 	r.seq++
+	p.act.lease(h, id, r, withFD, flags, waited) // first: what is said is said, a successor that finds the frame goes on from there
 	p.enter(r, slot, Leased, int64(p.limits.LeaseTimeout))
 	p.totals.Leases++
 	h.total++
-	p.act.lease(h, id, r, withFD, flags, waited)
 	if p.watched {
 		p.act.tell(Event{Kind: EventLeased, Conn: id, Host: h.id, Name: h.name, Pool: h.pool.name})
 	}

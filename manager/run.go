@@ -31,7 +31,10 @@ func (m *Manager) Run() error {
 		return err
 	}
 	defer m.end()
+	m.policy.now = m.clock()
+	m.resumeLinks()
 	err := m.turn(0) // without waiting: commands were obeyed before there was a loop
+	m.settled()
 	for err == nil && !m.quit {
 		err = m.turn(m.patience())
 	}
@@ -186,5 +189,8 @@ func (m *Manager) end() {
 		m.closeEntrance(d)
 	}
 	_ = m.sel.Close()
+	if m.config.ownMemory {
+		_ = m.config.Memory.Close()
+	}
 	m.watchers.close()
 }

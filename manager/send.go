@@ -61,7 +61,7 @@ func remainderOf(f *handoff.Frame, fd int) (remainder, *handoff.Fault) {
 	if err := unix.Fstat(fd, &stat); err != nil {
 		return remainder{}, handoff.Faultf(handoff.CodeBadDescriptor, "FINISH: %v", err)
 	}
-	rest := remainder{file: int32(fd), offset: int64(f.A), left: int64(f.B)}
+	rest := remainder{file: int32(fd), offset: int64(f.A), end: int64(f.A) + int64(f.B), left: int64(f.B)}
 	if rest.offset < 0 || rest.left <= 0 {
 		return rest, handoff.Faultf(handoff.CodeBadFrame, "FINISH: offset %d, length %d: the length must be at least 1", f.A, f.B)
 	}

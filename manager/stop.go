@@ -66,8 +66,11 @@ func (p *policy) operatorPut(id ConnID, timeout time.Duration) error {
 	case r.state != Leased:
 		return ErrNotLeased
 	}
-	p.takeBack(r, id, ReasonOperator)
+	its := p.concerned(r, ReasonOperator)
 	p.putBack(r, id.slot(), timeout, false, false)
+	if its != nil {
+		p.act.forget(its, id, ReasonOperator.forget())
+	}
 	if r := p.table.find(id); r != nil && r.state == Idle {
 		r.host = 0
 	}

@@ -1,13 +1,15 @@
 package manager
 
-// chunkBits sets how many records the table grows by: 1024, some 50 kB. Records never move, so pointers to them stay good until remove.
+// chunkBits sets how many records the table grows by: 1024, some 50 kB.
 const (
 	chunkBits = 10
 	chunkSize = 1 << chunkBits
 )
 
-// table holds every connection, by slot. It only grows: a slot that is free again is used again, with the next generation.
+// table holds every connection, by slot. It only grows: a slot that is free again is used again, with the next generation. Records lie in the memory
+// and never move, so pointers to them stay good until remove.
 type table struct {
+	memory *Memory
 	chunks []*[chunkSize]record
 	free   list // of slots that have been used before
 	live   int
@@ -34,12 +36,13 @@ func (t *table) add() (r *record, slot uint32, ok bool) {
 	case t.free.first != 0:
 		slot = t.free.first - 1
 		t.unlink(&t.free, slot)
-	case t.fresh < maxSlots:
+	case int(t.fresh) < t.memory.size.slots:
 		slot = t.fresh
 		if slot%chunkSize == 0 {
-			t.chunks = append(t.chunks, new([chunkSize]record))
+			t.chunks = append(t.chunks, t.memory.records(len(t.chunks)))
 		}
 		t.fresh++
+		t.memory.head.fresh = t.fresh
 	default:
 		return nil, 0, false
 	}
