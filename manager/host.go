@@ -31,8 +31,13 @@ type host struct {
 	sticky   bool  // has put sticky connections
 	resume   int64 // no leases until then, after a NACK; 0: now
 	attached int64
-	leases   list // longest first
-	waiting  list // sticky connections that are ready for it
+	leases   list   // longest first
+	waiting  list   // sticky connections that are ready for it
+	warned   uint32 // slot plus one of the last of leases that is marked so
+	denyWarn int64  // no DENIED is warned about before
+	heard    int64  // when its last frame came
+	asked    int64  // when it was asked for a sign of life and has not given one since; 0: it was not
+	hung     bool   // it has not given one in time
 
 	total, nacks, stale, violations uint64
 
@@ -137,6 +142,8 @@ func (p *policy) attach(hello *handoff.Hello, peer listener.Credentials) (*host,
 	to.hosts = append(to.hosts, h)
 	p.totals.HostsAttached++
 	p.heat(to)
+	h.heard = p.now
+	p.wake = min(p.wake, p.aliveDue(h))
 	p.act.tell(Event{Kind: EventHostAttached, Host: id, Name: h.name, Pool: to.name})
 	return h, nil
 }
@@ -246,9 +253,7 @@ func (p *policy) adopt(h *host, fd int32, f *handoff.Frame) (ConnID, *handoff.Fa
 	}
 	p.totals.Adopted++
 	p.setKept(r, true)
-	if p.kept > p.keepLimit() {
-		p.evict()
-	}
+	p.evictSoon()
 	return id, nil
 }
 
@@ -266,6 +271,7 @@ type door struct {
 	host        *host // that brought it; nil: the sidecar's own
 	silentLease bool
 	ready       Readiness
+	continues   bool           // answers "Expect: 100-continue"
 	proxies     []netip.Prefix // load balancers whose PROXY headers are believed
 	edge        bool           // its sockets cannot be told to count what they hold (SO_RCVLOWAT): Unix sockets
 	firstByte   time.Duration  // 0: the limit's
