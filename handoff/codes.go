@@ -24,6 +24,7 @@ const (
 	CodeStopping
 	CodeOutOfDescriptors
 	CodeNotAgreed
+	CodeNotAnswering
 )
 
 var codeNames = [...]string{
@@ -31,7 +32,7 @@ var codeNames = [...]string{
 	CodeHelloTwice: "HELLO_TWICE", CodeHelloLate: "HELLO_LATE", CodeTooLong: "TOO_LONG", CodeNoDescriptor: "NO_DESCRIPTOR",
 	CodeStrayDescriptor: "STRAY_DESCRIPTOR", CodeBadDescriptor: "BAD_DESCRIPTOR", CodeNotYours: "NOT_YOURS", CodeAtLimit: "AT_LIMIT",
 	CodeTooSlow: "TOO_SLOW", CodeNotAllowed: "NOT_ALLOWED", CodeStopping: "STOPPING", CodeOutOfDescriptors: "OUT_OF_DESCRIPTORS",
-	CodeNotAgreed: "NOT_AGREED",
+	CodeNotAgreed: "NOT_AGREED", CodeNotAnswering: "NOT_ANSWERING",
 }
 
 func (c Code) String() string {

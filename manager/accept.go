@@ -26,6 +26,9 @@ type ListenerOptions struct {
 	Pool string // whose hosts serve its connections; empty: DefaultPool
 	// Ready is what must have arrived before a host gets a connection. Default: anything.
 	Ready Readiness
+	// Continue answers "Expect: 100-continue" as soon as the head is there, if its body is waited for: else such a request is handed over with its
+	// head, and its host answers.
+	Continue bool
 	// Proxies are the networks of load balancers that send a PROXY header (version 1 or 2) before the first request. Who connects from
 	// elsewhere is taken for the client itself. Default: none.
 	Proxies []netip.Prefix
@@ -44,7 +47,7 @@ func (m *Manager) AddListener(l *listener.Listener, o ListenerOptions) error {
 		if fault != nil {
 			return errors.Join(fault, l.Close())
 		}
-		_, err := m.open(l, &door{name: o.Name, key: o.Key, ready: o.Ready, proxies: o.Proxies}, to, nil)
+		_, err := m.open(l, &door{name: o.Name, key: o.Key, ready: o.Ready, proxies: o.Proxies, continues: o.Continue}, to, nil)
 		return err
 	})
 }
@@ -126,7 +129,7 @@ func (m *Manager) accepted(e *entrance, fd int) {
 		m.log.Error("a new connection was dropped", "listener", e.listener.String(), "error", err)
 		return
 	}
-	if m.policy.watched {
+	if m.policy.watched && id != 0 {
 		m.policy.act.tell(Event{Kind: EventAccepted, Conn: id, Pool: e.door.pool.name, Peer: peerOf(fd)})
 	}
 }
@@ -264,7 +267,11 @@ func (m *Manager) admitHost(fd int) {
 		err = m.config.Allow(peer)
 	}
 	if err != nil {
-		m.refuse(fd, peer, err)
+		m.refuse(fd, peer, handoff.Faultf(handoff.CodeNotAllowed, "%v", err))
+		return
+	}
+	if newcomers := len(m.links) - len(m.policy.hosts); newcomers >= m.policy.limits.Newcomers {
+		m.refuse(fd, peer, handoff.Faultf(handoff.CodeAtLimit, "%d peers are here already that have yet to say HELLO, which is the limit", newcomers))
 		return
 	}
 	note := m.policy.memory.unusedLink()
@@ -299,13 +306,11 @@ func (m *Manager) nextSerial() uint64 {
 	return m.policy.memory.head.serial
 }
 
-func (m *Manager) refuse(fd int, peer listener.Credentials, why error) {
+func (m *Manager) refuse(fd int, peer listener.Credentials, why *handoff.Fault) {
 	m.policy.totals.HostsRefused++
 	m.log.Warn("a host was refused", "uid", peer.UID, "gid", peer.GID, "pid", peer.PID, "error", why)
-	fault := handoff.Faultf(handoff.CodeNotAllowed, "%v", why)
-	errors.As(why, &fault)
 	var out handoff.Outbox
-	f := fault.Frame(handoff.TypeRefuse, 0)
+	f := why.Frame(handoff.TypeRefuse, 0)
 	out.Add(&f)
 	_ = out.Flush(fd) // a peer that cannot hear it is refused all the same
 	closeFD(fd)

@@ -130,7 +130,10 @@ func (a *acts) drop(fd int32, _ ConnID) {
 	closeFD(int(fd))
 }
 
-func (a *acts) tell(e Event) { a.watchers.tell(e) }
+func (a *acts) tell(e Event) {
+	(*Manager)(a).logEvent(&e)
+	a.watchers.tell(e)
+}
 
 // closeFD closes a descriptor that is ours. An error would mean that it was not: a bug that must not go on (EBADF), or a late error of
 // writing, which sockets do not have (close(2)).

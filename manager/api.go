@@ -2,6 +2,7 @@ package manager
 
 import (
 	"errors"
+	"slices"
 	"time"
 )
 
@@ -61,6 +62,7 @@ type HostInfo struct {
 	Capacity   int
 	Leased     int
 	Draining   bool
+	Hung       bool          // it gives no sign of life, and gets no leases until it does
 	Attached   time.Duration // since when
 	Leases     uint64
 	Nacks      uint64
@@ -72,22 +74,52 @@ type HostInfo struct {
 type Totals struct {
 	Accepted, Adopted uint64
 	Leases, Puts      uint64
-	Requests          uint64 // answered, as hosts report
-	Redelivered       uint64 // leases tried again after NACK
-	Crossed           uint64 // expiries given up because a request had just arrived
-	Answered          uint64 // requests answered by the sidecar itself, with an error
-	Finished          uint64 // responses whose rest was left to the sidecar (FINISH)
-	Stale             uint64 // hosts' answers ignored, their lease was over
-	Violations        uint64 // O_NONBLOCK found cleared
+	Requests          uint64    // answered, as hosts report
+	Redelivered       uint64    // leases tried again after NACK
+	Crossed           uint64    // expiries given up because a request had just arrived
+	Answered          uint64    // requests answered by the sidecar itself, with an error
+	Answers           [8]uint64 // the same by status, in the order of AnswerStatuses
+	Overdue           uint64    // leases that were out for longer than Limits.LeaseWarn
+	ClientsUnlimited  uint64    // connections not counted for their client, since Limits.Clients were known
+	Finished          uint64    // responses whose rest was left to the sidecar (FINISH)
+	Stale             uint64    // hosts' answers ignored, their lease was over
+	Violations        uint64    // O_NONBLOCK found cleared
 	HostsAttached     uint64
 	HostsRefused      uint64 // not welcomed: wrong user, version, limits …
 	HostsFailed       uint64 // hung up on with ERROR
+	HostsHung         uint64 // times a host gave no sign of life in time
 	AcceptPauses      uint64 // at a limit or out of descriptors
 	Closed            [reasonCount]uint64
+	LeaseWaits        Histogram // from when a request was there until a host got it
 }
 
 // ClosedFor is how many connections were closed for the reason.
 func (t *Totals) ClosedFor(r Reason) uint64 { return t.Closed[r] }
+
+// Histogram counts durations.
+type Histogram struct {
+	Buckets [18]uint64 // up to each of HistogramBounds and above the one before, and those above all
+	Sum     time.Duration
+}
+
+// HistogramBounds are the upper bounds of a Histogram's buckets but the last.
+func HistogramBounds() []time.Duration { return slices.Clone(histogramBounds[:]) }
+
+var histogramBounds = [17]time.Duration{
+	100 * time.Microsecond, 250 * time.Microsecond, 500 * time.Microsecond,
+	time.Millisecond, 2500 * time.Microsecond, 5 * time.Millisecond, 10 * time.Millisecond, 25 * time.Millisecond, 50 * time.Millisecond,
+	100 * time.Millisecond, 250 * time.Millisecond, 500 * time.Millisecond, time.Second, 2500 * time.Millisecond, 5 * time.Second,
+	10 * time.Second, 30 * time.Second,
+}
+
+func (h *Histogram) add(d time.Duration) {
+	i := 0
+	for i < len(histogramBounds) && d > histogramBounds[i] {
+		i++
+	}
+	h.Buckets[i]++
+	h.Sum += d
+}
 
 // Capacity is how many connections may be kept between requests.
 type Capacity struct {
@@ -145,11 +177,15 @@ const (
 	EventHostGone
 	EventStopped
 	EventStarted
+	EventLeaseOverdue
+	EventHostHung
+	EventHostAlive
 	eventKindCount
 )
 
 var eventNames = [eventKindCount]string{
 	"", "accepted", "leased", "put", "expired", "closed", "detached", "host_attached", "host_gone", "stopped", "started",
+	"lease_overdue", "host_hung", "host_alive",
 }
 
 func (k EventKind) String() string { return eventNames[k] }

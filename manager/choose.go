@@ -28,7 +28,7 @@ func (p *policy) choose(to *pool, r *record) *host {
 
 // room is how many more leases a host takes now.
 func (p *policy) room(h *host) int {
-	if h.draining || h.resume > 0 {
+	if h.draining || h.hung || h.resume > 0 {
 		return 0
 	}
 	return h.capacity - h.leases.len

@@ -74,6 +74,8 @@ const (
 	broken                       // it ends in a reset
 	replied                      // our own answer to its request is sent, or was about to be: it ends
 	moving                       // between two states: it is in no list, and state is what it was
+	excess                       // its client has too many: its request is refused unless others have gone by then (clients.go)
+	warned                       // its lease is out for longer than Limits.LeaseWarn
 )
 
 // record is a connection in the table: fixed size, no pointers, and all there is to know to go on with it. Everything else about a
@@ -101,32 +103,34 @@ type Reason uint8
 
 // The reasons. Their names are what operators, metrics and logs show.
 const (
-	ReasonNone        Reason = iota
-	ReasonHost               // the host said CLOSE
-	ReasonDetached           // the host keeps it
-	ReasonExpired            // idle for its keep-alive timeout
-	ReasonHungUp             // ended by the client
-	ReasonSilent             // no first byte in time
-	ReasonEvicted            // least recently used of too many
-	ReasonOperator           // asked for over gRPC
-	ReasonQueueFull          // no room in its pool's queue
-	ReasonQueueTime          // waited too long for a host
-	ReasonLeaseTime          // leased too long
-	ReasonHostGone           // its host went with it
-	ReasonRefused            // no host would take it
-	ReasonStopped            // cut by Stop or shutdown, or its pool ended
-	ReasonFailed             // a system call on it failed
-	ReasonSlow               // its request did not arrive in time, or too slowly
-	ReasonMalformed          // its request cannot be answered by anybody
-	ReasonHeadTooLong        // its request's head is over the limit
-	ReasonBodyTooLong        // its request's body is over the limit
-	ReasonSlowReader         // it did not take its response in time, or too slowly
+	ReasonNone              Reason = iota
+	ReasonHost                     // the host said CLOSE
+	ReasonDetached                 // the host keeps it
+	ReasonExpired                  // idle for its keep-alive timeout
+	ReasonHungUp                   // ended by the client
+	ReasonSilent                   // no first byte in time
+	ReasonEvicted                  // least recently used of too many
+	ReasonOperator                 // asked for over gRPC
+	ReasonQueueFull                // no room in its pool's queue
+	ReasonQueueTime                // waited too long for a host
+	ReasonLeaseTime                // leased too long
+	ReasonHostGone                 // its host went with it
+	ReasonRefused                  // no host would take it
+	ReasonStopped                  // cut by Stop or shutdown, or its pool ended
+	ReasonFailed                   // a system call on it failed
+	ReasonSlow                     // its request did not arrive in time, or too slowly
+	ReasonMalformed                // its request cannot be answered by anybody
+	ReasonHeadTooLong              // its request's head is over the limit
+	ReasonBodyTooLong              // its request's body is over the limit
+	ReasonSlowReader               // it did not take its response in time, or too slowly
+	ReasonClientConnections        // its client has too many
+	ReasonClientRequests           // its client sends too many requests
 	reasonCount
 )
 
 var reasonNames = [reasonCount]string{
 	"none", "host", "detached", "expired", "hung_up", "silent", "evicted", "operator", "queue_full", "queue_timeout", "lease_timeout",
-	"host_gone", "refused", "stopped", "failed", "slow", "malformed", "head_too_long", "body_too_long", "slow_reader",
+	"host_gone", "refused", "stopped", "failed", "slow", "malformed", "head_too_long", "body_too_long", "slow_reader", "client_connections", "client_requests",
 }
 
 func (r Reason) String() string { return reasonNames[r] }

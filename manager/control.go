@@ -70,9 +70,20 @@ func (m *Manager) Put(ctx context.Context, id ConnID, timeout time.Duration) err
 	return err
 }
 
+// Revoke takes leases back from hosts that do not answer them, and ends their connections: by a 504 where requests are looked at and nothing was
+// answered, else by a reset. Connections that are not leased stay as they are. It returns how many were taken back. Errors: ErrNotFound if none of the
+// ids exists, ErrNotLeased if none is leased.
+func (m *Manager) Revoke(ctx context.Context, ids []ConnID) (int, error) {
+	return ask(ctx, m, func() (int, error) { return m.policy.revoke(ids) })
+}
+
 // Stop ends accepting and lending. It returns when every lease is back, or when the grace is over and the rest has been cut. Idle connections stay
 // and expire as usual; requests that arrive wait, within Limits.QueueTimeout. A context that ends early ends the waiting, not the Stop.
 func (m *Manager) Stop(ctx context.Context, grace time.Duration) (StopReport, error) {
+	return m.awaitStop(ctx, m.postStop(grace))
+}
+
+func (m *Manager) postStop(grace time.Duration) <-chan StopReport {
 	reports := make(chan StopReport, 1)
 	m.post(func() {
 		m.stops = append(m.stops, reports)
@@ -81,6 +92,10 @@ func (m *Manager) Stop(ctx context.Context, grace time.Duration) (StopReport, er
 		m.remember()
 		m.log.Info("stopping", "grace", grace, "leased", m.policy.states[Leased])
 	})
+	return reports
+}
+
+func (m *Manager) awaitStop(ctx context.Context, reports <-chan StopReport) (StopReport, error) {
 	select {
 	case report := <-reports:
 		return report, nil
@@ -129,9 +144,11 @@ const shutdownLinger = time.Second
 // properly, Run returns. A context that ends cuts the grace short.
 func (m *Manager) Shutdown(ctx context.Context, grace time.Duration) (StopReport, error) {
 	m.post(m.closeDoors)
-	report, err := m.Stop(ctx, grace)
-	if ctx.Err() != nil {
-		report, err = m.Stop(context.WithoutCancel(ctx), 0)
+	reports := m.postStop(grace)
+	report, err := m.awaitStop(ctx, reports)
+	if err != nil && ctx.Err() != nil { // the same Stop, whose report may be under way
+		m.post(m.policy.hurryStop)
+		report, err = m.awaitStop(context.WithoutCancel(ctx), reports)
 	}
 	if err != nil {
 		return report, err

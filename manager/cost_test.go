@@ -27,7 +27,11 @@ type lane struct {
 func newLane(t testing.TB, features ...string) *lane {
 	t.Helper()
 	r := steppedRig(t, Config{})
-	h := r.attachStepped(handoff.Hello{Features: features})
+	return laneOf(t, r, r.attachStepped(handoff.Hello{Features: features}))
+}
+
+func laneOf(t testing.TB, r *rig, h *peer) *lane {
+	t.Helper()
 	near, far := aPair(t, unix.SOCK_STREAM)
 	h.sendFD(handoff.Frame{Type: handoff.TypeAdopt}, near)
 	r.turn()

@@ -21,14 +21,19 @@ type host struct {
 	pool     *pool
 	peer     listener.Credentials
 	features []string
-	address  bool  // wants to know the client's address
-	finish   bool  // may leave us the rest of a response
-	cache    bool  // holds the descriptors of what it has put
-	track    bool  // wants to hear what becomes of what it has put
-	gone     bool  // its link has ended
-	resume   int64 // no leases until then, after a NACK; 0: now
-	leases   list  // longest first
-	waiting  list  // sticky connections that are ready for it
+	address  bool   // wants to know the client's address
+	finish   bool   // may leave us the rest of a response
+	cache    bool   // holds the descriptors of what it has put
+	track    bool   // wants to hear what becomes of what it has put
+	gone     bool   // its link has ended
+	resume   int64  // no leases until then, after a NACK; 0: now
+	leases   list   // longest first
+	waiting  list   // sticky connections that are ready for it
+	warned   uint32 // slot plus one of the last of leases that is marked so
+	denyWarn int64  // no DENIED is warned about before
+	heard    int64  // when its last frame came
+	asked    int64  // when it was asked for a sign of life and has not given one since; 0: it was not
+	hung     bool   // it has not given one in time
 
 	link *link // the loop's side of it
 }
@@ -141,6 +146,8 @@ func (p *policy) attach(hello *handoff.Hello, peer listener.Credentials, state *
 	to.hosts = append(to.hosts, h)
 	p.totals.HostsAttached++
 	p.heat(to)
+	h.heard = p.now
+	p.wake = min(p.wake, p.aliveDue(h))
 	p.act.tell(Event{Kind: EventHostAttached, Host: id, Name: h.name, Pool: to.name})
 	return h, nil
 }
@@ -263,9 +270,7 @@ func (p *policy) adopted(h *host, id ConnID, f *handoff.Frame) {
 		p.markHeld(r, h, true)
 	}
 	p.setKept(r, true)
-	if p.kept > p.keepLimit() {
-		p.evict()
-	}
+	p.evictSoon()
 }
 
 // msDuration reads a time in milliseconds that a peer has sent; what is too long is the longest allowed.
@@ -283,6 +288,7 @@ type door struct {
 	host        *host // that brought it; nil: the sidecar's own
 	silentLease bool
 	ready       Readiness
+	continues   bool           // answers "Expect: 100-continue"
 	proxies     []netip.Prefix // load balancers whose PROXY headers are believed
 	edge        bool           // its sockets cannot be told to count what they hold (SO_RCVLOWAT): Unix sockets
 	firstByte   time.Duration  // 0: the limit's

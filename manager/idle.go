@@ -124,12 +124,12 @@ func (p *policy) expireOne(r *record, slot uint32, kind wait) {
 	}
 }
 
-// evict closes the least recently used kept connection, if there is one. Those whose next request has just arrived are handed on instead; a
-// few of them at most, the rest are found on a later turn.
-func (p *policy) evict() (*record, uint32, bool) {
+// evict closes the least recently used kept connection, if there is one that has been idle for so long. Those whose next request has just arrived are
+// handed on instead; a few of them at most, the rest are found on a later turn.
+func (p *policy) evict(idle time.Duration) (*record, uint32, bool) {
 	for range 8 {
 		r, slot, ok := p.idle.leastRecentlyUsed(&p.table)
-		if !ok {
+		if !ok || !p.overdue(r, int64(idle)) {
 			return nil, 0, false
 		}
 		if p.act.unread(r.fd) == 0 {
@@ -139,6 +139,36 @@ func (p *policy) evict() (*record, uint32, bool) {
 		p.crossed(r, slot)
 	}
 	return nil, 0, false
+}
+
+// minIdle is Limits.MinIdle as a time.
+func (p *policy) minIdle() time.Duration { return max(p.limits.MinIdle, 0) }
+
+// evictExcess evicts what is kept beyond the limit and has been idle for the least time.
+func (p *policy) evictExcess() {
+	for p.kept > p.keepLimit() {
+		if _, _, ok := p.evict(p.minIdle()); !ok {
+			return
+		}
+	}
+}
+
+// evictDue is when evictExcess has something to do.
+func (p *policy) evictDue() int64 {
+	if p.kept <= p.keepLimit() {
+		return never
+	}
+	r, _, ok := p.idle.leastRecentlyUsed(&p.table)
+	if !ok {
+		return never
+	}
+	return r.since + int64(p.minIdle())
+}
+
+// evictSoon is evictExcess as soon as it is due.
+func (p *policy) evictSoon() {
+	p.evictExcess()
+	p.wake = min(p.wake, p.evictDue())
 }
 
 // crossed hands on an idle connection that was about to be closed when its next request arrived.
@@ -154,4 +184,28 @@ func (p *policy) timeoutOf(asked time.Duration) int64 {
 		return int64(p.limits.KeepAliveTimeout)
 	}
 	return int64(min(max(asked, MinTimeout), MaxTimeout))
+}
+
+// ageSteps is into how many parts a keep-alive timeout is divided for connections that will be too old before it is over. They end at the end
+// of such a part: connections with any age share few classes.
+const ageSteps = 8
+
+// withinAge shortens a keep-alive timeout for a connection that may not become older than Limits.Age.
+func (p *policy) withinAge(r *record, timeout int64) int64 {
+	if p.limits.Age <= 0 {
+		return timeout
+	}
+	left := max(int64(p.limits.Age)-p.ageOf(r), 1)
+	if left >= timeout || timeout < ageSteps {
+		return timeout
+	}
+	step := timeout / ageSteps
+	return min((left+step-1)/step*step, timeout)
+}
+
+func (p *policy) ageOf(r *record) int64 { return p.now - int64(r.created)*int64(time.Second) }
+
+// wornOut reports whether the request that is about to be lent is to be the connection's last.
+func (p *policy) wornOut(r *record) bool {
+	return p.limits.Age > 0 && p.ageOf(r) >= int64(p.limits.Age) || p.limits.Requests > 0 && int64(r.requests)+1 >= int64(p.limits.Requests)
 }

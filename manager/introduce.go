@@ -28,6 +28,10 @@ func (p *policy) introduce(r *record, slot uint32, d *door) bool {
 	if seen.Verdict == proxied.Whole {
 		p.act.takeAway(r.fd, seen.Length)
 	}
+	if p.turnedAway(r, slot, d) {
+		p.turnAway(r, slot)
+		return false
+	}
 	if seen.Verdict == proxied.Whole && unread == seen.Length {
 		p.awaitFirst(r, slot, d)
 		return false
@@ -42,8 +46,16 @@ func (p *policy) awaitFirst(r *record, slot uint32, d *door) {
 	p.hear(r, slot)
 }
 
+func (a *acts) peer(fd int32) netip.Addr {
+	peer, err := listener.Peer(int(fd))
+	if err != nil {
+		return netip.Addr{}
+	}
+	return peer.AddrPort.Addr()
+}
+
 func (a *acts) introduce(fd int32, proxies []netip.Prefix) (proxied.Seen, int) {
-	if peer, err := listener.Peer(int(fd)); err != nil || !trusts(proxies, peer.AddrPort.Addr()) {
+	if !trusts(proxies, a.peer(fd)) {
 		return proxied.Seen{Verdict: proxied.None}, 0
 	}
 	n, err := peek(int(fd), a.peekBuf[:firstPeek])

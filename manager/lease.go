@@ -75,7 +75,7 @@ func (p *policy) release(r *record, h *host, keeps, stuck bool) {
 func (p *policy) makeIdle(r *record, slot uint32, timeout time.Duration) {
 	id, h, to := p.id(r, slot), p.hosts[r.host], p.pools[r.pool]
 	p.totals.Puts++
-	p.enterIdle(r, slot, waitRequest, p.timeoutOf(timeout))
+	p.enterIdle(r, slot, waitRequest, p.withinAge(r, p.timeoutOf(timeout)))
 	if p.watched {
 		p.act.tell(Event{Kind: EventPut, Conn: id, Host: r.host, Name: h.label(), Pool: to.name})
 	}
@@ -85,9 +85,7 @@ func (p *policy) makeIdle(r *record, slot uint32, timeout time.Duration) {
 	}
 	p.setKept(r, true)
 	p.hear(r, slot)
-	if p.kept > p.keepLimit() {
-		p.evict()
-	}
+	p.evictSoon()
 }
 
 // reassert sets O_NONBLOCK again if a host has cleared it: the flag belongs to the open file description, which all who have the connection share
@@ -158,15 +156,54 @@ func (p *policy) returned(h *host) {
 	p.hangUpIfDone(h)
 }
 
-// expireLeases takes back what hosts have had for too long.
+// expireLeases warns of what hosts have had for long, and takes back what they have had for too long.
 func (p *policy) expireLeases() {
 	for h := range p.eachHost {
+		p.warnLeases(h)
 		for {
 			r, slot, ok := p.table.oldest(&h.leases)
 			if !ok || !p.overdue(r, int64(p.limits.LeaseTimeout)) {
 				break
 			}
-			p.close(r, slot, ReasonLeaseTime)
+			p.revokeLease(r, slot, ReasonLeaseTime)
 		}
+	}
+}
+
+// unwarned is the longest lease of a host that was not warned of; nil if there is none. Warned ones are the first of the list.
+func (p *policy) unwarned(h *host) (*record, uint32) {
+	link := h.leases.first
+	if h.warned != 0 {
+		link = p.table.at(h.warned - 1).next
+	}
+	if link == 0 {
+		return nil, 0
+	}
+	return p.table.at(link - 1), link - 1
+}
+
+func (p *policy) warnLeases(h *host) {
+	for p.now >= p.warnDue(h) {
+		r, slot := p.unwarned(h)
+		r.marks |= warned
+		h.warned = slot + 1
+		p.totals.Overdue++
+		p.act.tell(Event{Kind: EventLeaseOverdue, Conn: p.id(r, slot), Host: h.id, Name: h.name, Pool: h.pool.name})
+	}
+}
+
+// warnDue is when the next lease of a host is to be warned of.
+func (p *policy) warnDue(h *host) int64 {
+	if r, _ := p.unwarned(h); r != nil && p.limits.LeaseWarn > 0 {
+		return r.since + int64(p.limits.LeaseWarn)
+	}
+	return never
+}
+
+// noLongerWarned: a lease that was warned of ends. It is still in its host's list.
+func (p *policy) noLongerWarned(r *record, slot uint32) {
+	r.marks &^= warned
+	if h := p.hosts[r.host]; h.warned == slot+1 {
+		h.warned = r.prev
 	}
 }

@@ -21,8 +21,23 @@ type Limits struct {
 	Hosts int
 	// Listeners is how many listening sockets there may be, hosts' own included; one more is denied. Default 1024.
 	Listeners int
+	// Newcomers is how many peers of the handoff socket may be here that have yet to say HELLO; one more is refused. Default 64.
+	Newcomers int
 	// Redeliveries is how often a lease that a host could not take (NACK) is tried again before the connection is closed. Default 3.
 	Redeliveries int
+
+	// ClientConnections is how many connections one client address may have, IPv6 counted by /64. Where requests are looked at, the request of one
+	// more is answered with 429; elsewhere, and beyond twice as many, a connection is closed as soon as it is here. Default: Off.
+	ClientConnections int
+	// ClientRate is how many requests per second one client address may send, where requests are looked at; one more is answered with 429. Default: Off.
+	ClientRate int
+	// ClientBurst is how many requests may come at once, if none came for a while. Default 100.
+	ClientBurst int
+	// Clients is how many client addresses are known at once, if they are limited. Beyond that the one whose last connection has gone longest ago
+	// is forgotten; if all have connections, newcomers are not limited, and are counted. Default: Connections.
+	Clients int
+	// Requests is how many requests a connection may bring: with the last, its host is told to answer with "Connection: close" (LAST). Default: Off.
+	Requests int
 
 	// Head is how many bytes a request's head may have; a longer one is answered with 431. Default 64 KiB.
 	Head int
@@ -37,19 +52,36 @@ type Limits struct {
 
 	// KeepAliveTimeout is how long a connection stays idle between requests if its put names no other time. Default 75 s.
 	KeepAliveTimeout time.Duration
+	// MinIdle is how long a kept connection is idle before it may be evicted because there are more than KeepAlive. At the limit of all Connections
+	// it may be evicted at once. Default: Off.
+	MinIdle time.Duration
+	// Age is how old a connection may become: its next lease then carries LAST, and if it is idle it expires within an eighth of its keep-alive
+	// timeout. Default: Off.
+	Age time.Duration
 	// FirstByteTimeout is how long a new connection may be silent. Default 10 s.
 	FirstByteTimeout time.Duration
 	// RequestTimeout is how long a request may take to arrive, head and awaited body together; then it is answered with 408. Default 2 min.
 	RequestTimeout time.Duration
 	// QueueTimeout is how long a request waits for a host before its connection is closed. Default 30 s.
 	QueueTimeout time.Duration
-	// LeaseTimeout is how long a host may have a connection before it is taken back and closed. Default 1 h.
+	// LeaseWarn is how long a host may have a connection before that is logged, counted and told to watchers, once. Default 5 min.
+	LeaseWarn time.Duration
+	// LeaseTimeout is how long a host may have a connection before it is taken back, as by Revoke. Default 1 h.
 	LeaseTimeout time.Duration
 	// SendTimeout is how long a client may take nothing of a response that the sidecar finishes (FINISH), before it is cut off. Default 1 min.
 	SendTimeout time.Duration
 	// LingerTimeout is how long a closed connection waits for its client to have read everything (its FIN). Default 5 s.
 	LingerTimeout time.Duration
+	// PingInterval is how long a host may be silent before it is asked for a sign of life (PING). Default 15 s; Off asks nobody.
+	PingInterval time.Duration
+	// PingTimeout is how long it may take to give one; then it counts as hung, and gets no leases until it does. Default 5 s.
+	PingTimeout time.Duration
+	// HangTimeout is how long it may be hung before it is hung up on. Default: Off.
+	HangTimeout time.Duration
 }
+
+// Off as a limit that is off by default, or may be switched off, switches it off.
+const Off = -1
 
 // KeepAliveNone as Limits.KeepAlive keeps no connection between requests.
 const KeepAliveNone = -1
@@ -90,17 +122,29 @@ func (l Limits) withDefaults(descriptors int) Limits {
 	set(&l.Queue, l.Connections)
 	set(&l.Hosts, 1024)
 	set(&l.Listeners, 1024)
+	set(&l.Newcomers, 64)
 	set(&l.Redeliveries, 3)
+	set(&l.ClientConnections, Off)
+	set(&l.ClientRate, Off)
+	set(&l.ClientBurst, 100)
+	set(&l.Clients, l.Connections)
+	set(&l.Requests, Off)
 	set(&l.Head, 64<<10)
 	set(&l.WaitBody, 256<<10)
 	set(&l.MinRate, 100)
 	set(&l.KeepAliveTimeout, 75*time.Second)
+	set(&l.MinIdle, Off)
+	set(&l.Age, Off)
 	set(&l.FirstByteTimeout, 10*time.Second)
 	set(&l.RequestTimeout, 2*time.Minute)
 	set(&l.QueueTimeout, 30*time.Second)
+	set(&l.LeaseWarn, 5*time.Minute)
 	set(&l.LeaseTimeout, time.Hour)
 	set(&l.SendTimeout, time.Minute)
 	set(&l.LingerTimeout, 5*time.Second)
+	set(&l.PingInterval, 15*time.Second)
+	set(&l.PingTimeout, 5*time.Second)
+	set(&l.HangTimeout, Off)
 	return l
 }
 
@@ -123,13 +167,27 @@ func (l Limits) Check() error {
 			bad = append(bad, Violation{field, fmt.Sprintf("%v is out of range, give %v to %v", v, MinTimeout, MaxTimeout)})
 		}
 	}
-	count("Connections", l.Connections, 1, maxConnections)
-	if l.KeepAlive < KeepAliveNone || l.KeepAlive > maxConnections {
-		bad = append(bad, Violation{"KeepAlive", fmt.Sprintf("%d is out of range, give 1 to %d, or none", l.KeepAlive, maxConnections)})
+	optional := func(field string, v, most int) {
+		if v < Off || v > most {
+			bad = append(bad, Violation{field, fmt.Sprintf("%d is out of range, give 1 to %d, or none", v, most)})
+		}
 	}
+	optionalTimeout := func(field string, v time.Duration) {
+		if v != Off {
+			timeout(field, v)
+		}
+	}
+	count("Connections", l.Connections, 1, maxConnections)
+	optional("KeepAlive", l.KeepAlive, maxConnections)
 	count("Queue", l.Queue, 1, maxConnections)
 	count("Hosts", l.Hosts, 1, 1<<16)
 	count("Listeners", l.Listeners, 1, 1<<15)
+	count("Newcomers", l.Newcomers, 1, 1<<16)
+	optional("ClientConnections", l.ClientConnections, maxConnections)
+	optional("ClientRate", l.ClientRate, 1<<20)
+	count("ClientBurst", l.ClientBurst, 1, 1<<20)
+	count("Clients", l.Clients, 1, maxConnections)
+	optional("Requests", l.Requests, 1<<30)
 	count("Redeliveries", l.Redeliveries, 1, 250)
 	count("Head", l.Head, 64, maxPeek)
 	count("WaitBody", l.WaitBody, 1, maxPeek)
@@ -138,12 +196,18 @@ func (l Limits) Check() error {
 	}
 	count("MinRate", l.MinRate, 1, 1<<30)
 	timeout("KeepAliveTimeout", l.KeepAliveTimeout)
+	optionalTimeout("MinIdle", l.MinIdle)
+	optionalTimeout("Age", l.Age)
 	timeout("FirstByteTimeout", l.FirstByteTimeout)
 	timeout("RequestTimeout", l.RequestTimeout)
 	timeout("QueueTimeout", l.QueueTimeout)
+	optionalTimeout("LeaseWarn", l.LeaseWarn)
 	timeout("LeaseTimeout", l.LeaseTimeout)
 	timeout("SendTimeout", l.SendTimeout)
 	timeout("LingerTimeout", l.LingerTimeout)
+	optionalTimeout("PingInterval", l.PingInterval)
+	timeout("PingTimeout", l.PingTimeout)
+	optionalTimeout("HangTimeout", l.HangTimeout)
 	if bad == nil {
 		return nil
 	}
@@ -157,18 +221,30 @@ func (l Limits) merge(change Limits) Limits {
 	override(&l.Queue, change.Queue)
 	override(&l.Hosts, change.Hosts)
 	override(&l.Listeners, change.Listeners)
+	override(&l.Newcomers, change.Newcomers)
 	override(&l.Redeliveries, change.Redeliveries)
+	override(&l.ClientConnections, change.ClientConnections)
+	override(&l.ClientRate, change.ClientRate)
+	override(&l.ClientBurst, change.ClientBurst)
+	override(&l.Clients, change.Clients)
+	override(&l.Requests, change.Requests)
 	override(&l.Head, change.Head)
 	override(&l.WaitBody, change.WaitBody)
 	override(&l.Body, change.Body)
 	override(&l.MinRate, change.MinRate)
 	override(&l.KeepAliveTimeout, change.KeepAliveTimeout)
+	override(&l.MinIdle, change.MinIdle)
+	override(&l.Age, change.Age)
 	override(&l.FirstByteTimeout, change.FirstByteTimeout)
 	override(&l.RequestTimeout, change.RequestTimeout)
 	override(&l.QueueTimeout, change.QueueTimeout)
+	override(&l.LeaseWarn, change.LeaseWarn)
 	override(&l.LeaseTimeout, change.LeaseTimeout)
 	override(&l.SendTimeout, change.SendTimeout)
 	override(&l.LingerTimeout, change.LingerTimeout)
+	override(&l.PingInterval, change.PingInterval)
+	override(&l.PingTimeout, change.PingTimeout)
+	override(&l.HangTimeout, change.HangTimeout)
 	return l
 }
 

@@ -3,7 +3,6 @@ package manager
 import (
 	"errors"
 	"fmt"
-	"net/http"
 	"time"
 	"unsafe"
 
@@ -69,26 +68,14 @@ func (a *acts) settle(fd int32) {
 	_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVLOWAT, 1)
 }
 
+// goOn sends an interim response (RFC 9110, 15.2.1). If the socket does not take it, the client goes on by itself after a while.
+func (a *acts) goOn(fd int32) {
+	_ = unix.Sendto(int(fd), []byte("HTTP/1.1 100 Continue\r\n\r\n"), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, nil)
+}
+
 // answer sends an error response. If the socket does not take it at once there is nothing more to do: the connection ends anyway.
 func (a *acts) answer(fd int32, status int) {
 	n, err := peek(int(fd), a.readBuf[:len("HEAD ")])
 	bodiless := err != nil || string(a.readBuf[:n]) == "HEAD " // a request that a host has read may have been a HEAD
-	_ = unix.Sendto(int(fd), response(status, bodiless, time.Now()), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, nil)
-}
-
-// retryAfter is what clients are told to wait after a 503, in seconds.
-const retryAfter = 1
-
-// response is an HTTP/1.1 response of ours (RFC 9110): one line of text, and the end of the connection.
-func response(status int, bodiless bool, now time.Time) []byte {
-	body := fmt.Sprintf("%d %s\n", status, http.StatusText(status))
-	if bodiless {
-		body = ""
-	}
-	b := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n",
-		status, http.StatusText(status), now.UTC().Format(http.TimeFormat), len(body))
-	if status == http.StatusServiceUnavailable {
-		b = fmt.Appendf(b, "Retry-After: %d\r\n", retryAfter)
-	}
-	return append(append(b, "\r\n"...), body...)
+	_ = unix.Sendto(int(fd), a.config.Answers.response(status, bodiless, time.Now()), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, nil)
 }

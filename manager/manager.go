@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"sync"
 	"time"
@@ -30,6 +31,10 @@ type Config struct {
 	// OnServing is told, from the loop, when it changes whether requests are served: at least one host is attached, and nothing is stopped. It
 	// must not block.
 	OnServing func(serving bool)
+	// Exempt are client addresses that Limits of clients do not hold for.
+	Exempt []netip.Prefix
+	// Answers take the place of the sidecar's own, by status. They must pass CheckAnswers, and are not changed afterwards.
+	Answers Answers
 }
 
 // Manager owns every connection. Its methods may be called from any goroutine; each posts to the loop (run.go) and waits for the answer.
@@ -59,7 +64,8 @@ type Manager struct {
 	resumed  []*link // of a predecessor, whose last frames are to be obeyed
 	young    []*link // have a deadline: no HELLO yet, or hanging up
 	paused   pause
-	warnNext int64 // no pause is warned about before
+	hopeless []*link // to be hung up on after the turn: they give no sign of life
+	warnNext int64   // no pause is warned about before
 	stops    []chan<- StopReport
 	leaving  bool  // Shutdown is closing the last connections
 	leaveBy  int64 // and ends the loop by then
@@ -79,7 +85,7 @@ func New(config Config) (*Manager, error) {
 }
 
 func newManager(config Config) (*Manager, error) {
-	if err := config.Limits.Check(); err != nil {
+	if err := errors.Join(config.Limits.Check(), config.Answers.Check()); err != nil {
 		return nil, err
 	}
 	descriptors, err := descriptorLimit()
@@ -100,6 +106,7 @@ func newManager(config Config) (*Manager, error) {
 		readBuf: make([]byte, 64<<10), peekBuf: make([]byte, 2*maxPeek+firstPeek),
 	}
 	m.policy = newPolicy(config.Limits.withDefaults(descriptors), (*acts)(m), config.Memory)
+	m.policy.exempt = config.Exempt
 	return m, nil
 }
 

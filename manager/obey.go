@@ -3,7 +3,9 @@ package manager
 import (
 	"errors"
 	"slices"
+	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
 	"github.com/anteroom-io/anteroom/handoff"
@@ -16,6 +18,7 @@ func (m *Manager) obeyFrame(l *link, f *handoff.Frame, fd int, lost error) *hand
 	if l.host == nil {
 		return m.welcome(l, f, fd)
 	}
+	m.policy.alive(l.host)
 	switch f.Type {
 	case handoff.TypeAdopt:
 		return m.obeyAdopt(l, f, fd, lost)
@@ -53,7 +56,7 @@ func (m *Manager) obeyPlain(l *link, f *handoff.Frame) *handoff.Fault {
 		m.obeyDrain(l)
 	case handoff.TypeUnlisten:
 		return m.obeyUnlisten(l, f)
-	case handoff.TypePong:
+	case handoff.TypePong: // a sign of life, as every frame
 	case handoff.TypeHello:
 		return handoff.Faultf(handoff.CodeHelloTwice, "HELLO was said before")
 	default:
@@ -84,12 +87,16 @@ func (m *Manager) welcome(l *link, f *handoff.Frame, fd int) *handoff.Fault {
 	l.note.state = linkAttached
 	m.reply(l, handoff.Welcome{
 		Host: uint64(h.id), Pool: h.pool.name, Capacity: h.capacity, Features: h.features, Listeners: m.listenersOf(h.pool),
-		KeepAliveTimeoutMS: m.policy.limits.KeepAliveTimeout.Milliseconds(), Epoch: m.config.Epoch,
+		KeepAliveTimeoutMS: promised(m.policy.limits.KeepAliveTimeout).Milliseconds(), Epoch: m.config.Epoch,
 	}.Frame())
 	m.log.Info("host attached", "host", h.id, "name", h.name, "pool", h.pool.name, "capacity", h.capacity, "agent", h.agent,
 		"uid", l.peer.UID, "pid", l.peer.PID)
 	return nil
 }
+
+// promised is how much of a keep-alive timeout hosts may tell clients (Keep-Alive: timeout=): less than we wait, so that a request sent within that
+// time finds its connection open though it takes a while to arrive.
+func promised(timeout time.Duration) time.Duration { return timeout - min(timeout/5, time.Second) }
 
 func (m *Manager) listenersOf(to *pool) []string {
 	addresses := []string{}
@@ -102,9 +109,16 @@ func (m *Manager) listenersOf(to *pool) []string {
 	return addresses
 }
 
+// denyWarning is how often one host's denials are warned about; the others are for Debug.
+const denyWarning = time.Minute
+
 // deny answers a request that cannot be met; the link goes on.
 func (m *Manager) deny(l *link, f *handoff.Frame, fault *handoff.Fault) {
-	m.log.Warn("a host was denied", "host", l.host.id, "name", l.host.name, "frame", f.Type.String(), "error", fault)
+	level := hclog.Debug
+	if m.policy.now >= l.host.denyWarn {
+		level, l.host.denyWarn = hclog.Warn, m.policy.now+int64(denyWarning)
+	}
+	m.log.Log(level, "a host was denied", "host", l.host.id, "name", l.host.name, "frame", f.Type.String(), "error", fault)
 	m.reply(l, fault.Frame(handoff.TypeDenied, f.Seq))
 }
 

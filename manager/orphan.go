@@ -22,21 +22,39 @@ const (
 // that was read and not answered gets a 502. A response that may have begun can only be broken off, by a reset, lest its beginning be taken for the whole.
 func (p *policy) orphan(r *record, slot uint32) {
 	r.marks &^= held
-	switch p.fateOf(r) {
-	case fateUntouched:
+	f := p.fateOf(r)
+	if f == fateUntouched {
 		if r.detail++; int(r.detail) <= p.limits.Redeliveries {
 			p.redeliver(r, slot)
 			return
 		}
-		fallthrough
-	case fateConsumed:
-		p.reply(r, 502)
-		p.close(r, slot, ReasonHostGone)
-	default:
+		f = fateConsumed
+	}
+	p.breakUp(r, slot, f, 502, ReasonHostGone)
+}
+
+// breakUp ends a lease that its host will not answer.
+func (p *policy) breakUp(r *record, slot uint32, f fate, status int, why Reason) {
+	if f == fateConsumed {
+		p.answer(r, status)
+	} else {
 		p.act.breakOff(r.fd)
 		r.marks |= broken
-		p.close(r, slot, ReasonHostGone)
 	}
+	p.close(r, slot, why)
+}
+
+// revokeLease takes a lease away from a host that lives. Nobody else gets the request: the host may be about to read it. If nothing was answered the client
+// gets a 504 (where requests are looked at), else a reset.
+func (p *policy) revokeLease(r *record, slot uint32, why Reason) {
+	f := p.fateOf(r)
+	if f == fateUntouched {
+		f = fateUnknown
+		if p.listeners[r.listener].ready != ReadyBytes {
+			f = fateConsumed
+		}
+	}
+	p.breakUp(r, slot, f, 504, why)
 }
 
 func (p *policy) fateOf(r *record) fate {

@@ -1,6 +1,8 @@
 package manager
 
 import (
+	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -88,4 +90,67 @@ func TestARequestIsNotRedeliveredForEver(t *testing.T) {
 	r.eventually("it is counted", func(c Counts) bool {
 		return c.Totals.Redelivered == 2 && c.Totals.ClosedFor(ReasonHostGone) == 1
 	})
+}
+
+// A lease is taken back from a host that lives.
+func TestARevokedLease(t *testing.T) {
+	ctx := context.Background()
+	const response = "HTTP/1.1 200 OK\r\n"
+	for name, c := range map[string]struct {
+		ready      Readiness
+		read, sent string
+		want       string
+	}{
+		"nothing is read":        {ReadyRequest, "", "", "504"},
+		"all is read":            {ReadyRequest, get, "", "504"},
+		"the response has begun": {ReadyRequest, get, response, "reset"},
+		"who knows":              {ReadyBytes, get, "", "reset"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, Config{})
+			r.web = r.listen("tcp://127.0.0.1:0", ListenerOptions{Ready: c.ready})
+			h := r.attach(handoff.Hello{})
+			client := r.dial()
+			client.send(get)
+			lease, fd := h.want(handoff.TypeLease)
+			defer closeFD(fd)
+			readSome(t, fd, len(c.read))
+			if _, err := unix.Write(fd, []byte(c.sent)); err != nil {
+				t.Fatal(err)
+			}
+			if n, err := r.Revoke(ctx, []ConnID{ConnID(lease.Conn), 12345}); n != 1 || err != nil {
+				t.Fatal(n, err)
+			}
+			if f, _ := h.want(handoff.TypeForget); f.Conn != lease.Conn || f.A != handoff.ForgetOperator {
+				t.Errorf("forget: %+v", f)
+			}
+			if c.want == "504" {
+				client.want("HTTP/1.1 504 Gateway Timeout\r\n")
+			} else {
+				client.want(c.sent)
+				client.wantEndOrReset()
+			}
+			h.send(put(lease)) // too late
+			h.exchange(r.dial(), get, "its capacity is free again")
+			if n := r.counts(); n.Totals.ClosedFor(ReasonOperator) != 1 || n.Totals.Stale != 1 {
+				t.Errorf("counts: %+v", n)
+			}
+		})
+	}
+}
+
+func TestWhatCannotBeRevoked(t *testing.T) {
+	ctx := context.Background()
+	r := newRig(t, Config{})
+	h := r.attach(handoff.Hello{})
+	c := r.dial()
+	id := ConnID(h.exchange(c, "x", "y").Conn)
+	r.eventually("it is idle", func(c Counts) bool { return c.States.Idle == 1 })
+	if n, err := r.Revoke(ctx, []ConnID{12345, 0}); n != 0 || !errors.Is(err, ErrNotFound) {
+		t.Errorf("nobody's ids: %d, %v", n, err)
+	}
+	if n, err := r.Revoke(ctx, []ConnID{12345, id}); n != 0 || !errors.Is(err, ErrNotLeased) {
+		t.Errorf("an idle one: %d, %v", n, err)
+	}
+	h.exchange(c, "x", "it has stayed")
 }

@@ -3,6 +3,7 @@ package manager
 import (
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/anteroom-io/anteroom/scan"
@@ -39,6 +40,7 @@ type begun struct {
 	unread int   // bytes at the last look
 	looks  int
 	vain   int  // looks in a row that have found no more
+	called bool // it was told to go on (100 Continue)
 	paused bool // nothing is told, the next look comes with time
 }
 
@@ -97,12 +99,16 @@ func (p *policy) examineBytes(r *record, slot uint32) {
 func (p *policy) scanLimits(d *door) scan.Limits {
 	limits := scan.Limits{Head: p.limits.Head, Body: p.limits.Body}
 	if d.ready == ReadyRequest {
-		limits.Wait = p.limits.WaitBody
+		limits.Wait, limits.Expect = p.limits.WaitBody, d.continues
 	}
 	return limits
 }
 
 func (p *policy) arrived(r *record, slot uint32, seen scan.Seen) {
+	if why := p.overLimit(r, slot); why != ReasonNone {
+		p.close(r, slot, why)
+		return
+	}
 	r.head = uint32(seen.Head)
 	r.length = uint32(min(seen.Total, math.MaxUint32))
 	p.settle(r, slot)
@@ -118,6 +124,10 @@ func (p *policy) awaitRest(r *record, slot uint32, d *door, seen scan.Seen, unre
 		b.vain++
 	}
 	b.looks++
+	if seen.Expects && !b.called {
+		b.called = true
+		p.act.goOn(r.fd)
+	}
 	if r.marks&ended != 0 || b.vain > maxVain {
 		p.arrived(r, slot, scan.Seen{})
 		return
@@ -181,6 +191,16 @@ func (p *policy) settle(r *record, slot uint32) {
 	delete(p.partials, slot)
 }
 
+// answer sends an answer of ours, once: a successor does not answer again.
+func (p *policy) answer(r *record, status int) {
+	r.marks |= replied
+	p.totals.Answered++
+	if i, known := slices.BinarySearch(answerStatuses, status); known {
+		p.totals.Answers[i]++
+	}
+	p.act.answer(r.fd, status)
+}
+
 // statusFor is the answer to a request that no host will get; 0 for reasons that have none.
 func statusFor(why Reason) int {
 	switch why {
@@ -190,6 +210,8 @@ func statusFor(why Reason) int {
 		return 408
 	case ReasonBodyTooLong:
 		return 413
+	case ReasonClientConnections, ReasonClientRequests:
+		return 429
 	case ReasonHeadTooLong:
 		return 431
 	case ReasonQueueFull, ReasonQueueTime, ReasonRefused, ReasonStopped:
@@ -206,12 +228,5 @@ func (p *policy) answerFor(r *record, why Reason) {
 	if status == 0 || !waits || r.marks&silent != 0 || p.listeners[r.listener].ready == ReadyBytes {
 		return
 	}
-	p.reply(r, status)
-}
-
-// reply answers a request ourselves, once: a successor does not answer again.
-func (p *policy) reply(r *record, status int) {
-	p.totals.Answered++
-	r.marks |= replied
-	p.act.answer(r.fd, status)
+	p.answer(r, status)
 }

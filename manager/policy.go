@@ -32,6 +32,8 @@ type actor interface {
 	introduce(fd int32, proxies []netip.Prefix) (seen proxied.Seen, unread int)
 	// takeAway removes bytes from the front of the receive queue.
 	takeAway(fd int32, n int)
+	// peer is the address of the socket's other end; invalid if it has none, or is reset.
+	peer(fd int32) netip.Addr
 	// await is arm for when there are at least need bytes.
 	await(fd int32, id ConnID, need int) error
 	// settle ends the effect of await on the descriptor, before somebody else gets it.
@@ -48,6 +50,8 @@ type actor interface {
 	fate(fd int32, leased time.Duration, first bool) fate
 	// breakOff lets the connection end in a reset.
 	breakOff(fd int32)
+	// goOn tells the client that its body is waited for (100 Continue).
+	goOn(fd int32)
 	// answer sends a response of ours to the request that waits.
 	answer(fd int32, status int)
 	// nonblock sets O_NONBLOCK where it is missing, and reports that it was.
@@ -63,7 +67,11 @@ type actor interface {
 	shut(fd int32, id ConnID) bool
 	// drop closes our descriptor.
 	drop(fd int32, id ConnID)
-	// tell passes an event on to watchers.
+	// ping asks a host for a sign of life.
+	ping(h *host)
+	// giveUp ends the link to a host that gives none, after the turn.
+	giveUp(h *host)
+	// tell passes an event on to watchers, and to the log.
 	tell(Event)
 }
 
@@ -71,11 +79,12 @@ type actor interface {
 // never goes back. It is not safe for concurrent use.
 //
 // Its parts: hear.go (what the selector tells), introduce.go (who the client is), partial.go (what has arrived of a request), idle.go (expiry and eviction), queue.go (what waits for a host), choose.go (which host),
-// lease.go (the hosts' answers), finish.go (what is left of a response), host.go (hosts and pools coming and going), stop.go (operators).
+// lease.go (the hosts' answers), alive.go (whether they live), clients.go (what each client has), finish.go (what is left of a response), host.go (hosts and pools coming and going), stop.go (operators).
 type policy struct {
 	now    int64
 	wake   int64 // when expire is due; never later than the first deadline
 	limits Limits
+	exempt []netip.Prefix // client addresses that are not limited
 	act    actor
 	memory *Memory
 
@@ -84,6 +93,7 @@ type policy struct {
 	partials  map[uint32]begun // by slot
 	finishing list
 	closing   list
+	clients   clients // can be made anew of the connections
 	pools     []*pool // by record.pool; nil where one has gone
 	poolNames map[string]*pool
 	hosts     map[HostID]*host
@@ -110,11 +120,13 @@ func (c *stateCounts) public() StateCounts {
 const never = int64(math.MaxInt64)
 
 func newPolicy(limits Limits, act actor, memory *Memory) *policy {
-	return &policy{
+	p := &policy{
 		limits: limits, act: act, wake: never, memory: memory, table: table{memory: memory}, idle: idleOrder{memory: memory}, totals: &memory.head.totals,
 		poolNames: map[string]*pool{}, hosts: map[HostID]*host{}, partials: map[uint32]begun{},
 		listeners: []*door{{}},
 	}
+	p.countClients()
+	return p
 }
 
 func (p *policy) id(r *record, slot uint32) ConnID { return makeID(r.generation, slot) }
@@ -133,19 +145,28 @@ func (p *policy) roomInSight() bool {
 // makeRoom drops the least recently used kept connection at once, without lingering: nothing of it is unread, and the kernel sends what is
 // unsent after close(2).
 func (p *policy) makeRoom() bool {
-	r, slot, ok := p.evict()
+	r, slot, ok := p.evict(0)
 	if ok && r.state == Closing {
 		p.gone(r, slot)
 	}
 	return p.roomLeft()
 }
 
-// accepted takes over a new connection of a listener. It fails only if the selector cannot watch it; the descriptor is then closed.
+// accepted takes over a new connection of a listener. It fails only if the selector cannot watch it; the descriptor is then closed. The id is 0 if
+// the connection has been turned away.
 func (p *policy) accepted(fd int32, door uint16) (ConnID, error) {
 	d := p.listeners[door]
 	p.totals.Accepted++
 	d.accepted++
-	return p.admit(fd, d.pool, door, waitFirstByte, int64(d.firstByteTimeout(p.limits)))
+	id, err := p.admit(fd, d.pool, door, waitFirstByte, int64(d.firstByteTimeout(p.limits)))
+	if err != nil {
+		return 0, err
+	}
+	if r := p.table.find(id); p.turnedAway(r, id.slot(), d) {
+		p.turnAway(r, id.slot())
+		return 0, nil
+	}
+	return id, nil
 }
 
 // admit gives a connection its record, and waits for its first event.
@@ -185,6 +206,9 @@ func (p *policy) enter(r *record, slot uint32, s State, timeout int64) {
 func (p *policy) leave(r *record, slot uint32) {
 	if r.state == Free || r.marks&moving != 0 {
 		return
+	}
+	if r.marks&warned != 0 {
+		p.noLongerWarned(r, slot)
 	}
 	p.table.unlink(p.listOf(r), slot)
 	p.count(r, -1)
@@ -249,6 +273,7 @@ func (p *policy) close(r *record, slot uint32, why Reason) {
 func (p *policy) gone(r *record, slot uint32) {
 	p.setKept(r, false)
 	delete(p.partials, slot)
+	p.clients.leave(slot)
 	p.dropRest(r, slot)
 	fd := r.fd
 	r.fd = toBeClosed(fd)
@@ -296,11 +321,13 @@ func (p *policy) expire() {
 		return
 	}
 	p.expireIdle()
+	p.evictExcess()
 	p.expireQueues()
 	p.expireLeases()
 	p.expireFinishing()
 	p.expireClosing()
 	p.resumeHosts()
+	p.askHosts()
 	p.wake = p.nextDeadline()
 }
 
@@ -334,10 +361,12 @@ func (p *policy) nextDeadline() int64 {
 	for h := range p.eachHost {
 		first(&h.waiting, int64(p.limits.QueueTimeout))
 		first(&h.leases, int64(p.limits.LeaseTimeout))
+		next = min(next, p.warnDue(h), p.aliveDue(h))
 		if h.resume > 0 {
 			next = min(next, h.resume)
 		}
 	}
+	next = min(next, p.evictDue())
 	first(&p.finishing, int64(p.limits.SendTimeout))
 	first(&p.closing, int64(p.limits.LingerTimeout))
 	if p.stop != nil {

@@ -35,6 +35,7 @@ type world struct {
 // sock is a client's connection in the kernel.
 type sock struct {
 	id       ConnID
+	address  netip.Addr
 	watched  bool
 	armed    bool // watched once
 	edge     bool // watched for arrivals
@@ -49,6 +50,7 @@ type sock struct {
 	low      bool // it has a low-water mark
 	room     bool // there is room to send is told
 	answered bool // by the sidecar
+	called   bool // told to go on
 }
 
 type lent struct {
@@ -68,16 +70,49 @@ type fired struct {
 
 // attached is what a host believes.
 type attached struct {
-	h      *host
-	hello  handoff.Hello
-	holds  map[ConnID]bool
-	hungUp bool
+	h        *host
+	hello    handoff.Hello
+	holds    map[ConnID]bool
+	hungUp   bool
+	pinged   bool // and has not answered
+	mute     bool // it will not
+	hopeless bool
 }
 
 func (w *world) open() int32 {
 	w.nextFD++
-	w.socks[w.nextFD] = &sock{}
+	w.socks[w.nextFD] = &sock{address: rapid.SampledFrom(addresses).Draw(w.t, "address")}
 	return w.nextFD
+}
+
+// addresses of clients: two of one /64, one that is exempt, and that of a Unix socket.
+var addresses = []netip.Addr{
+	netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2"),
+	netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("203.0.113.1"), {},
+}
+
+func (w *world) peer(fd int32) netip.Addr {
+	if s := w.sock(fd); !s.ended {
+		return s.address
+	}
+	return netip.Addr{} // reset
+}
+
+// ping: whoever answers, does so at once.
+func (w *world) ping(h *host) {
+	a := w.hosts[h.id]
+	if a == nil || a.pinged {
+		w.t.Fatalf("host %d is asked twice, or is not there: %v", h.id, a)
+	}
+	a.pinged = true
+}
+
+func (w *world) giveUp(h *host) {
+	a := w.hosts[h.id]
+	if a == nil || !a.mute || !a.pinged {
+		w.t.Fatalf("host %d, which answers, is given up", h.id)
+	}
+	a.hopeless = true
 }
 
 func (w *world) sock(fd int32) *sock {
@@ -158,7 +193,7 @@ func (w *world) look(fd int32, _ scan.Limits) (scan.Seen, int, bool) {
 	}
 	s.seen += rapid.IntRange(0, 1).Draw(w.t, "more bytes")
 	verdict := rapid.SampledFrom([]scan.Verdict{scan.More, scan.More, scan.Whole, scan.Opaque, scan.Malformed}).Draw(w.t, "verdict")
-	seen := scan.Seen{Verdict: verdict, Need: s.seen + 1}
+	seen := scan.Seen{Verdict: verdict, Need: s.seen + 1, Expects: verdict == scan.More && s.seen == 0}
 	if verdict == scan.Whole {
 		seen.Total = s.seen
 	}
@@ -234,9 +269,16 @@ func (w *world) fate(fd int32, _ time.Duration, first bool) fate {
 
 func (w *world) breakOff(fd int32) { w.sock(fd) }
 
+func (w *world) goOn(fd int32) {
+	if s := w.sock(fd); s.called {
+		w.t.Fatalf("%d is told to go on twice", s.id)
+	}
+	w.sock(fd).called = true
+}
+
 func (w *world) answer(fd int32, status int) {
 	s := w.sock(fd)
-	if _, leased := w.leases[s.id]; leased || status < 400 || s.answered {
+	if _, leased := w.leases[s.id]; leased != (status == 504) || status < 400 || s.answered { // 504 is for what is revoked
 		w.t.Fatalf("%d is answered with %d: leased %v, answered before %v", s.id, status, leased, s.answered)
 	}
 	s.answered = true
@@ -258,7 +300,7 @@ func (w *world) lease(h *host, id ConnID, r *record, withFD bool, flags handoff.
 		w.t.Fatalf("%d is leased while the selector is armed", id)
 	case s.shut || s.low:
 		w.t.Fatalf("%d is leased while closing (%v), or with a low-water mark (%v)", id, s.shut, s.low)
-	case a == nil || a.hungUp || h.draining:
+	case a == nil || a.hungUp || h.draining || h.hung:
 		w.t.Fatalf("%d is leased to host %d, which is not there", id, h.id)
 	case h.leases.len > h.capacity:
 		w.t.Fatalf("host %d has %d leases, its capacity is %d", h.id, h.leases.len, h.capacity)
@@ -317,7 +359,31 @@ func (w *world) drop(fd int32, _ ConnID) {
 	w.mortal()
 }
 
-func (w *world) tell(Event) {}
+// tell checks what can only be seen when it happens.
+func (w *world) tell(e Event) {
+	r := w.p.table.find(e.Conn)
+	if e.Kind != EventClosed || r == nil {
+		return
+	}
+	switch idle := w.p.now - r.since; {
+	case e.Reason == ReasonEvicted && idle < int64(w.p.limits.MinIdle) && w.p.roomLeft():
+		w.t.Fatalf("%d is evicted after %d ns, and there is room", e.Conn, idle)
+	case e.Reason == ReasonClientConnections && w.clientsOf(r) <= w.p.limits.ClientConnections:
+		w.t.Fatalf("%d is refused, its client has %d", e.Conn, w.clientsOf(r))
+	}
+}
+
+// clientsOf is how many connections the client of a connection has.
+func (w *world) clientsOf(r *record) (n int) {
+	own := w.p.clients.of
+	slot := w.socks[r.fd].id.slot()
+	for other := range own {
+		if int(slot) < len(own) && own[slot] != 0 && own[other] == own[slot] {
+			n++
+		}
+	}
+	return n
+}
 
 // The steps of the property test. Each is something that the outside does; the loop's own steps follow each of them. Where there is nothing to do
 // it to (no lease to put, no host to kill), a step is skipped: rapid draws another, the test goes on.
@@ -337,7 +403,13 @@ func (w *world) turn() {
 	w.p.dispatch()
 	w.p.stopDone()
 	for _, id := range sorted(w.hosts) {
-		if a := w.hosts[id]; a.hungUp {
+		a := w.hosts[id]
+		if a.pinged && !a.mute {
+			a.pinged = false
+			w.p.alive(a.h)
+		}
+		if a.hungUp || a.hopeless {
+			w.closeDoorsOf(a.h)
 			w.leave(a)
 		}
 	}
@@ -361,8 +433,8 @@ func (w *world) accept(t *rapid.T) {
 	d := w.openDoors()[rapid.IntRange(0, len(w.openDoors())-1).Draw(t, "door")]
 	if w.p.mayAccept() {
 		fd := w.open()
-		if _, err := w.p.accepted(fd, d.index); err != nil {
-			t.Fatal(err)
+		if id, err := w.p.accepted(fd, d.index); err != nil || id == 0 && w.p.limits.ClientConnections < 1 {
+			t.Fatal(id, err)
 		}
 	}
 }
@@ -522,7 +594,7 @@ func (w *world) says(a *attached, do func(*host) *handoff.Fault) {
 // takesRequest: a host has read its request; the next one may have arrived meanwhile.
 func (w *world) takesRequest(t *rapid.T, s *sock) {
 	s.news = s.news && (s.next || s.ended)
-	s.unread, s.next, s.seen, s.answered = s.next, false, 0, false
+	s.unread, s.next, s.seen, s.answered, s.called = s.next, false, 0, false, false
 	if rapid.Bool().Draw(t, "next request is there") {
 		s.unread = true
 		s.arrives()
@@ -644,7 +716,7 @@ func (w *world) timePasses(t *rapid.T) {
 
 func (w *world) operatorPuts(t *rapid.T) {
 	id, _, _ := w.anyLease(t)
-	w.endLease(id) // the host learns it at the end of the turn
+	w.endLease(id)                                  // the host learns it at the end of the turn
 	w.again = func() { _ = w.p.operatorPut(id, 0) } // it may be done already
 	if err := w.p.operatorPut(id, 0); err != nil {
 		t.Fatal(err)
@@ -666,7 +738,43 @@ func (w *world) limitsChange(t *rapid.T) {
 		Connections: rapid.IntRange(1, 20).Draw(t, "connections"),
 		KeepAlive:   rapid.SampledFrom([]int{KeepAliveNone, 1, 3, 20}).Draw(t, "keep-alive"),
 		Queue:       rapid.IntRange(1, 10).Draw(t, "queue"),
+		MinIdle:     rapid.SampledFrom([]time.Duration{Off, time.Millisecond, 50 * time.Millisecond}).Draw(t, "min-idle"),
+		Age:         rapid.SampledFrom([]time.Duration{Off, 2 * time.Second}).Draw(t, "age"),
+		Requests:    rapid.SampledFrom([]int{Off, 2}).Draw(t, "requests"),
 	}))
+}
+
+func (w *world) clientLimitsChange(t *rapid.T) {
+	w.p.setLimits(w.p.limits.merge(Limits{
+		ClientConnections: rapid.SampledFrom([]int{Off, 1, 2}).Draw(t, "client connections"),
+		ClientRate:        rapid.SampledFrom([]int{Off, 1, 100}).Draw(t, "client rate"),
+		ClientBurst:       rapid.IntRange(1, 3).Draw(t, "client burst"),
+		Clients:           rapid.IntRange(1, 4).Draw(t, "clients"),
+	}))
+}
+
+func (w *world) livenessChanges(t *rapid.T) {
+	w.p.setLimits(w.p.limits.merge(Limits{
+		LeaseWarn:    rapid.SampledFrom([]time.Duration{Off, time.Millisecond, time.Second}).Draw(t, "lease-warn"),
+		PingInterval: rapid.SampledFrom([]time.Duration{Off, time.Second}).Draw(t, "ping-interval"),
+		HangTimeout:  rapid.SampledFrom([]time.Duration{Off, time.Second}).Draw(t, "hang-timeout"),
+	}))
+	for _, a := range w.hosts {
+		a.pinged = a.h.asked != 0
+	}
+}
+
+// hostHangs, or goes on.
+func (w *world) hostHangs(t *rapid.T) {
+	a := w.anyHost(t)
+	a.mute = !a.mute
+}
+
+func (w *world) operatorRevokes(t *rapid.T) {
+	id, _, _ := w.anyLease(t)
+	if n, err := w.p.revoke([]ConnID{id, 0}); n != 1 || err != nil {
+		t.Fatal(n, err)
+	}
 }
 
 func newWorld(t *rapid.T, memory *Memory) *world {
@@ -676,7 +784,9 @@ func newWorld(t *rapid.T, memory *Memory) *world {
 	w.p = newPolicy(Limits{
 		Connections: 12, KeepAlive: 6, Hosts: 4, KeepAliveTimeout: 100 * time.Millisecond, FirstByteTimeout: 60 * time.Millisecond,
 		QueueTimeout: 80 * time.Millisecond, LeaseTimeout: 10 * time.Second, LingerTimeout: 30 * time.Millisecond,
+		ClientConnections: 2, ClientRate: 5, ClientBurst: 2, Clients: 2, LeaseWarn: time.Second, PingInterval: 500 * time.Millisecond,
 	}.withDefaults(1000), w, memory)
+	w.p.exempt = []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}
 	for i, name := range []string{"a", "b"} {
 		ready := []Readiness{ReadyBytes, ReadyRequest}[i]
 		to, _ := w.p.poolNamed(name, false)
@@ -719,8 +829,11 @@ func TestPolicy(t *testing.T) {
 			"operator closes": w.step("operator closes", w.operatorCloses),
 			"stop":            w.step("stop", w.operatorStops),
 			"start":           w.step("start", func(*rapid.T) { w.p.start() }), "start 2": w.step("start", func(*rapid.T) { w.p.start() }),
-			"limits": w.step("limits", w.limitsChange),
-			"dies":   w.dies, "dies 2": w.dies, "dies 3": w.dies,
+			"limits": w.step("limits", w.limitsChange), "client limits": w.step("client limits", w.clientLimitsChange),
+			"liveness limits": w.step("liveness limits", w.livenessChanges),
+			"host hangs":      w.step("host hangs", w.hostHangs),
+			"revoke":          w.step("revoke", w.operatorRevokes),
+			"dies":            w.dies, "dies 2": w.dies, "dies 3": w.dies,
 		})
 	})
 }
@@ -764,6 +877,9 @@ func (w *world) check(step string) {
 	}
 	w.checkLists(fail)
 	w.checkDispatch(fail)
+	w.checkClients(fail)
+	w.checkAlive(fail)
+	w.checkKept(fail)
 	if due := p.nextDeadline(); p.wake > due {
 		fail("expire is due at %d, planned for %d", due, p.wake)
 	}
@@ -799,6 +915,83 @@ func (w *world) checkRecord(fail func(string, ...any), id ConnID, r *record) {
 		fail("%d is idle between requests and not counted as kept", id)
 	case r.state != Closing && w.p.now-r.since > int64(time.Hour):
 		fail("%d has been %v without bound", id, r.state)
+	}
+}
+
+// checkClients: what is counted for each client is what is there.
+func (w *world) checkClients(fail func(string, ...any)) {
+	s := &w.p.clients
+	if !w.p.limitsClients() {
+		if len(s.of)+len(s.all)+len(s.known) > 0 {
+			fail("clients are counted though they are not limited: %+v", s)
+		}
+		return
+	}
+	counted := map[uint32]int32{}
+	for slot, link := range s.of {
+		if r := w.p.table.at(uint32(slot)); link != 0 && (r.state == Free || w.p.exempts(r)) {
+			fail("slot %d is counted for a client, and is %v", slot, r.state)
+		}
+		if link != 0 {
+			counted[link]++
+		}
+	}
+	idle := 0
+	for link := s.first; link != 0; link = s.all[link-1].next {
+		if idle++; s.all[link-1].connections != 0 {
+			fail("a client with connections is in the list of those without: %+v", s)
+		}
+	}
+	without := 0
+	for key, i := range s.known {
+		c := &s.all[i]
+		if c.key != key || c.connections != counted[i+1] {
+			fail("client %v has %d connections, counted %d", key, c.connections, counted[i+1])
+		}
+		if c.connections == 0 {
+			without++
+		}
+	}
+	if idle != without || len(s.known) != len(s.all) || len(s.all) > 4 {
+		fail("%d clients, %d of them known, %d without connections, %d in the list", len(s.all), len(s.known), without, idle)
+	}
+}
+
+func (p *policy) exempts(r *record) bool {
+	return p.listeners[r.listener].index == 0
+}
+
+// checkKept: what is kept beyond the limit is evicted as soon as it may.
+func (w *world) checkKept(fail func(string, ...any)) {
+	r, slot, ok := w.p.idle.leastRecentlyUsed(&w.p.table)
+	if ok && w.p.kept > w.p.keepLimit() && w.p.overdue(r, int64(w.p.minIdle())) && !w.socks[r.fd].unread {
+		fail("slot %d is kept, as one of %d, where %d may be", slot, w.p.kept, w.p.keepLimit())
+	}
+}
+
+// checkAlive: the warned leases of a host are the first of its list, and what is due about it is done.
+func (w *world) checkAlive(fail func(string, ...any)) {
+	p := w.p
+	for _, a := range w.hosts {
+		h, last, over := a.h, uint32(0), false
+		for link := h.leases.first; link != 0; link = p.table.at(link - 1).next {
+			r := p.table.at(link - 1)
+			if over = over || r.marks&warned == 0; over == (r.marks&warned != 0) {
+				fail("a lease of host %d is warned of before an older one", h.id)
+			}
+			if !over {
+				last = link
+			}
+			if late := p.now-r.since >= int64(p.limits.LeaseWarn); late && over && p.limits.LeaseWarn > 0 {
+				fail("a lease of host %d is not warned of", h.id)
+			}
+		}
+		if h.warned != last {
+			fail("host %d: the last that was warned of is %d, not %d", h.id, last, h.warned)
+		}
+		if h.hung && !a.mute || a.pinged != (h.asked != 0) {
+			fail("host %d: mute %v, pinged %v, asked %d, hung %v", h.id, a.mute, a.pinged, h.asked, h.hung)
+		}
 	}
 }
 

@@ -53,7 +53,7 @@ func (p *policy) hostInfos() []HostInfo {
 	for _, h := range p.hosts {
 		list = append(list, HostInfo{
 			ID: h.id, Name: h.name, Pool: h.pool.name, Agent: h.agent, PID: h.peer.PID, UID: h.peer.UID, Features: h.features,
-			Capacity: h.capacity, Leased: h.leases.len, Draining: h.draining, Attached: time.Duration(p.now - h.attached),
+			Capacity: h.capacity, Leased: h.leases.len, Draining: h.draining, Hung: h.hung, Attached: time.Duration(p.now - h.attached),
 			Leases: h.total, Nacks: h.nacks, Stale: h.stale, Violations: h.violations,
 		})
 	}

@@ -83,16 +83,25 @@ func (p *policy) lease(h *host, r *record, slot uint32) {
 	flags := p.leaseFlags(r)
 	withFD := r.marks&held == 0
 	waited := time.Duration(p.now - r.since)
+	p.totals.LeaseWaits.add(waited)
 	p.leave(r, slot)
 	r.host = h.id
 	r.seq++
 	p.act.lease(h, id, r, withFD, flags, waited) // first: what is said is said, a successor that finds the frame goes on from there
-	p.enter(r, slot, Leased, int64(p.limits.LeaseTimeout))
+	p.enter(r, slot, Leased, p.leaseReview())
 	p.totals.Leases++
 	h.total++
 	if p.watched {
 		p.act.tell(Event{Kind: EventLeased, Conn: id, Host: h.id, Name: h.name, Pool: h.pool.name})
 	}
+}
+
+// leaseReview is how long a lease needs no look.
+func (p *policy) leaseReview() int64 {
+	if p.limits.LeaseWarn > 0 {
+		return int64(min(p.limits.LeaseWarn, p.limits.LeaseTimeout))
+	}
+	return int64(p.limits.LeaseTimeout)
 }
 
 // moveFrom tells the host that had the connection last, if that is another one, that it is no longer its own.
@@ -122,6 +131,7 @@ func (p *policy) leaseFlags(r *record) handoff.Flags {
 	if r.marks&kept != 0 {
 		room = p.kept <= p.keepLimit()
 	}
+	room = room && !p.wornOut(r)
 	p.setKept(r, room)
 	if !room {
 		flags |= handoff.FlagLast

@@ -147,6 +147,7 @@ func (m *Manager) flush() {
 
 // tidy ends the turn: what waited for others' progress is looked at again.
 func (m *Manager) tidy() {
+	m.reviewHopeless()
 	m.reviewYoung()
 	m.reviewStalled()
 	m.reviewPause()

@@ -20,6 +20,13 @@ func (p *policy) beginStop(grace time.Duration) {
 	p.wake = min(p.wake, p.stop.deadline)
 }
 
+// hurryStop ends the grace of a Stop that is in progress.
+func (p *policy) hurryStop() {
+	if p.stop != nil {
+		p.beginStop(0)
+	}
+}
+
 // stopDone reports whether a Stop is complete, cutting what is still leased when its time is over.
 func (p *policy) stopDone() (StopReport, bool) {
 	if p.stop == nil || p.states[Leased] > 0 && p.now < p.stop.deadline {
@@ -77,6 +84,26 @@ func (p *policy) operatorPut(id ConnID, timeout time.Duration) error {
 	return nil
 }
 
+// revoke takes leases away from their hosts, and counts them.
+func (p *policy) revoke(ids []ConnID) (int, error) {
+	revoked, err := 0, ErrNotFound
+	for _, id := range ids {
+		r := p.table.find(id)
+		switch {
+		case r == nil:
+		case r.state == Leased:
+			p.revokeLease(r, id.slot(), ReasonOperator)
+			revoked++
+		default:
+			err = ErrNotLeased
+		}
+	}
+	if revoked > 0 {
+		err = nil
+	}
+	return revoked, err
+}
+
 // closeAll closes a connection of every state but closing, if match says so, and counts them.
 func (p *policy) closeAll(match func(id ConnID, r *record) bool, why Reason) int {
 	n := 0
@@ -91,11 +118,16 @@ func (p *policy) closeAll(match func(id ConnID, r *record) bool, why Reason) int
 
 // setLimits puts new limits in force. Timeouts of idle connections hold from their next put on; the rest holds at once.
 func (p *policy) setLimits(l Limits) {
+	counted := p.limitsClients()
 	p.limits = l
 	p.wake = p.now
-	for p.kept > p.keepLimit() {
-		if _, _, ok := p.evict(); !ok {
-			break
+	if p.limitsClients() != counted {
+		p.countClients()
+	}
+	if l.PingInterval == Off {
+		for h := range p.eachHost {
+			p.alive(h)
 		}
 	}
+	p.evictExcess()
 }

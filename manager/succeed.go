@@ -196,6 +196,7 @@ func (p *policy) restoreHost(hello *handoff.Hello, peer listener.Credentials, st
 		return nil
 	}
 	h := newHost(hello, peer, p.pools[state.inPool], state)
+	h.heard = p.now
 	p.hosts[h.id] = h
 	h.pool.hosts = append(h.pool.hosts, h)
 	h.pool.sticky = h.pool.sticky || h.sticky
@@ -270,6 +271,7 @@ func (p *policy) restoreTable(estate Estate, said map[ConnID]lease) {
 	for _, slot := range order {
 		p.resume(t.at(slot), slot, estate)
 	}
+	p.countClients()
 	for _, d := range p.listeners[1:] {
 		if d != nil {
 			p.forgetDoor(d)
@@ -318,7 +320,7 @@ func (p *policy) restore(r *record, slot uint32, said map[ConnID]lease) {
 		p.kept++
 	}
 	p.setKept(r, r.marks&kept != 0 || r.state == Idle && r.marks&fresh == 0)
-	r.marks |= moving
+	r.marks = r.marks&^warned | moving
 	r.prev, r.next = 0, 0
 	id := p.id(r, slot)
 	if s, ok := said[id]; ok && r.state == Ready && r.host == s.host && r.seq == s.seq {

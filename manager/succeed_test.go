@@ -86,7 +86,7 @@ func (w *world) survive(f func()) {
 func (w *world) succeed() {
 	old := w.p
 	w.p = newPolicy(old.limits, w, old.memory)
-	w.p.now, w.p.stopped, w.p.lastHost = old.now, old.stopped, old.lastHost
+	w.p.now, w.p.stopped, w.p.lastHost, w.p.exempt = old.now, old.stopped, old.lastHost, old.exempt
 	for _, to := range old.pools {
 		w.p.pools = append(w.p.pools, nil)
 		if to != nil {
@@ -104,7 +104,7 @@ func (w *world) succeed() {
 		if restored == nil {
 			w.t.Fatalf("the pool of host %d is lost", id)
 		}
-		a.h = restored
+		a.h, a.pinged, a.hopeless = restored, false, false
 	}
 	w.p.restoreEnds()
 	w.succeedDoors(old)

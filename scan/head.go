@@ -9,7 +9,8 @@ type head struct {
 	framing framing
 	old     bool // HTTP/1.0: knows neither chunks (6.1) nor Expect (RFC 9110, 10.1.1)
 	connect bool
-	expects bool
+	expects bool // something
+	waits   bool // what it expects is 100-continue, and nothing else
 	unsure  bool // parsers differ about the framing
 }
 
@@ -78,6 +79,7 @@ func (h *head) field(line []byte) bool {
 	case is(name, "transfer-encoding"):
 		h.transferEncoding(trim(value))
 	case is(name, "expect"):
+		h.waits = !h.expects && is(trim(value), "100-continue")
 		h.expects = true
 	}
 	return true
@@ -126,9 +128,13 @@ func (h *head) request(b []byte, avail int, limits Limits) Seen {
 		return h.only()
 	}
 	seen := h.body(b, avail, limits)
-	if seen.Verdict == More && h.expects && !h.old {
+	if seen.Verdict != More || !h.expects || h.old {
+		return seen
+	}
+	if !h.waits || !limits.Expect {
 		return h.only()
 	}
+	seen.Expects = avail == h.end
 	return seen
 }
 

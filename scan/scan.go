@@ -15,7 +15,7 @@ const (
 	// Whole: Total bytes are the request, the first Head of them its head. What follows is the next request.
 	Whole
 	// HeadOnly: the head has arrived, and its body is not waited for: it is longer than Limits.Wait, or the client may itself be waiting
-	// for an answer to its Expect field (RFC 9110, 10.1.1), or the request is a CONNECT.
+	// for an answer to its Expect field (RFC 9110, 10.1.1; see Limits.Expect), or the request is a CONNECT.
 	HeadOnly
 	// Opaque: a head has arrived, but parsers differ about what belongs to it. Both lengths are left to the parser of the host.
 	Opaque
@@ -37,6 +37,8 @@ type Limits struct {
 	Head int   // longest head, empty line included; 0: none
 	Wait int   // longest body to wait for, as sent: a chunked one with its sizes and trailers
 	Body int64 // longest body at all, without chunk sizes; 0: none
+	// Expect waits for bodies though their clients wait for 100 Continue, which whoever looks has to send: Seen.Expects says so.
+	Expect bool
 }
 
 // MaxEmptyLines is how many bytes of empty lines may come before a request. Section 2.2 asks servers to skip at least one such line.
@@ -45,9 +47,10 @@ const MaxEmptyLines = 16
 // Seen is what a look has found.
 type Seen struct {
 	Verdict Verdict
-	Head    int // with Whole and HeadOnly: length of the head, with its empty line and the empty lines before it
-	Total   int // with Whole: length of the request
-	Need    int // with More: bytes that must be there before another look can find more; always more than were shown
+	Head    int  // with Whole and HeadOnly: length of the head, with its empty line and the empty lines before it
+	Total   int  // with Whole: length of the request
+	Expects bool // with More: the client waits for 100 Continue; none of its body is here
+	Need    int  // with More: bytes that must be there before another look can find more; always more than were shown
 }
 
 // Request looks at b, the first bytes of a connection's receive queue, of which there are avail (at least len(b)). If it answers More with

@@ -54,6 +54,11 @@ type Config struct {
 	// Metrics is where metrics and the status page are served over HTTP, to everybody who can connect. Zero: nowhere.
 	Metrics listener.Address
 
+	// Exempt are the networks of clients that limits of clients do not hold for.
+	Exempt []netip.Prefix
+	// Answers take the place of the sidecar's own answers, by status.
+	Answers manager.Answers
+
 	// Limits bound everything that can grow or wait.
 	Limits manager.Limits
 	// DrainTimeout is how long leases may take to come back when the sidecar ends, 1 ms to 7 days. Default: DefaultDrainTimeout.
@@ -81,6 +86,7 @@ type Listen struct {
 	Address listener.Address
 	Pool    string // whose hosts get its connections; empty: manager.DefaultPool
 	Name    string // how operators see it; empty: its address
+	Expect  string // who answers Expect: 100-continue: handover (the host, before its body is waited for) or answer (the sidecar); empty: handover
 	Ready   string // what must have arrived before a host gets a connection: bytes, head or request (manager.Readiness); empty: DefaultReady
 	// Proxies are the networks of load balancers that send a PROXY header before the first request. Who connects from elsewhere is taken for
 	// the client itself.
@@ -107,6 +113,7 @@ func (c *Config) Check() error {
 	c.checkSockets(&m)
 	c.checkControlTCP(&m)
 	c.checkLog(&m)
+	m.addErr("answers", c.Answers.Check())
 	if c.DrainTimeout != 0 && (c.DrainTimeout < manager.MinTimeout || c.DrainTimeout > manager.MaxTimeout) {
 		m.add("drain-timeout", "%v is out of range, give %v to %v", c.DrainTimeout, manager.MinTimeout, manager.MaxTimeout)
 	}
@@ -123,6 +130,9 @@ func (c *Config) checkListen(m *Mistakes) {
 		}
 		_, err := l.readiness()
 		m.addErr("listen", err)
+		if err := oneOf(or(l.Expect, expectHandover), expectations); err != nil {
+			m.addErr("listen", fmt.Errorf("expect of %s: %w", l.Address, err))
+		}
 		sameAddress := func(other Listen) bool { return other.Address == l.Address && !picksPort(l.Address) }
 		if slices.ContainsFunc(c.Listen[:i], sameAddress) {
 			m.add("listen", "%s is given twice; leave one of them out", l.Address)
@@ -180,7 +190,15 @@ func (t ControlTCP) missing() (keys []string) {
 	return keys
 }
 
+// The values of Listen.Expect.
+const (
+	expectHandover = "handover"
+	expectAnswer   = "answer"
+)
+
 var (
+	expectations = []string{expectHandover, expectAnswer}
+
 	logLevels  = []string{"trace", "debug", "info", "warn", "error", "off"}
 	logFormats = []string{"text", "json"}
 )

@@ -68,28 +68,35 @@ func TestNothingGivenIsTheZeroConfig(t *testing.T) {
 
 // all is a value for every setting, and what they make together.
 var all = map[string]string{
-	"listen": "tcp://127.0.0.1:80?pool=web&name=public&ready=head&proxy=192.0.2.7,unix:///run/app.sock", "handoff": "/run/h.sock", "handoff-mode": "0666",
+	"listen": "tcp://127.0.0.1:80?pool=web&name=public&ready=head&expect=answer&proxy=192.0.2.7,unix:///run/app.sock", "handoff": "/run/h.sock", "handoff-mode": "0666",
 	"handoff-allow-uid": "1000, 1001", "handoff-allow-gid": "33", "control": "unix:///run/c.sock", "control-mode": "0660",
 	"control-allow-uid": "4", "control-allow-gid": "5,6", "metrics": "tcp://127.0.0.1:9464", "log-level": "debug", "log-format": "json",
 	"drain-timeout": "5s", "max-connections": "1", "keep-alive-limit": "2", "max-queue": "3", "max-hosts": "4", "max-listeners": "5",
 	"max-redeliveries": "6", "keep-alive-timeout": "7s", "first-byte-timeout": "8s", "queue-timeout": "9s", "lease-timeout": "10s", "linger-timeout": "11s",
 	"max-head": "1000", "wait-body": "1001", "max-body": "1002", "min-rate": "1003", "request-timeout": "12s", "send-timeout": "13s",
+	"client-exempt": "192.0.2.0/24, 2001:db8::1", "answers": "{503: {body: busy, retry-after: 9}}", "max-newcomers": "14", "max-client-connections": "15",
+	"client-rate": "16", "client-burst": "17", "max-clients": "18", "max-requests": "19", "min-idle": "20s", "max-age": "21s", "lease-warn": "none",
+	"ping-interval": "22s", "ping-timeout": "23s", "hang-timeout": "24s",
 }
 
 func wantAll(t *testing.T) Config {
 	t.Helper()
 	return Config{
 		Listen: []Listen{
-			{Address: parsed(t, "tcp://127.0.0.1:80"), Pool: "web", Name: "public", Ready: "head", Proxies: []netip.Prefix{netip.MustParsePrefix("192.0.2.7/32")}},
+			{Address: parsed(t, "tcp://127.0.0.1:80"), Pool: "web", Name: "public", Ready: "head", Expect: "answer", Proxies: []netip.Prefix{netip.MustParsePrefix("192.0.2.7/32")}},
 			{Address: parsed(t, "unix:///run/app.sock")},
 		},
 		Handoff: parsed(t, "unix:///run/h.sock"), HandoffMode: 0o666, HandoffAllow: Peers{UIDs: []uint32{1000, 1001}, GIDs: []uint32{33}},
 		Control: parsed(t, "unix:///run/c.sock"), ControlMode: 0o660, ControlAllow: Peers{UIDs: []uint32{4}, GIDs: []uint32{5, 6}},
 		Metrics: parsed(t, "tcp://127.0.0.1:9464"), LogLevel: "debug", LogFormat: "json", DrainTimeout: 5 * time.Second,
+		Exempt:  []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::1/128")},
+		Answers: manager.Answers{503: {Body: "busy", RetryAfter: 9}},
 		Limits: manager.Limits{
 			Connections: 1, KeepAlive: 2, Queue: 3, Hosts: 4, Listeners: 5, Redeliveries: 6, KeepAliveTimeout: 7 * time.Second,
 			FirstByteTimeout: 8 * time.Second, QueueTimeout: 9 * time.Second, LeaseTimeout: 10 * time.Second, LingerTimeout: 11 * time.Second,
 			Head: 1000, WaitBody: 1001, Body: 1002, MinRate: 1003, RequestTimeout: 12 * time.Second, SendTimeout: 13 * time.Second,
+			Newcomers: 14, ClientConnections: 15, ClientRate: 16, ClientBurst: 17, Clients: 18, Requests: 19, MinIdle: 20 * time.Second, Age: 21 * time.Second,
+			LeaseWarn: manager.Off, PingInterval: 22 * time.Second, PingTimeout: 23 * time.Second, HangTimeout: 24 * time.Second,
 		},
 	}
 }

@@ -35,6 +35,7 @@ const (
 // changing are the calls that change something, which are logged.
 var changing = map[string]bool{
 	pb.ConnectionManagerService_Put_FullMethodName:       true,
+	pb.ConnectionManagerService_Revoke_FullMethodName:    true,
 	pb.ConnectionManagerService_Stop_FullMethodName:      true,
 	pb.ConnectionManagerService_Start_FullMethodName:     true,
 	pb.ConnectionManagerService_Close_FullMethodName:     true,

@@ -48,6 +48,12 @@ func (f *fake) Put(_ context.Context, id manager.ConnID, timeout time.Duration) 
 	return f.ask(fakePut{id, timeout})
 }
 
+type fakeRevoke struct{ IDs []manager.ConnID }
+
+func (f *fake) Revoke(_ context.Context, ids []manager.ConnID) (int, error) {
+	return len(ids), f.ask(fakeRevoke{ids})
+}
+
 func (f *fake) Stop(_ context.Context, grace time.Duration) (manager.StopReport, error) {
 	return f.report, f.ask(grace)
 }

@@ -37,8 +37,20 @@ var limits = []limit{
 		usage: "attached hosts; one more is refused"},
 	{key: "max-listeners", name: "Listeners", standard: "1024",
 		usage: "listening sockets, hosts' own included; one more is denied"},
+	{key: "max-newcomers", name: "Newcomers", standard: "64",
+		usage: "peers of the handoff socket that have yet to say HELLO; one more is refused"},
 	{key: "max-redeliveries", name: "Redeliveries", standard: "3",
 		usage: "how often a lease that a host could not take is tried again before its connection is closed"},
+	{key: "max-client-connections", name: "ClientConnections", standard: "none", none: manager.Off,
+		usage: "connections of one client address, or none for no limit; the request of one more is answered with 429, or it is closed"},
+	{key: "client-rate", name: "ClientRate", standard: "none", none: manager.Off,
+		usage: "requests per second of one client address, where listeners wait for them, or none for no limit; one more is answered with 429"},
+	{key: "client-burst", name: "ClientBurst", standard: "100",
+		usage: "requests of one client address that may come at once if none came for a while"},
+	{key: "max-clients", name: "Clients", standard: "max-connections",
+		usage: "client addresses known at once, where they are limited"},
+	{key: "max-requests", name: "Requests", standard: "none", none: manager.Off,
+		usage: "requests of one connection, or none for no limit; with the last, its host is told to answer with Connection: close"},
 	{key: "max-head", name: "Head", standard: "65536",
 		usage: "bytes of a request's head, where listeners wait for it; a longer one is answered with 431"},
 	{key: "wait-body", name: "WaitBody", standard: "262144",
@@ -49,18 +61,30 @@ var limits = []limit{
 		usage: "bytes per second that a request must bring on average, where listeners wait for it; a slower one is answered with 408"},
 	{key: "keep-alive-timeout", name: "KeepAliveTimeout", standard: "75s",
 		usage: "how long a connection stays idle between requests if its host names no other time"},
+	{key: "min-idle", name: "MinIdle", standard: "none", none: manager.Off,
+		usage: "how long a kept connection is idle before it may be evicted because of keep-alive-limit, or none"},
+	{key: "max-age", name: "Age", standard: "none", none: manager.Off,
+		usage: "how old a connection may become, or none for no limit; its next request is then its last"},
 	{key: "first-byte-timeout", name: "FirstByteTimeout", standard: "10s",
 		usage: "how long a new connection may be silent"},
 	{key: "request-timeout", name: "RequestTimeout", standard: "2m",
 		usage: "how long a request may take to arrive, where listeners wait for it; then it is answered with 408"},
 	{key: "queue-timeout", name: "QueueTimeout", standard: "30s",
 		usage: "how long a request waits for a host before its connection is closed"},
+	{key: "lease-warn", name: "LeaseWarn", standard: "5m", none: manager.Off,
+		usage: "how long a host may have a connection before that is logged, or none"},
 	{key: "lease-timeout", name: "LeaseTimeout", standard: "1h",
 		usage: "how long a host may have a connection before it is taken back and closed"},
 	{key: "send-timeout", name: "SendTimeout", standard: "1m",
 		usage: "how long a client may take nothing of a response that its host has left to the sidecar"},
 	{key: "linger-timeout", name: "LingerTimeout", standard: "5s",
 		usage: "how long a closed connection waits for its client to have read everything"},
+	{key: "ping-interval", name: "PingInterval", standard: "15s", none: manager.Off,
+		usage: "how long a host may be silent before it is asked for a sign of life, or none"},
+	{key: "ping-timeout", name: "PingTimeout", standard: "5s",
+		usage: "how long it may take to give one; then it gets no leases until it does"},
+	{key: "hang-timeout", name: "HangTimeout", standard: "none", none: manager.Off,
+		usage: "how long a host may give no sign of life before it is hung up on, or none for ever"},
 }
 
 // limitOf finds a limit by the name of its field in manager.Limits.
@@ -87,9 +111,12 @@ func (l limit) isTimeout() bool {
 // parse reads a limit as people write it and puts it where it belongs.
 func (l limit) parse(values *manager.Limits, text string) (err error) {
 	var n int64
-	if l.isTimeout() {
+	switch {
+	case l.isTimeout() && l.none != 0 && (text == "none" || text == "0"):
+		n = l.none
+	case l.isTimeout():
 		n, err = parseNanoseconds(text)
-	} else {
+	default:
 		n, err = l.parseNumber(text)
 	}
 	l.at(values).SetInt(n)
@@ -129,10 +156,10 @@ func (l limit) show(values *manager.Limits) string {
 	switch n := l.at(values).Int(); {
 	case n == 0:
 		return l.standard
-	case l.isTimeout():
-		return time.Duration(n).String()
 	case n == l.none:
 		return "none"
+	case l.isTimeout():
+		return time.Duration(n).String()
 	default:
 		return strconv.FormatInt(n, 10)
 	}
@@ -228,6 +255,10 @@ func (l limit) read(values *manager.Limits, given protoreflect.Value, bad *viola
 	field := "limits." + l.field()
 	if l.isTimeout() {
 		d, _ := given.Message().Interface().(*durationpb.Duration)
+		if l.none != 0 && d.AsDuration() == 0 {
+			l.at(values).SetInt(l.none)
+			return
+		}
 		l.at(values).SetInt(int64(bad.timeout(field, d)))
 		return
 	}

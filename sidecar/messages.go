@@ -25,6 +25,7 @@ var (
 var eventKinds = []manager.EventKind{
 	manager.EventAccepted, manager.EventLeased, manager.EventPut, manager.EventExpired, manager.EventClosed, manager.EventDetached,
 	manager.EventHostAttached, manager.EventHostGone, manager.EventStopped, manager.EventStarted,
+	manager.EventLeaseOverdue, manager.EventHostHung, manager.EventHostAlive,
 }
 
 type enum interface {
@@ -127,7 +128,19 @@ func totalsMessage(t *manager.Totals) *pb.Totals {
 		HostsFailed:   t.HostsFailed,
 		AcceptPauses:  t.AcceptPauses,
 		Closed:        closedMessages(t),
+		Answers:       answerMessages(t),
+
+		Overdue:          t.Overdue,
+		HostsHung:        t.HostsHung,
+		ClientsUnlimited: t.ClientsUnlimited,
 	}
+}
+
+func answerMessages(t *manager.Totals) (all []*pb.AnswerCount) {
+	for i, status := range manager.AnswerStatuses() {
+		all = append(all, &pb.AnswerCount{Status: uint32(status), Count: t.Answers[i]})
+	}
+	return all
 }
 
 func closedMessages(t *manager.Totals) []*pb.ClosedCount {
@@ -179,6 +192,7 @@ func hostMessage(h *manager.HostInfo) *pb.Host {
 		Nacks:      h.Nacks,
 		Stale:      h.Stale,
 		Violations: h.Violations,
+		Hung:       h.Hung,
 	}
 }
 

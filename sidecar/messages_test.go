@@ -50,12 +50,12 @@ func TestEveryLimitIsInTheTable(t *testing.T) {
 }
 
 func TestLimitsSurviveTheirText(t *testing.T) {
-	change, err := ParseLimits([]string{"keep-alive-limit=none", "max-hosts=7", "lease-timeout=90s"})
+	change, err := ParseLimits([]string{"keep-alive-limit=none", "max-hosts=7", "lease-timeout=90s", "hang-timeout=none", "max-age=1h", "client-rate=0"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	got, err := limitsOf(change)
-	want := manager.Limits{KeepAlive: manager.KeepAliveNone, Hosts: 7, LeaseTimeout: 90 * time.Second}
+	want := manager.Limits{KeepAlive: manager.KeepAliveNone, Hosts: 7, LeaseTimeout: 90 * time.Second, HangTimeout: manager.Off, Age: time.Hour, ClientRate: manager.Off}
 	if err != nil || got != want {
 		t.Errorf("%+v (%v), want %+v", got, err, want)
 	}

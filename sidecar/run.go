@@ -67,6 +67,8 @@ func (s *sidecar) open() (err error) {
 	s.manager, err = manager.New(manager.Config{
 		Logger:    s.root.Named("manager"),
 		Limits:    s.config.Limits,
+		Exempt:    s.config.Exempt,
+		Answers:   s.config.Answers,
 		Allow:     s.config.HandoffAllow.check,
 		OnServing: s.serving.set,
 	})
@@ -185,7 +187,9 @@ func (s *sidecar) startClients() error {
 		s.sockets.clients = opened[i+1:]
 		wanted := s.config.Listen[i]
 		ready, _ := wanted.readiness() // checked already
-		if err := s.manager.AddListener(l, manager.ListenerOptions{Name: wanted.Name, Pool: wanted.Pool, Ready: ready, Proxies: wanted.Proxies}); err != nil {
+		if err := s.manager.AddListener(l, manager.ListenerOptions{
+			Name: wanted.Name, Pool: wanted.Pool, Ready: ready, Continue: wanted.Expect == expectAnswer, Proxies: wanted.Proxies,
+		}); err != nil {
 			return err
 		}
 	}

@@ -15,6 +15,8 @@ import (
 type connections interface {
 	// Put makes a leased connection idle for timeout, 0: for the limit's time. manager.ErrNotFound, manager.ErrNotLeased.
 	Put(ctx context.Context, id manager.ConnID, timeout time.Duration) error
+	// Revoke takes leases back and counts them. manager.ErrNotFound, manager.ErrNotLeased if that is true of all.
+	Revoke(ctx context.Context, ids []manager.ConnID) (int, error)
 	// Stop returns when no lease is left, at the latest after grace.
 	Stop(ctx context.Context, grace time.Duration) (manager.StopReport, error)
 	// Start is the reverse of Stop, and nothing while running.
@@ -61,6 +63,20 @@ func (s *service) Put(ctx context.Context, r *pb.PutRequest) (*pb.PutResponse, e
 		return nil, err
 	}
 	return &pb.PutResponse{}, s.connections.Put(ctx, manager.ConnID(r.ConnectionId), timeout)
+}
+
+// Revoke ends leases that their hosts do not answer.
+func (s *service) Revoke(ctx context.Context, r *pb.RevokeRequest) (*pb.RevokeResponse, error) {
+	var bad violations
+	ids := bad.connectionIDs("connection_ids", r.ConnectionIds)
+	if len(r.ConnectionIds) == 0 {
+		bad.add("connection_ids", "names nothing; give the ids of leased connections")
+	}
+	if err := bad.err(); err != nil {
+		return nil, err
+	}
+	n, err := s.connections.Revoke(ctx, ids)
+	return &pb.RevokeResponse{Revoked: uint32(n)}, err
 }
 
 // Stop waits until no lease is left.

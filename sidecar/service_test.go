@@ -63,6 +63,9 @@ func TestRequestsReachTheManager(t *testing.T) {
 		{"put for a time", func() (proto.Message, error) {
 			return client.Put(ctx, &pb.PutRequest{ConnectionId: 9, KeepAliveTimeout: durationpb.New(time.Second)})
 		}, fakePut{9, time.Second}, &pb.PutResponse{}},
+		{"revoke", func() (proto.Message, error) {
+			return client.Revoke(ctx, &pb.RevokeRequest{ConnectionIds: []uint64{9, 10}})
+		}, fakeRevoke{[]manager.ConnID{9, 10}}, &pb.RevokeResponse{Revoked: 2}},
 		{"stop at once", func() (proto.Message, error) { return client.Stop(ctx, &pb.StopRequest{}) }, time.Duration(0), &pb.StopResponse{Finished: 3, Cut: 1}},
 		{"stop", func() (proto.Message, error) {
 			return client.Stop(ctx, &pb.StopRequest{Grace: durationpb.New(time.Minute)})
@@ -121,6 +124,10 @@ func TestBadRequestsAreExplained(t *testing.T) {
 			_, err := client.Stop(ctx, &pb.StopRequest{Grace: durationpb.New(-1)})
 			return err
 		}, []string{"grace"}},
+		{"revoke nothing", func() error {
+			_, err := client.Revoke(ctx, &pb.RevokeRequest{})
+			return err
+		}, []string{"connection_ids"}},
 		{"close nothing", func() error {
 			_, err := client.Close(ctx, &pb.CloseRequest{})
 			return err
@@ -144,11 +151,13 @@ func TestBadRequestsAreExplained(t *testing.T) {
 			return err
 		}, []string{"page_token"}},
 		{"every limit that has a range", func() error {
-			n, d := proto.Uint32(4294967295), durationpb.New(0)
+			n, d, long := proto.Uint32(4294967295), durationpb.New(0), durationpb.New(8*24*time.Hour)
 			_, err := client.SetLimits(ctx, &pb.SetLimitsRequest{Limits: &pb.Limits{
 				MaxConnections: n, KeepAliveLimit: n, MaxQueue: n, MaxHosts: n, MaxListeners: n, MaxRedeliveries: proto.Uint32(0),
 				MaxHead: n, WaitBody: n, MinRate: n, RequestTimeout: d, SendTimeout: d,
 				KeepAliveTimeout: d, FirstByteTimeout: d, QueueTimeout: d, LeaseTimeout: d, LingerTimeout: d,
+				MaxNewcomers: n, MaxClientConnections: n, ClientRate: n, ClientBurst: n, MaxClients: n, MaxRequests: n, MinIdle: long, MaxAge: long,
+				LeaseWarn: long, PingInterval: long, PingTimeout: d, HangTimeout: long,
 			}})
 			return err
 		}, limitFields("max_body")},

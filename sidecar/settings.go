@@ -21,6 +21,7 @@ type setting struct {
 	usage    string
 	standard string // the default, for people
 	list     bool   // may be given several times
+	inline   bool   // may be a mapping in a file, whose text is its value
 	parse    func(c *Config, values []string) error
 	show     func(c *Config) string // the value in force
 }
@@ -29,7 +30,7 @@ type setting struct {
 var settings = append([]setting{
 	{
 		key: "listen", value: "address", list: true, standard: "none: hosts bring their own sockets",
-		usage: "where clients connect: tcp://HOST:PORT, unix:///PATH or fd://NAME, with ?pool=POOL&name=NAME&ready=bytes|head|request&proxy=NETWORK where wanted (several may be given)",
+		usage: "where clients connect: tcp://HOST:PORT, unix:///PATH or fd://NAME, with ?pool=POOL&name=NAME&ready=bytes|head|request&expect=handover|answer&proxy=NETWORK where wanted (several may be given)",
 		parse: each(func(c *Config, v string) error {
 			l, err := ParseListen(v)
 			c.Listen = append(c.Listen, l)
@@ -60,6 +61,25 @@ var settings = append([]setting{
 	file("control-tcp-key", "private key of control-tcp, PEM", func(c *Config) *string { return &c.ControlTCP.Key }),
 	file("control-tcp-client-ca", "authorities whose certificates let clients of control-tcp in, PEM", func(c *Config) *string { return &c.ControlTCP.ClientCA }),
 	address("metrics", "where metrics and the status page are served over HTTP, to everybody who can connect", func(c *Config) *listener.Address { return &c.Metrics }),
+	{
+		key: "client-exempt", value: "network", list: true, standard: "none",
+		usage: "networks or addresses of clients that the limits of clients do not hold for (several may be given)",
+		parse: each(func(c *Config, v string) error {
+			n, err := parseNetwork(v)
+			c.Exempt = append(c.Exempt, n)
+			return err
+		}),
+		show: func(c *Config) string { return joined(c.Exempt) },
+	},
+	{
+		key: "answers", value: "file", standard: "none", inline: true,
+		usage: "what the sidecar itself says with a status: a YAML file, or that YAML",
+		parse: one(func(c *Config, v string) (err error) {
+			c.Answers, err = readAnswers(v)
+			return err
+		}),
+		show: func(c *Config) string { return showAnswers(c.Answers) },
+	},
 	word("log-level", DefaultLogLevel, logLevels, func(c *Config) *string { return &c.LogLevel }),
 	word("log-format", DefaultLogFormat, logFormats, func(c *Config) *string { return &c.LogFormat }),
 	{
@@ -230,7 +250,7 @@ func parseTimeout(field *time.Duration, v string) error {
 	return nil
 }
 
-// ParseListen reads a listener: an address (listener.Address), then perhaps ?pool=POOL&name=NAME&ready=READINESS&proxy=NETWORK&proxy=NETWORK.
+// ParseListen reads a listener: an address (listener.Address), then perhaps ?pool=POOL&name=NAME&ready=READINESS&expect=WHO&proxy=NETWORK&proxy=NETWORK.
 func ParseListen(v string) (Listen, error) {
 	where, what, _ := strings.Cut(v, "?")
 	a, err := listener.ParseAddress(where)
@@ -254,10 +274,10 @@ func (l *Listen) option(key string, values []string) error {
 	if key == "proxy" {
 		return l.trust(values)
 	}
-	field, known := map[string]*string{"pool": &l.Pool, "name": &l.Name, "ready": &l.Ready}[key]
+	field, known := map[string]*string{"pool": &l.Pool, "name": &l.Name, "ready": &l.Ready, "expect": &l.Expect}[key]
 	switch {
 	case !known:
-		return unknown("option", key, []string{"pool", "name", "ready", "proxy"})
+		return unknown("option", key, []string{"pool", "name", "ready", "expect", "proxy"})
 	case len(values) != 1 || values[0] == "":
 		return errors.New("give it one value")
 	}
@@ -268,22 +288,30 @@ func (l *Listen) option(key string, values []string) error {
 // trust reads networks, or single addresses.
 func (l *Listen) trust(networks []string) error {
 	for _, text := range networks {
-		network, err := netip.ParsePrefix(text)
-		if one, notOne := netip.ParseAddr(text); notOne == nil {
-			network, err = one.Prefix(one.BitLen())
-		}
+		network, err := parseNetwork(text)
 		if err != nil {
-			return fmt.Errorf("%q is not a network; give one such as 10.0.0.0/8 or 192.0.2.1", text)
+			return err
 		}
-		l.Proxies = append(l.Proxies, network.Masked())
+		l.Proxies = append(l.Proxies, network)
 	}
 	return nil
+}
+
+func parseNetwork(text string) (netip.Prefix, error) {
+	network, err := netip.ParsePrefix(text)
+	if one, notOne := netip.ParseAddr(text); notOne == nil {
+		network, err = one.Prefix(one.BitLen())
+	}
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("%q is not a network; give one such as 10.0.0.0/8 or 192.0.2.1", text)
+	}
+	return network.Masked(), nil
 }
 
 // String returns the text that ParseListen reads.
 func (l Listen) String() string {
 	options := url.Values{}
-	for key, value := range map[string]string{"pool": l.Pool, "name": l.Name, "ready": l.Ready} {
+	for key, value := range map[string]string{"pool": l.Pool, "name": l.Name, "ready": l.Ready, "expect": l.Expect} {
 		if value != "" {
 			options.Set(key, value)
 		}

@@ -216,6 +216,9 @@ func (s *setting) scalars(node *yaml.Node) ([]string, error) {
 		return s.scalars(node.Alias)
 	case node.Kind == yaml.ScalarNode && node.Tag != "!!null":
 		return s.split(node.Value), nil
+	case node.Kind == yaml.MappingNode && s.inline:
+		text, err := yaml.Marshal(node)
+		return []string{string(text)}, err
 	case node.Kind == yaml.SequenceNode && s.list:
 		return s.items(node.Content)
 	case s.list:

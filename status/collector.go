@@ -3,6 +3,7 @@ package status
 import (
 	"context"
 	"runtime"
+	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -44,6 +45,7 @@ var (
 	poolConnections = metric("pool_connections", "Connections now, by pool and state.", "pool", "state")
 	poolHosts       = metric("pool_hosts", "Hosts attached, by pool.", "pool")
 
+	hostHung       = metric("host_hung", "Hosts that give no sign of life and get no leases, by host and pool.", "host", "pool")
 	hostLeased     = metric("host_leased", "Leases now, by host and pool.", "host", "pool")
 	hostCapacity   = metric("host_capacity", "Leases taken at once, by host and pool.", "host", "pool")
 	hostLeases     = metric("host_leases_total", "Leases, by host and pool.", "host", "pool")
@@ -51,7 +53,9 @@ var (
 	hostStale      = metric("host_stale_answers_total", "Answers ignored because their lease was over, by host and pool.", "host", "pool")
 	hostViolations = metric("host_nonblock_violations_total", "Connections found with O_NONBLOCK cleared, by host and pool.", "host", "pool")
 
-	closed = metric("connections_closed_total", "Connections closed, by reason.", "reason")
+	closed     = metric("connections_closed_total", "Connections closed, by reason.", "reason")
+	answers    = metric("answers_total", "Requests that the sidecar itself answered, by status.", "status")
+	leaseWaits = metric("lease_wait_seconds", "Time from when a request was there until a host got it.")
 )
 
 // totals are the counters without labels.
@@ -73,6 +77,9 @@ var totals = []struct {
 	{metric("hosts_attached_total", "Hosts attached."), func(t *manager.Totals) uint64 { return t.HostsAttached }},
 	{metric("hosts_refused_total", "Hosts not welcomed: wrong user, version, limits."), func(t *manager.Totals) uint64 { return t.HostsRefused }},
 	{metric("hosts_failed_total", "Hosts hung up on because of an error of theirs."), func(t *manager.Totals) uint64 { return t.HostsFailed }},
+	{metric("hosts_hung_total", "Times a host gave no sign of life in time."), func(t *manager.Totals) uint64 { return t.HostsHung }},
+	{metric("leases_overdue_total", "Leases that were out for longer than lease-warn."), func(t *manager.Totals) uint64 { return t.Overdue }},
+	{metric("clients_unlimited_total", "Connections not limited by their client's address, since as many addresses were known as may be."), func(t *manager.Totals) uint64 { return t.ClientsUnlimited }},
 	{metric("accept_pauses_total", "Times accepting paused at a limit or out of descriptors."), func(t *manager.Totals) uint64 { return t.AcceptPauses }},
 }
 
@@ -152,6 +159,21 @@ func (s *scrape) whole(c *manager.Counts, k manager.Capacity) {
 	for _, r := range manager.Reasons() {
 		s.counter(closed, c.Totals.ClosedFor(r), r.String())
 	}
+	for i, status := range manager.AnswerStatuses() {
+		s.counter(answers, c.Totals.Answers[i], strconv.Itoa(status))
+	}
+	s.histogram(leaseWaits, &c.Totals.LeaseWaits)
+}
+
+// histogram adds up the buckets, as Prometheus has them.
+func (s *scrape) histogram(d *prometheus.Desc, h *manager.Histogram) {
+	upTo, sum := map[float64]uint64{}, uint64(0)
+	for i, bound := range manager.HistogramBounds() {
+		sum += h.Buckets[i]
+		upTo[bound.Seconds()] = sum
+	}
+	sum += h.Buckets[len(h.Buckets)-1]
+	s.out <- prometheus.MustNewConstHistogram(d, sum, h.Sum.Seconds(), upTo)
 }
 
 func one(yes bool) int {
@@ -198,15 +220,17 @@ func (s *scrape) byListener(listeners []manager.ListenerCounts, t *tally) {
 }
 
 func (s *scrape) byHost(hosts []manager.HostInfo, t *tally) {
-	leased, capacity, counted := map[labels]int{}, map[labels]int{}, map[uint32]counters{}
+	leased, capacity, hung, counted := map[labels]int{}, map[labels]int{}, map[labels]int{}, map[uint32]counters{}
 	for _, h := range hosts {
 		key := labels{valid(h.Name), s.pools[h.Pool]}
 		leased[key] += h.Leased
 		capacity[key] += h.Capacity
+		hung[key] += one(h.Hung)
 		counted[uint32(h.ID)] = counters{labels: key, values: [4]uint64{h.Leases, h.Nacks, h.Stale, h.Violations}}
 	}
 	for key := range leased {
 		s.gauge(hostLeased, leased[key], key.name, key.pool)
+		s.gauge(hostHung, hung[key], key.name, key.pool)
 		s.gauge(hostCapacity, capacity[key], key.name, key.pool)
 	}
 	for key, v := range t.sums(counted) {

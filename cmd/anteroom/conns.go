@@ -41,17 +41,25 @@ func (s *selectionFlags) selection(args []string) (*pb.ConnectionSelection, erro
 		}
 		chosen.States = append(chosen.States, pb.ConnectionState(state))
 	}
-	for _, arg := range args {
-		id, err := connectionID(arg)
-		if err != nil {
-			return nil, err
-		}
-		chosen.ConnectionIds = append(chosen.ConnectionIds, id)
+	var err error
+	if chosen.ConnectionIds, err = connectionIDs(args); err != nil {
+		return nil, err
 	}
 	if proto.Size(chosen) == 0 {
 		return nil, nil
 	}
 	return chosen, nil
+}
+
+func connectionIDs(args []string) (ids []uint64, err error) {
+	for _, arg := range args {
+		id, err := connectionID(arg)
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
 }
 
 func connectionID(arg string) (uint64, error) {

@@ -43,7 +43,10 @@ func (o *operator) showHosts(all []*pb.Host) error {
 	t := o.table("HOST", "NAME", "POOL", "LEASED", "CAPACITY", "LEASES", "NACKS", "STALE", "VIOLATIONS", "ATTACHED", "PID", "UID", "AGENT", "")
 	for _, h := range all {
 		note := ""
-		if h.GetDraining() {
+		switch {
+		case h.GetHung():
+			note = "hung: no sign of life, no leases"
+		case h.GetDraining():
 			note = "draining"
 		}
 		t.row(h.GetHostId(), h.GetName(), h.GetPool(), h.GetLeased(), h.GetCapacity(), h.GetLeases(), h.GetNacks(), h.GetStale(), h.GetViolations(),

@@ -39,6 +39,26 @@ would share the connection with the next one.`,
 	return cmd
 }
 
+func revokeCommand() *cobra.Command {
+	return operatorCommand(&cobra.Command{
+		Use:   "revoke ID...",
+		Short: "Take leases back from hosts that do not answer them",
+		Long: `Takes leases back, now, and ends their connections: by a 504 where requests are looked at and nothing was answered, else by a reset.
+Their hosts are told to let go. Connections that are not leased stay as they are.`,
+		Args: cobra.MinimumNArgs(1),
+	}, func(ctx context.Context, o *operator, args []string) error {
+		ids, err := connectionIDs(args)
+		if err != nil {
+			return err
+		}
+		answer, err := call(ctx, 0, o.Revoke, &pb.RevokeRequest{ConnectionIds: ids})
+		if err != nil {
+			return err
+		}
+		return o.say(answer, "revoked %s", counted(answer.GetRevoked(), "lease"))
+	})
+}
+
 func closeCommand() *cobra.Command {
 	var selected selectionFlags
 	var all bool

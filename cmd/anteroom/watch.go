@@ -29,7 +29,7 @@ func watchCommand() *cobra.Command {
 		}
 		return o.watch(ctx, wanted, most)
 	})
-	cmd.Flags().StringSliceVar(&kinds, "kind", nil, "only these kinds: accepted, leased, put, expired, closed, detached, host_attached, host_gone, stopped, started")
+	cmd.Flags().StringSliceVar(&kinds, "kind", nil, "only these kinds: accepted, leased, put, expired, closed, detached, host_attached, host_gone, host_hung, host_alive, lease_overdue, stopped, started")
 	cmd.Flags().IntVar(&most, "count", 0, "end after so many events; 0 goes on")
 	return cmd
 }

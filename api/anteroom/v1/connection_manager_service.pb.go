@@ -134,6 +134,10 @@ const (
 	CloseReason_CLOSE_REASON_BODY_TOO_LONG CloseReason = 18
 	// It did not take its response in time, or too slowly.
 	CloseReason_CLOSE_REASON_SLOW_READER CloseReason = 19
+	// Its client has too many connections.
+	CloseReason_CLOSE_REASON_CLIENT_CONNECTIONS CloseReason = 20
+	// Its client sends too many requests.
+	CloseReason_CLOSE_REASON_CLIENT_REQUESTS CloseReason = 21
 )
 
 // Enum value maps for CloseReason.
@@ -159,28 +163,32 @@ var (
 		17: "CLOSE_REASON_HEAD_TOO_LONG",
 		18: "CLOSE_REASON_BODY_TOO_LONG",
 		19: "CLOSE_REASON_SLOW_READER",
+		20: "CLOSE_REASON_CLIENT_CONNECTIONS",
+		21: "CLOSE_REASON_CLIENT_REQUESTS",
 	}
 	CloseReason_value = map[string]int32{
-		"CLOSE_REASON_UNSPECIFIED":   0,
-		"CLOSE_REASON_HOST":          1,
-		"CLOSE_REASON_DETACHED":      2,
-		"CLOSE_REASON_EXPIRED":       3,
-		"CLOSE_REASON_HUNG_UP":       4,
-		"CLOSE_REASON_SILENT":        5,
-		"CLOSE_REASON_EVICTED":       6,
-		"CLOSE_REASON_OPERATOR":      7,
-		"CLOSE_REASON_QUEUE_FULL":    8,
-		"CLOSE_REASON_QUEUE_TIMEOUT": 9,
-		"CLOSE_REASON_LEASE_TIMEOUT": 10,
-		"CLOSE_REASON_HOST_GONE":     11,
-		"CLOSE_REASON_REFUSED":       12,
-		"CLOSE_REASON_STOPPED":       13,
-		"CLOSE_REASON_FAILED":        14,
-		"CLOSE_REASON_SLOW":          15,
-		"CLOSE_REASON_MALFORMED":     16,
-		"CLOSE_REASON_HEAD_TOO_LONG": 17,
-		"CLOSE_REASON_BODY_TOO_LONG": 18,
-		"CLOSE_REASON_SLOW_READER":   19,
+		"CLOSE_REASON_UNSPECIFIED":        0,
+		"CLOSE_REASON_HOST":               1,
+		"CLOSE_REASON_DETACHED":           2,
+		"CLOSE_REASON_EXPIRED":            3,
+		"CLOSE_REASON_HUNG_UP":            4,
+		"CLOSE_REASON_SILENT":             5,
+		"CLOSE_REASON_EVICTED":            6,
+		"CLOSE_REASON_OPERATOR":           7,
+		"CLOSE_REASON_QUEUE_FULL":         8,
+		"CLOSE_REASON_QUEUE_TIMEOUT":      9,
+		"CLOSE_REASON_LEASE_TIMEOUT":      10,
+		"CLOSE_REASON_HOST_GONE":          11,
+		"CLOSE_REASON_REFUSED":            12,
+		"CLOSE_REASON_STOPPED":            13,
+		"CLOSE_REASON_FAILED":             14,
+		"CLOSE_REASON_SLOW":               15,
+		"CLOSE_REASON_MALFORMED":          16,
+		"CLOSE_REASON_HEAD_TOO_LONG":      17,
+		"CLOSE_REASON_BODY_TOO_LONG":      18,
+		"CLOSE_REASON_SLOW_READER":        19,
+		"CLOSE_REASON_CLIENT_CONNECTIONS": 20,
+		"CLOSE_REASON_CLIENT_REQUESTS":    21,
 	}
 )
 
@@ -237,6 +245,12 @@ const (
 	EventKind_EVENT_KIND_STOPPED EventKind = 9
 	// The manager has started again.
 	EventKind_EVENT_KIND_STARTED EventKind = 10
+	// A host has had a connection for longer than the limit lease_warn.
+	EventKind_EVENT_KIND_LEASE_OVERDUE EventKind = 11
+	// A host gives no sign of life, and gets no leases until it does.
+	EventKind_EVENT_KIND_HOST_HUNG EventKind = 12
+	// It gives signs of life again.
+	EventKind_EVENT_KIND_HOST_ALIVE EventKind = 13
 )
 
 // Enum value maps for EventKind.
@@ -253,6 +267,9 @@ var (
 		8:  "EVENT_KIND_HOST_GONE",
 		9:  "EVENT_KIND_STOPPED",
 		10: "EVENT_KIND_STARTED",
+		11: "EVENT_KIND_LEASE_OVERDUE",
+		12: "EVENT_KIND_HOST_HUNG",
+		13: "EVENT_KIND_HOST_ALIVE",
 	}
 	EventKind_value = map[string]int32{
 		"EVENT_KIND_UNSPECIFIED":   0,
@@ -266,6 +283,9 @@ var (
 		"EVENT_KIND_HOST_GONE":     8,
 		"EVENT_KIND_STOPPED":       9,
 		"EVENT_KIND_STARTED":       10,
+		"EVENT_KIND_LEASE_OVERDUE": 11,
+		"EVENT_KIND_HOST_HUNG":     12,
+		"EVENT_KIND_HOST_ALIVE":    13,
 	}
 )
 
@@ -388,6 +408,98 @@ func (*PutResponse) Descriptor() ([]byte, []int) {
 	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{1}
 }
 
+// RevokeRequest names leased connections.
+type RevokeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Their ids, 1 to 1000; JSON shows and takes them as strings.
+	ConnectionIds []uint64 `protobuf:"varint,1,rep,packed,name=connection_ids,json=connectionIds,proto3" json:"connection_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeRequest) Reset() {
+	*x = RevokeRequest{}
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeRequest) ProtoMessage() {}
+
+func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeRequest.ProtoReflect.Descriptor instead.
+func (*RevokeRequest) Descriptor() ([]byte, []int) {
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *RevokeRequest) GetConnectionIds() []uint64 {
+	if x != nil {
+		return x.ConnectionIds
+	}
+	return nil
+}
+
+// RevokeResponse says what was taken back.
+type RevokeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Leases that have ended; connections that were not leased do not count, and stay.
+	Revoked       uint32 `protobuf:"varint,1,opt,name=revoked,proto3" json:"revoked,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeResponse) Reset() {
+	*x = RevokeResponse{}
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeResponse) ProtoMessage() {}
+
+func (x *RevokeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeResponse.ProtoReflect.Descriptor instead.
+func (*RevokeResponse) Descriptor() ([]byte, []int) {
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RevokeResponse) GetRevoked() uint32 {
+	if x != nil {
+		return x.Revoked
+	}
+	return 0
+}
+
 // StopRequest says how patiently to stop.
 type StopRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -399,7 +511,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[2]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -411,7 +523,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[2]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -424,7 +536,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{2}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *StopRequest) GetGrace() *durationpb.Duration {
@@ -447,7 +559,7 @@ type StopResponse struct {
 
 func (x *StopResponse) Reset() {
 	*x = StopResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[3]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -459,7 +571,7 @@ func (x *StopResponse) String() string {
 func (*StopResponse) ProtoMessage() {}
 
 func (x *StopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[3]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -472,7 +584,7 @@ func (x *StopResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopResponse.ProtoReflect.Descriptor instead.
 func (*StopResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{3}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *StopResponse) GetFinished() uint32 {
@@ -498,7 +610,7 @@ type StartRequest struct {
 
 func (x *StartRequest) Reset() {
 	*x = StartRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[4]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -510,7 +622,7 @@ func (x *StartRequest) String() string {
 func (*StartRequest) ProtoMessage() {}
 
 func (x *StartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[4]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -523,7 +635,7 @@ func (x *StartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
 func (*StartRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{4}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{6}
 }
 
 // StartResponse has nothing to say: the manager runs.
@@ -535,7 +647,7 @@ type StartResponse struct {
 
 func (x *StartResponse) Reset() {
 	*x = StartResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[5]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -547,7 +659,7 @@ func (x *StartResponse) String() string {
 func (*StartResponse) ProtoMessage() {}
 
 func (x *StartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[5]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -560,7 +672,7 @@ func (x *StartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartResponse.ProtoReflect.Descriptor instead.
 func (*StartResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{5}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{7}
 }
 
 // ConnectionSelection chooses connections. Fields left empty choose all; a connection must match every field that is given.
@@ -582,7 +694,7 @@ type ConnectionSelection struct {
 
 func (x *ConnectionSelection) Reset() {
 	*x = ConnectionSelection{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[6]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -594,7 +706,7 @@ func (x *ConnectionSelection) String() string {
 func (*ConnectionSelection) ProtoMessage() {}
 
 func (x *ConnectionSelection) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[6]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -607,7 +719,7 @@ func (x *ConnectionSelection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectionSelection.ProtoReflect.Descriptor instead.
 func (*ConnectionSelection) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{6}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ConnectionSelection) GetConnectionIds() []uint64 {
@@ -659,7 +771,7 @@ type CloseRequest struct {
 
 func (x *CloseRequest) Reset() {
 	*x = CloseRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[7]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -671,7 +783,7 @@ func (x *CloseRequest) String() string {
 func (*CloseRequest) ProtoMessage() {}
 
 func (x *CloseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[7]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -684,7 +796,7 @@ func (x *CloseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseRequest.ProtoReflect.Descriptor instead.
 func (*CloseRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{7}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CloseRequest) GetSelection() *ConnectionSelection {
@@ -712,7 +824,7 @@ type CloseResponse struct {
 
 func (x *CloseResponse) Reset() {
 	*x = CloseResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[8]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -724,7 +836,7 @@ func (x *CloseResponse) String() string {
 func (*CloseResponse) ProtoMessage() {}
 
 func (x *CloseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[8]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -737,7 +849,7 @@ func (x *CloseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseResponse.ProtoReflect.Descriptor instead.
 func (*CloseResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{8}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CloseResponse) GetClosed() uint32 {
@@ -756,7 +868,7 @@ type GetConnectionCountsRequest struct {
 
 func (x *GetConnectionCountsRequest) Reset() {
 	*x = GetConnectionCountsRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[9]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -768,7 +880,7 @@ func (x *GetConnectionCountsRequest) String() string {
 func (*GetConnectionCountsRequest) ProtoMessage() {}
 
 func (x *GetConnectionCountsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[9]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -781,7 +893,7 @@ func (x *GetConnectionCountsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConnectionCountsRequest.ProtoReflect.Descriptor instead.
 func (*GetConnectionCountsRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{9}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{11}
 }
 
 // GetConnectionCountsResponse is one moment's count.
@@ -807,7 +919,7 @@ type GetConnectionCountsResponse struct {
 
 func (x *GetConnectionCountsResponse) Reset() {
 	*x = GetConnectionCountsResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[10]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -819,7 +931,7 @@ func (x *GetConnectionCountsResponse) String() string {
 func (*GetConnectionCountsResponse) ProtoMessage() {}
 
 func (x *GetConnectionCountsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[10]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -832,7 +944,7 @@ func (x *GetConnectionCountsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConnectionCountsResponse.ProtoReflect.Descriptor instead.
 func (*GetConnectionCountsResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{10}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetConnectionCountsResponse) GetStates() *StateCounts {
@@ -903,7 +1015,7 @@ type StateCounts struct {
 
 func (x *StateCounts) Reset() {
 	*x = StateCounts{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[11]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -915,7 +1027,7 @@ func (x *StateCounts) String() string {
 func (*StateCounts) ProtoMessage() {}
 
 func (x *StateCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[11]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -928,7 +1040,7 @@ func (x *StateCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateCounts.ProtoReflect.Descriptor instead.
 func (*StateCounts) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{11}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *StateCounts) GetIdle() uint32 {
@@ -991,7 +1103,7 @@ type ListenerCounts struct {
 
 func (x *ListenerCounts) Reset() {
 	*x = ListenerCounts{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[12]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1003,7 +1115,7 @@ func (x *ListenerCounts) String() string {
 func (*ListenerCounts) ProtoMessage() {}
 
 func (x *ListenerCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[12]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1016,7 +1128,7 @@ func (x *ListenerCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListenerCounts.ProtoReflect.Descriptor instead.
 func (*ListenerCounts) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{12}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListenerCounts) GetListenerId() uint32 {
@@ -1092,7 +1204,7 @@ type PoolCounts struct {
 
 func (x *PoolCounts) Reset() {
 	*x = PoolCounts{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[13]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1104,7 +1216,7 @@ func (x *PoolCounts) String() string {
 func (*PoolCounts) ProtoMessage() {}
 
 func (x *PoolCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[13]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1117,7 +1229,7 @@ func (x *PoolCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolCounts.ProtoReflect.Descriptor instead.
 func (*PoolCounts) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{13}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PoolCounts) GetName() string {
@@ -1167,7 +1279,7 @@ type HostCounts struct {
 
 func (x *HostCounts) Reset() {
 	*x = HostCounts{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[14]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1179,7 +1291,7 @@ func (x *HostCounts) String() string {
 func (*HostCounts) ProtoMessage() {}
 
 func (x *HostCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[14]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1192,7 +1304,7 @@ func (x *HostCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostCounts.ProtoReflect.Descriptor instead.
 func (*HostCounts) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{14}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *HostCounts) GetHostId() uint32 {
@@ -1264,14 +1376,22 @@ type Totals struct {
 	// Times accepting paused at a limit or out of descriptors.
 	AcceptPauses uint64 `protobuf:"varint,15,opt,name=accept_pauses,json=acceptPauses,proto3" json:"accept_pauses,omitempty"`
 	// Connections closed, by reason; every reason is listed.
-	Closed        []*ClosedCount `protobuf:"bytes,16,rep,name=closed,proto3" json:"closed,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Closed []*ClosedCount `protobuf:"bytes,16,rep,name=closed,proto3" json:"closed,omitempty"`
+	// Requests that the sidecar itself answered, by status; every status is listed.
+	Answers []*AnswerCount `protobuf:"bytes,17,rep,name=answers,proto3" json:"answers,omitempty"`
+	// Leases that were out for longer than the limit lease_warn.
+	Overdue uint64 `protobuf:"varint,18,opt,name=overdue,proto3" json:"overdue,omitempty"`
+	// Times a host gave no sign of life in time.
+	HostsHung uint64 `protobuf:"varint,19,opt,name=hosts_hung,json=hostsHung,proto3" json:"hosts_hung,omitempty"`
+	// Connections that were not limited by their client's address, since as many addresses were known as may be (max_clients).
+	ClientsUnlimited uint64 `protobuf:"varint,20,opt,name=clients_unlimited,json=clientsUnlimited,proto3" json:"clients_unlimited,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Totals) Reset() {
 	*x = Totals{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[15]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1283,7 +1403,7 @@ func (x *Totals) String() string {
 func (*Totals) ProtoMessage() {}
 
 func (x *Totals) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[15]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1296,7 +1416,7 @@ func (x *Totals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Totals.ProtoReflect.Descriptor instead.
 func (*Totals) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{15}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Totals) GetAccepted() uint64 {
@@ -1411,6 +1531,89 @@ func (x *Totals) GetClosed() []*ClosedCount {
 	return nil
 }
 
+func (x *Totals) GetAnswers() []*AnswerCount {
+	if x != nil {
+		return x.Answers
+	}
+	return nil
+}
+
+func (x *Totals) GetOverdue() uint64 {
+	if x != nil {
+		return x.Overdue
+	}
+	return 0
+}
+
+func (x *Totals) GetHostsHung() uint64 {
+	if x != nil {
+		return x.HostsHung
+	}
+	return 0
+}
+
+func (x *Totals) GetClientsUnlimited() uint64 {
+	if x != nil {
+		return x.ClientsUnlimited
+	}
+	return 0
+}
+
+// AnswerCount is the number of requests that the sidecar answered with one status.
+type AnswerCount struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The HTTP status.
+	Status uint32 `protobuf:"varint,1,opt,name=status,proto3" json:"status,omitempty"`
+	// Requests since the start.
+	Count         uint64 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnswerCount) Reset() {
+	*x = AnswerCount{}
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnswerCount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnswerCount) ProtoMessage() {}
+
+func (x *AnswerCount) ProtoReflect() protoreflect.Message {
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnswerCount.ProtoReflect.Descriptor instead.
+func (*AnswerCount) Descriptor() ([]byte, []int) {
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *AnswerCount) GetStatus() uint32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
+func (x *AnswerCount) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
 // ClosedCount is the number of connections closed for one reason.
 type ClosedCount struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1424,7 +1627,7 @@ type ClosedCount struct {
 
 func (x *ClosedCount) Reset() {
 	*x = ClosedCount{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[16]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1436,7 +1639,7 @@ func (x *ClosedCount) String() string {
 func (*ClosedCount) ProtoMessage() {}
 
 func (x *ClosedCount) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[16]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1449,7 +1652,7 @@ func (x *ClosedCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosedCount.ProtoReflect.Descriptor instead.
 func (*ClosedCount) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{16}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ClosedCount) GetReason() CloseReason {
@@ -1475,7 +1678,7 @@ type GetKeepAliveCapacityRequest struct {
 
 func (x *GetKeepAliveCapacityRequest) Reset() {
 	*x = GetKeepAliveCapacityRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[17]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1487,7 +1690,7 @@ func (x *GetKeepAliveCapacityRequest) String() string {
 func (*GetKeepAliveCapacityRequest) ProtoMessage() {}
 
 func (x *GetKeepAliveCapacityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[17]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1500,7 +1703,7 @@ func (x *GetKeepAliveCapacityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetKeepAliveCapacityRequest.ProtoReflect.Descriptor instead.
 func (*GetKeepAliveCapacityRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{17}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{20}
 }
 
 // GetKeepAliveCapacityResponse is how many connections may be kept between requests.
@@ -1518,7 +1721,7 @@ type GetKeepAliveCapacityResponse struct {
 
 func (x *GetKeepAliveCapacityResponse) Reset() {
 	*x = GetKeepAliveCapacityResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[18]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1530,7 +1733,7 @@ func (x *GetKeepAliveCapacityResponse) String() string {
 func (*GetKeepAliveCapacityResponse) ProtoMessage() {}
 
 func (x *GetKeepAliveCapacityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[18]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1543,7 +1746,7 @@ func (x *GetKeepAliveCapacityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetKeepAliveCapacityResponse.ProtoReflect.Descriptor instead.
 func (*GetKeepAliveCapacityResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{18}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GetKeepAliveCapacityResponse) GetLimit() uint32 {
@@ -1607,13 +1810,41 @@ type Limits struct {
 	SendTimeout *durationpb.Duration `protobuf:"bytes,16,opt,name=send_timeout,json=sendTimeout,proto3" json:"send_timeout,omitempty"`
 	// How long a closed connection waits for its client to have read everything, 1 ms to 7 days. Default: 5 s.
 	LingerTimeout *durationpb.Duration `protobuf:"bytes,17,opt,name=linger_timeout,json=lingerTimeout,proto3" json:"linger_timeout,omitempty"`
+	// Connections that one client address may have, 1 to 1048576, IPv6 counted by /64. Where requests are looked at, the request of one more is
+	// answered with 429; elsewhere, and beyond twice as many, a connection is closed at once. 0 is no limit, the default.
+	MaxClientConnections *uint32 `protobuf:"varint,18,opt,name=max_client_connections,json=maxClientConnections,proto3,oneof" json:"max_client_connections,omitempty"`
+	// Requests per second that one client address may send, 1 to 1048576; one more is answered with 429. 0 is no limit, the default.
+	ClientRate *uint32 `protobuf:"varint,19,opt,name=client_rate,json=clientRate,proto3,oneof" json:"client_rate,omitempty"`
+	// Requests that may come at once if none came for a while, 1 to 1048576. Default: 100.
+	ClientBurst *uint32 `protobuf:"varint,20,opt,name=client_burst,json=clientBurst,proto3,oneof" json:"client_burst,omitempty"`
+	// Client addresses known at once, if they are limited, 1 to 1048576. Beyond that the one whose last connection has gone longest ago is forgotten;
+	// if all have connections, newcomers are not limited. Default: max_connections.
+	MaxClients *uint32 `protobuf:"varint,21,opt,name=max_clients,json=maxClients,proto3,oneof" json:"max_clients,omitempty"`
+	// Requests that a connection may bring, 1 to 1073741824; with the last its host is told to answer with "Connection: close". 0 is no limit, the default.
+	MaxRequests *uint32 `protobuf:"varint,22,opt,name=max_requests,json=maxRequests,proto3,oneof" json:"max_requests,omitempty"`
+	// How old a connection may become, 1 ms to 7 days: its next request is then its last, and if it is idle it expires within an eighth of its keep-alive
+	// timeout. 0 s is no limit, the default.
+	MaxAge *durationpb.Duration `protobuf:"bytes,23,opt,name=max_age,json=maxAge,proto3" json:"max_age,omitempty"`
+	// How long a kept connection is idle before it may be evicted because of keep_alive_limit, 1 ms to 7 days. At max_connections it may be evicted at
+	// once. 0 s, the default: at any time.
+	MinIdle *durationpb.Duration `protobuf:"bytes,24,opt,name=min_idle,json=minIdle,proto3" json:"min_idle,omitempty"`
+	// How long a host may have a connection before that is logged, counted and told to watches, 1 ms to 7 days. 0 s: never. Default: 5 min.
+	LeaseWarn *durationpb.Duration `protobuf:"bytes,25,opt,name=lease_warn,json=leaseWarn,proto3" json:"lease_warn,omitempty"`
+	// How long a host may be silent before it is asked for a sign of life, 1 ms to 7 days. 0 s: it is not. Default: 15 s.
+	PingInterval *durationpb.Duration `protobuf:"bytes,26,opt,name=ping_interval,json=pingInterval,proto3" json:"ping_interval,omitempty"`
+	// How long it may take to give one, 1 ms to 7 days; then it counts as hung, and gets no leases until it does. Default: 5 s.
+	PingTimeout *durationpb.Duration `protobuf:"bytes,27,opt,name=ping_timeout,json=pingTimeout,proto3" json:"ping_timeout,omitempty"`
+	// How long it may be hung before it is hung up on, 1 ms to 7 days. 0 s, the default: for ever.
+	HangTimeout *durationpb.Duration `protobuf:"bytes,28,opt,name=hang_timeout,json=hangTimeout,proto3" json:"hang_timeout,omitempty"`
+	// Peers of the handoff socket that have yet to say HELLO, 1 to 65536; one more is refused. Default: 64.
+	MaxNewcomers  *uint32 `protobuf:"varint,29,opt,name=max_newcomers,json=maxNewcomers,proto3,oneof" json:"max_newcomers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[19]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1625,7 +1856,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[19]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1638,7 +1869,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{19}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Limits) GetMaxConnections() uint32 {
@@ -1760,6 +1991,90 @@ func (x *Limits) GetLingerTimeout() *durationpb.Duration {
 	return nil
 }
 
+func (x *Limits) GetMaxClientConnections() uint32 {
+	if x != nil && x.MaxClientConnections != nil {
+		return *x.MaxClientConnections
+	}
+	return 0
+}
+
+func (x *Limits) GetClientRate() uint32 {
+	if x != nil && x.ClientRate != nil {
+		return *x.ClientRate
+	}
+	return 0
+}
+
+func (x *Limits) GetClientBurst() uint32 {
+	if x != nil && x.ClientBurst != nil {
+		return *x.ClientBurst
+	}
+	return 0
+}
+
+func (x *Limits) GetMaxClients() uint32 {
+	if x != nil && x.MaxClients != nil {
+		return *x.MaxClients
+	}
+	return 0
+}
+
+func (x *Limits) GetMaxRequests() uint32 {
+	if x != nil && x.MaxRequests != nil {
+		return *x.MaxRequests
+	}
+	return 0
+}
+
+func (x *Limits) GetMaxAge() *durationpb.Duration {
+	if x != nil {
+		return x.MaxAge
+	}
+	return nil
+}
+
+func (x *Limits) GetMinIdle() *durationpb.Duration {
+	if x != nil {
+		return x.MinIdle
+	}
+	return nil
+}
+
+func (x *Limits) GetLeaseWarn() *durationpb.Duration {
+	if x != nil {
+		return x.LeaseWarn
+	}
+	return nil
+}
+
+func (x *Limits) GetPingInterval() *durationpb.Duration {
+	if x != nil {
+		return x.PingInterval
+	}
+	return nil
+}
+
+func (x *Limits) GetPingTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.PingTimeout
+	}
+	return nil
+}
+
+func (x *Limits) GetHangTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.HangTimeout
+	}
+	return nil
+}
+
+func (x *Limits) GetMaxNewcomers() uint32 {
+	if x != nil && x.MaxNewcomers != nil {
+		return *x.MaxNewcomers
+	}
+	return 0
+}
+
 // SetLimitsRequest is a change of limits.
 type SetLimitsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1771,7 +2086,7 @@ type SetLimitsRequest struct {
 
 func (x *SetLimitsRequest) Reset() {
 	*x = SetLimitsRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[20]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1783,7 +2098,7 @@ func (x *SetLimitsRequest) String() string {
 func (*SetLimitsRequest) ProtoMessage() {}
 
 func (x *SetLimitsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[20]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1796,7 +2111,7 @@ func (x *SetLimitsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLimitsRequest.ProtoReflect.Descriptor instead.
 func (*SetLimitsRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{20}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SetLimitsRequest) GetLimits() *Limits {
@@ -1817,7 +2132,7 @@ type SetLimitsResponse struct {
 
 func (x *SetLimitsResponse) Reset() {
 	*x = SetLimitsResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[21]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1829,7 +2144,7 @@ func (x *SetLimitsResponse) String() string {
 func (*SetLimitsResponse) ProtoMessage() {}
 
 func (x *SetLimitsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[21]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1842,7 +2157,7 @@ func (x *SetLimitsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLimitsResponse.ProtoReflect.Descriptor instead.
 func (*SetLimitsResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{21}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SetLimitsResponse) GetLimits() *Limits {
@@ -1861,7 +2176,7 @@ type GetLimitsRequest struct {
 
 func (x *GetLimitsRequest) Reset() {
 	*x = GetLimitsRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[22]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1873,7 +2188,7 @@ func (x *GetLimitsRequest) String() string {
 func (*GetLimitsRequest) ProtoMessage() {}
 
 func (x *GetLimitsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[22]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1886,7 +2201,7 @@ func (x *GetLimitsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLimitsRequest.ProtoReflect.Descriptor instead.
 func (*GetLimitsRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{22}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{25}
 }
 
 // GetLimitsResponse shows the limits.
@@ -1900,7 +2215,7 @@ type GetLimitsResponse struct {
 
 func (x *GetLimitsResponse) Reset() {
 	*x = GetLimitsResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[23]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1912,7 +2227,7 @@ func (x *GetLimitsResponse) String() string {
 func (*GetLimitsResponse) ProtoMessage() {}
 
 func (x *GetLimitsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[23]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1925,7 +2240,7 @@ func (x *GetLimitsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLimitsResponse.ProtoReflect.Descriptor instead.
 func (*GetLimitsResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{23}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetLimitsResponse) GetLimits() *Limits {
@@ -1950,7 +2265,7 @@ type ListConnectionsRequest struct {
 
 func (x *ListConnectionsRequest) Reset() {
 	*x = ListConnectionsRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[24]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1962,7 +2277,7 @@ func (x *ListConnectionsRequest) String() string {
 func (*ListConnectionsRequest) ProtoMessage() {}
 
 func (x *ListConnectionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[24]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1975,7 +2290,7 @@ func (x *ListConnectionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListConnectionsRequest.ProtoReflect.Descriptor instead.
 func (*ListConnectionsRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{24}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListConnectionsRequest) GetPageSize() uint32 {
@@ -2012,7 +2327,7 @@ type ListConnectionsResponse struct {
 
 func (x *ListConnectionsResponse) Reset() {
 	*x = ListConnectionsResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[25]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2024,7 +2339,7 @@ func (x *ListConnectionsResponse) String() string {
 func (*ListConnectionsResponse) ProtoMessage() {}
 
 func (x *ListConnectionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[25]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2037,7 +2352,7 @@ func (x *ListConnectionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListConnectionsResponse.ProtoReflect.Descriptor instead.
 func (*ListConnectionsResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{25}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListConnectionsResponse) GetConnections() []*Connection {
@@ -2065,7 +2380,7 @@ type GetConnectionRequest struct {
 
 func (x *GetConnectionRequest) Reset() {
 	*x = GetConnectionRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[26]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2077,7 +2392,7 @@ func (x *GetConnectionRequest) String() string {
 func (*GetConnectionRequest) ProtoMessage() {}
 
 func (x *GetConnectionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[26]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2090,7 +2405,7 @@ func (x *GetConnectionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConnectionRequest.ProtoReflect.Descriptor instead.
 func (*GetConnectionRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{26}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GetConnectionRequest) GetConnectionId() uint64 {
@@ -2111,7 +2426,7 @@ type GetConnectionResponse struct {
 
 func (x *GetConnectionResponse) Reset() {
 	*x = GetConnectionResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[27]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2123,7 +2438,7 @@ func (x *GetConnectionResponse) String() string {
 func (*GetConnectionResponse) ProtoMessage() {}
 
 func (x *GetConnectionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[27]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2136,7 +2451,7 @@ func (x *GetConnectionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConnectionResponse.ProtoReflect.Descriptor instead.
 func (*GetConnectionResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{27}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GetConnectionResponse) GetConnection() *Connection {
@@ -2181,7 +2496,7 @@ type Connection struct {
 
 func (x *Connection) Reset() {
 	*x = Connection{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[28]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2193,7 +2508,7 @@ func (x *Connection) String() string {
 func (*Connection) ProtoMessage() {}
 
 func (x *Connection) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[28]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2206,7 +2521,7 @@ func (x *Connection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Connection.ProtoReflect.Descriptor instead.
 func (*Connection) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{28}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Connection) GetConnectionId() uint64 {
@@ -2315,7 +2630,7 @@ type TcpInfo struct {
 
 func (x *TcpInfo) Reset() {
 	*x = TcpInfo{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[29]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2327,7 +2642,7 @@ func (x *TcpInfo) String() string {
 func (*TcpInfo) ProtoMessage() {}
 
 func (x *TcpInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[29]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2340,7 +2655,7 @@ func (x *TcpInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TcpInfo.ProtoReflect.Descriptor instead.
 func (*TcpInfo) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{29}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *TcpInfo) GetRtt() *durationpb.Duration {
@@ -2377,7 +2692,7 @@ type ListHostsRequest struct {
 
 func (x *ListHostsRequest) Reset() {
 	*x = ListHostsRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[30]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2389,7 +2704,7 @@ func (x *ListHostsRequest) String() string {
 func (*ListHostsRequest) ProtoMessage() {}
 
 func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[30]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2402,7 +2717,7 @@ func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsRequest.ProtoReflect.Descriptor instead.
 func (*ListHostsRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{30}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListHostsRequest) GetPageSize() uint32 {
@@ -2432,7 +2747,7 @@ type ListHostsResponse struct {
 
 func (x *ListHostsResponse) Reset() {
 	*x = ListHostsResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[31]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2444,7 +2759,7 @@ func (x *ListHostsResponse) String() string {
 func (*ListHostsResponse) ProtoMessage() {}
 
 func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[31]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2457,7 +2772,7 @@ func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsResponse.ProtoReflect.Descriptor instead.
 func (*ListHostsResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{31}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListHostsResponse) GetHosts() []*Host {
@@ -2506,14 +2821,16 @@ type Host struct {
 	// Answers of it that were ignored because their lease was over.
 	Stale uint64 `protobuf:"varint,14,opt,name=stale,proto3" json:"stale,omitempty"`
 	// Times it had cleared O_NONBLOCK of a connection.
-	Violations    uint64 `protobuf:"varint,15,opt,name=violations,proto3" json:"violations,omitempty"`
+	Violations uint64 `protobuf:"varint,15,opt,name=violations,proto3" json:"violations,omitempty"`
+	// It gives no sign of life, and gets no leases until it does.
+	Hung          bool `protobuf:"varint,16,opt,name=hung,proto3" json:"hung,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[32]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2525,7 +2842,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[32]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2538,7 +2855,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{32}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Host) GetHostId() uint32 {
@@ -2646,6 +2963,13 @@ func (x *Host) GetViolations() uint64 {
 	return 0
 }
 
+func (x *Host) GetHung() bool {
+	if x != nil {
+		return x.Hung
+	}
+	return false
+}
+
 // WatchRequest says what to watch.
 type WatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2657,7 +2981,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[33]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2669,7 +2993,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[33]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2682,7 +3006,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{33}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *WatchRequest) GetKinds() []EventKind {
@@ -2703,7 +3027,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[34]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2715,7 +3039,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[34]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2728,7 +3052,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{34}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *WatchResponse) GetEvent() *Event {
@@ -2767,7 +3091,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[35]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2779,7 +3103,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[35]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2792,7 +3116,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{35}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Event) GetKind() EventKind {
@@ -2874,7 +3198,11 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"PutRequest\x12#\n" +
 	"\rconnection_id\x18\x01 \x01(\x04R\fconnectionId\x12G\n" +
 	"\x12keep_alive_timeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x10keepAliveTimeout\"\r\n" +
-	"\vPutResponse\">\n" +
+	"\vPutResponse\"6\n" +
+	"\rRevokeRequest\x12%\n" +
+	"\x0econnection_ids\x18\x01 \x03(\x04R\rconnectionIds\"*\n" +
+	"\x0eRevokeResponse\x12\x18\n" +
+	"\arevoked\x18\x01 \x01(\rR\arevoked\">\n" +
 	"\vStopRequest\x12/\n" +
 	"\x05grace\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05grace\"<\n" +
 	"\fStopResponse\x12\x1a\n" +
@@ -2930,7 +3258,7 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
 	"\x04pool\x18\x03 \x01(\tR\x04pool\x12\x1a\n" +
 	"\bcapacity\x18\x04 \x01(\rR\bcapacity\x12\x16\n" +
-	"\x06leased\x18\x05 \x01(\rR\x06leased\"\xf6\x03\n" +
+	"\x06leased\x18\x05 \x01(\rR\x06leased\"\x90\x05\n" +
 	"\x06Totals\x12\x1a\n" +
 	"\baccepted\x18\x01 \x01(\x04R\baccepted\x12\x18\n" +
 	"\aadopted\x18\x02 \x01(\x04R\aadopted\x12\x16\n" +
@@ -2950,7 +3278,15 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"\rhosts_refused\x18\r \x01(\x04R\fhostsRefused\x12!\n" +
 	"\fhosts_failed\x18\x0e \x01(\x04R\vhostsFailed\x12#\n" +
 	"\raccept_pauses\x18\x0f \x01(\x04R\facceptPauses\x120\n" +
-	"\x06closed\x18\x10 \x03(\v2\x18.anteroom.v1.ClosedCountR\x06closed\"U\n" +
+	"\x06closed\x18\x10 \x03(\v2\x18.anteroom.v1.ClosedCountR\x06closed\x122\n" +
+	"\aanswers\x18\x11 \x03(\v2\x18.anteroom.v1.AnswerCountR\aanswers\x12\x18\n" +
+	"\aoverdue\x18\x12 \x01(\x04R\aoverdue\x12\x1d\n" +
+	"\n" +
+	"hosts_hung\x18\x13 \x01(\x04R\thostsHung\x12+\n" +
+	"\x11clients_unlimited\x18\x14 \x01(\x04R\x10clientsUnlimited\";\n" +
+	"\vAnswerCount\x12\x16\n" +
+	"\x06status\x18\x01 \x01(\rR\x06status\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\x04R\x05count\"U\n" +
 	"\vClosedCount\x120\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x18.anteroom.v1.CloseReasonR\x06reason\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x04R\x05count\"\x1d\n" +
@@ -2958,7 +3294,7 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"\x1cGetKeepAliveCapacityResponse\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\rR\x05limit\x12\x15\n" +
 	"\x06in_use\x18\x02 \x01(\rR\x05inUse\x12\x17\n" +
-	"\acan_add\x18\x03 \x01(\bR\x06canAdd\"\xfc\a\n" +
+	"\acan_add\x18\x03 \x01(\bR\x06canAdd\"\xcc\r\n" +
 	"\x06Limits\x12,\n" +
 	"\x0fmax_connections\x18\x01 \x01(\rH\x00R\x0emaxConnections\x88\x01\x01\x12-\n" +
 	"\x10keep_alive_limit\x18\x02 \x01(\rH\x01R\x0ekeepAliveLimit\x88\x01\x01\x12 \n" +
@@ -2977,7 +3313,23 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"\rqueue_timeout\x18\x0e \x01(\v2\x19.google.protobuf.DurationR\fqueueTimeout\x12>\n" +
 	"\rlease_timeout\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\fleaseTimeout\x12<\n" +
 	"\fsend_timeout\x18\x10 \x01(\v2\x19.google.protobuf.DurationR\vsendTimeout\x12@\n" +
-	"\x0elinger_timeout\x18\x11 \x01(\v2\x19.google.protobuf.DurationR\rlingerTimeoutB\x12\n" +
+	"\x0elinger_timeout\x18\x11 \x01(\v2\x19.google.protobuf.DurationR\rlingerTimeout\x129\n" +
+	"\x16max_client_connections\x18\x12 \x01(\rH\n" +
+	"R\x14maxClientConnections\x88\x01\x01\x12$\n" +
+	"\vclient_rate\x18\x13 \x01(\rH\vR\n" +
+	"clientRate\x88\x01\x01\x12&\n" +
+	"\fclient_burst\x18\x14 \x01(\rH\fR\vclientBurst\x88\x01\x01\x12$\n" +
+	"\vmax_clients\x18\x15 \x01(\rH\rR\n" +
+	"maxClients\x88\x01\x01\x12&\n" +
+	"\fmax_requests\x18\x16 \x01(\rH\x0eR\vmaxRequests\x88\x01\x01\x122\n" +
+	"\amax_age\x18\x17 \x01(\v2\x19.google.protobuf.DurationR\x06maxAge\x124\n" +
+	"\bmin_idle\x18\x18 \x01(\v2\x19.google.protobuf.DurationR\aminIdle\x128\n" +
+	"\n" +
+	"lease_warn\x18\x19 \x01(\v2\x19.google.protobuf.DurationR\tleaseWarn\x12>\n" +
+	"\rping_interval\x18\x1a \x01(\v2\x19.google.protobuf.DurationR\fpingInterval\x12<\n" +
+	"\fping_timeout\x18\x1b \x01(\v2\x19.google.protobuf.DurationR\vpingTimeout\x12<\n" +
+	"\fhang_timeout\x18\x1c \x01(\v2\x19.google.protobuf.DurationR\vhangTimeout\x12(\n" +
+	"\rmax_newcomers\x18\x1d \x01(\rH\x0fR\fmaxNewcomers\x88\x01\x01B\x12\n" +
 	"\x10_max_connectionsB\x13\n" +
 	"\x11_keep_alive_limitB\f\n" +
 	"\n" +
@@ -2990,7 +3342,13 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"\n" +
 	"_wait_bodyB\v\n" +
 	"\t_max_bodyB\v\n" +
-	"\t_min_rate\"?\n" +
+	"\t_min_rateB\x19\n" +
+	"\x17_max_client_connectionsB\x0e\n" +
+	"\f_client_rateB\x0f\n" +
+	"\r_client_burstB\x0e\n" +
+	"\f_max_clientsB\x0f\n" +
+	"\r_max_requestsB\x10\n" +
+	"\x0e_max_newcomers\"?\n" +
 	"\x10SetLimitsRequest\x12+\n" +
 	"\x06limits\x18\x01 \x01(\v2\x13.anteroom.v1.LimitsR\x06limits\"@\n" +
 	"\x11SetLimitsResponse\x12+\n" +
@@ -3039,7 +3397,7 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"page_token\x18\x02 \x01(\tR\tpageToken\"d\n" +
 	"\x11ListHostsResponse\x12'\n" +
 	"\x05hosts\x18\x01 \x03(\v2\x11.anteroom.v1.HostR\x05hosts\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x88\x03\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x9c\x03\n" +
 	"\x04Host\x12\x17\n" +
 	"\ahost_id\x18\x01 \x01(\rR\x06hostId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -3058,7 +3416,8 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"\x05stale\x18\x0e \x01(\x04R\x05stale\x12\x1e\n" +
 	"\n" +
 	"violations\x18\x0f \x01(\x04R\n" +
-	"violations\"<\n" +
+	"violations\x12\x12\n" +
+	"\x04hung\x18\x10 \x01(\bR\x04hung\"<\n" +
 	"\fWatchRequest\x12,\n" +
 	"\x05kinds\x18\x01 \x03(\x0e2\x16.anteroom.v1.EventKindR\x05kinds\"9\n" +
 	"\rWatchResponse\x12(\n" +
@@ -3081,7 +3440,7 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"\x16CONNECTION_STATE_READY\x10\x02\x12\x1b\n" +
 	"\x17CONNECTION_STATE_LEASED\x10\x03\x12\x1e\n" +
 	"\x1aCONNECTION_STATE_FINISHING\x10\x04\x12\x1c\n" +
-	"\x18CONNECTION_STATE_CLOSING\x10\x05*\xb6\x04\n" +
+	"\x18CONNECTION_STATE_CLOSING\x10\x05*\xfd\x04\n" +
 	"\vCloseReason\x12\x1c\n" +
 	"\x18CLOSE_REASON_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11CLOSE_REASON_HOST\x10\x01\x12\x19\n" +
@@ -3103,7 +3462,9 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"\x16CLOSE_REASON_MALFORMED\x10\x10\x12\x1e\n" +
 	"\x1aCLOSE_REASON_HEAD_TOO_LONG\x10\x11\x12\x1e\n" +
 	"\x1aCLOSE_REASON_BODY_TOO_LONG\x10\x12\x12\x1c\n" +
-	"\x18CLOSE_REASON_SLOW_READER\x10\x13*\x9b\x02\n" +
+	"\x18CLOSE_REASON_SLOW_READER\x10\x13\x12#\n" +
+	"\x1fCLOSE_REASON_CLIENT_CONNECTIONS\x10\x14\x12 \n" +
+	"\x1cCLOSE_REASON_CLIENT_REQUESTS\x10\x15*\xee\x02\n" +
 	"\tEventKind\x12\x1a\n" +
 	"\x16EVENT_KIND_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13EVENT_KIND_ACCEPTED\x10\x01\x12\x15\n" +
@@ -3116,9 +3477,13 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"\x14EVENT_KIND_HOST_GONE\x10\b\x12\x16\n" +
 	"\x12EVENT_KIND_STOPPED\x10\t\x12\x16\n" +
 	"\x12EVENT_KIND_STARTED\x10\n" +
-	"2\xc4\a\n" +
+	"\x12\x1c\n" +
+	"\x18EVENT_KIND_LEASE_OVERDUE\x10\v\x12\x18\n" +
+	"\x14EVENT_KIND_HOST_HUNG\x10\f\x12\x19\n" +
+	"\x15EVENT_KIND_HOST_ALIVE\x10\r2\x87\b\n" +
 	"\x18ConnectionManagerService\x128\n" +
-	"\x03Put\x12\x17.anteroom.v1.PutRequest\x1a\x18.anteroom.v1.PutResponse\x12;\n" +
+	"\x03Put\x12\x17.anteroom.v1.PutRequest\x1a\x18.anteroom.v1.PutResponse\x12A\n" +
+	"\x06Revoke\x12\x1a.anteroom.v1.RevokeRequest\x1a\x1b.anteroom.v1.RevokeResponse\x12;\n" +
 	"\x04Stop\x12\x18.anteroom.v1.StopRequest\x1a\x19.anteroom.v1.StopResponse\x12>\n" +
 	"\x05Start\x12\x19.anteroom.v1.StartRequest\x1a\x1a.anteroom.v1.StartResponse\x12>\n" +
 	"\x05Close\x12\x19.anteroom.v1.CloseRequest\x1a\x1a.anteroom.v1.CloseResponse\x12h\n" +
@@ -3144,119 +3509,131 @@ func file_anteroom_v1_connection_manager_service_proto_rawDescGZIP() []byte {
 }
 
 var file_anteroom_v1_connection_manager_service_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_anteroom_v1_connection_manager_service_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_anteroom_v1_connection_manager_service_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_anteroom_v1_connection_manager_service_proto_goTypes = []any{
 	(ConnectionState)(0),                 // 0: anteroom.v1.ConnectionState
 	(CloseReason)(0),                     // 1: anteroom.v1.CloseReason
 	(EventKind)(0),                       // 2: anteroom.v1.EventKind
 	(*PutRequest)(nil),                   // 3: anteroom.v1.PutRequest
 	(*PutResponse)(nil),                  // 4: anteroom.v1.PutResponse
-	(*StopRequest)(nil),                  // 5: anteroom.v1.StopRequest
-	(*StopResponse)(nil),                 // 6: anteroom.v1.StopResponse
-	(*StartRequest)(nil),                 // 7: anteroom.v1.StartRequest
-	(*StartResponse)(nil),                // 8: anteroom.v1.StartResponse
-	(*ConnectionSelection)(nil),          // 9: anteroom.v1.ConnectionSelection
-	(*CloseRequest)(nil),                 // 10: anteroom.v1.CloseRequest
-	(*CloseResponse)(nil),                // 11: anteroom.v1.CloseResponse
-	(*GetConnectionCountsRequest)(nil),   // 12: anteroom.v1.GetConnectionCountsRequest
-	(*GetConnectionCountsResponse)(nil),  // 13: anteroom.v1.GetConnectionCountsResponse
-	(*StateCounts)(nil),                  // 14: anteroom.v1.StateCounts
-	(*ListenerCounts)(nil),               // 15: anteroom.v1.ListenerCounts
-	(*PoolCounts)(nil),                   // 16: anteroom.v1.PoolCounts
-	(*HostCounts)(nil),                   // 17: anteroom.v1.HostCounts
-	(*Totals)(nil),                       // 18: anteroom.v1.Totals
-	(*ClosedCount)(nil),                  // 19: anteroom.v1.ClosedCount
-	(*GetKeepAliveCapacityRequest)(nil),  // 20: anteroom.v1.GetKeepAliveCapacityRequest
-	(*GetKeepAliveCapacityResponse)(nil), // 21: anteroom.v1.GetKeepAliveCapacityResponse
-	(*Limits)(nil),                       // 22: anteroom.v1.Limits
-	(*SetLimitsRequest)(nil),             // 23: anteroom.v1.SetLimitsRequest
-	(*SetLimitsResponse)(nil),            // 24: anteroom.v1.SetLimitsResponse
-	(*GetLimitsRequest)(nil),             // 25: anteroom.v1.GetLimitsRequest
-	(*GetLimitsResponse)(nil),            // 26: anteroom.v1.GetLimitsResponse
-	(*ListConnectionsRequest)(nil),       // 27: anteroom.v1.ListConnectionsRequest
-	(*ListConnectionsResponse)(nil),      // 28: anteroom.v1.ListConnectionsResponse
-	(*GetConnectionRequest)(nil),         // 29: anteroom.v1.GetConnectionRequest
-	(*GetConnectionResponse)(nil),        // 30: anteroom.v1.GetConnectionResponse
-	(*Connection)(nil),                   // 31: anteroom.v1.Connection
-	(*TcpInfo)(nil),                      // 32: anteroom.v1.TcpInfo
-	(*ListHostsRequest)(nil),             // 33: anteroom.v1.ListHostsRequest
-	(*ListHostsResponse)(nil),            // 34: anteroom.v1.ListHostsResponse
-	(*Host)(nil),                         // 35: anteroom.v1.Host
-	(*WatchRequest)(nil),                 // 36: anteroom.v1.WatchRequest
-	(*WatchResponse)(nil),                // 37: anteroom.v1.WatchResponse
-	(*Event)(nil),                        // 38: anteroom.v1.Event
-	(*durationpb.Duration)(nil),          // 39: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),        // 40: google.protobuf.Timestamp
+	(*RevokeRequest)(nil),                // 5: anteroom.v1.RevokeRequest
+	(*RevokeResponse)(nil),               // 6: anteroom.v1.RevokeResponse
+	(*StopRequest)(nil),                  // 7: anteroom.v1.StopRequest
+	(*StopResponse)(nil),                 // 8: anteroom.v1.StopResponse
+	(*StartRequest)(nil),                 // 9: anteroom.v1.StartRequest
+	(*StartResponse)(nil),                // 10: anteroom.v1.StartResponse
+	(*ConnectionSelection)(nil),          // 11: anteroom.v1.ConnectionSelection
+	(*CloseRequest)(nil),                 // 12: anteroom.v1.CloseRequest
+	(*CloseResponse)(nil),                // 13: anteroom.v1.CloseResponse
+	(*GetConnectionCountsRequest)(nil),   // 14: anteroom.v1.GetConnectionCountsRequest
+	(*GetConnectionCountsResponse)(nil),  // 15: anteroom.v1.GetConnectionCountsResponse
+	(*StateCounts)(nil),                  // 16: anteroom.v1.StateCounts
+	(*ListenerCounts)(nil),               // 17: anteroom.v1.ListenerCounts
+	(*PoolCounts)(nil),                   // 18: anteroom.v1.PoolCounts
+	(*HostCounts)(nil),                   // 19: anteroom.v1.HostCounts
+	(*Totals)(nil),                       // 20: anteroom.v1.Totals
+	(*AnswerCount)(nil),                  // 21: anteroom.v1.AnswerCount
+	(*ClosedCount)(nil),                  // 22: anteroom.v1.ClosedCount
+	(*GetKeepAliveCapacityRequest)(nil),  // 23: anteroom.v1.GetKeepAliveCapacityRequest
+	(*GetKeepAliveCapacityResponse)(nil), // 24: anteroom.v1.GetKeepAliveCapacityResponse
+	(*Limits)(nil),                       // 25: anteroom.v1.Limits
+	(*SetLimitsRequest)(nil),             // 26: anteroom.v1.SetLimitsRequest
+	(*SetLimitsResponse)(nil),            // 27: anteroom.v1.SetLimitsResponse
+	(*GetLimitsRequest)(nil),             // 28: anteroom.v1.GetLimitsRequest
+	(*GetLimitsResponse)(nil),            // 29: anteroom.v1.GetLimitsResponse
+	(*ListConnectionsRequest)(nil),       // 30: anteroom.v1.ListConnectionsRequest
+	(*ListConnectionsResponse)(nil),      // 31: anteroom.v1.ListConnectionsResponse
+	(*GetConnectionRequest)(nil),         // 32: anteroom.v1.GetConnectionRequest
+	(*GetConnectionResponse)(nil),        // 33: anteroom.v1.GetConnectionResponse
+	(*Connection)(nil),                   // 34: anteroom.v1.Connection
+	(*TcpInfo)(nil),                      // 35: anteroom.v1.TcpInfo
+	(*ListHostsRequest)(nil),             // 36: anteroom.v1.ListHostsRequest
+	(*ListHostsResponse)(nil),            // 37: anteroom.v1.ListHostsResponse
+	(*Host)(nil),                         // 38: anteroom.v1.Host
+	(*WatchRequest)(nil),                 // 39: anteroom.v1.WatchRequest
+	(*WatchResponse)(nil),                // 40: anteroom.v1.WatchResponse
+	(*Event)(nil),                        // 41: anteroom.v1.Event
+	(*durationpb.Duration)(nil),          // 42: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),        // 43: google.protobuf.Timestamp
 }
 var file_anteroom_v1_connection_manager_service_proto_depIdxs = []int32{
-	39, // 0: anteroom.v1.PutRequest.keep_alive_timeout:type_name -> google.protobuf.Duration
-	39, // 1: anteroom.v1.StopRequest.grace:type_name -> google.protobuf.Duration
+	42, // 0: anteroom.v1.PutRequest.keep_alive_timeout:type_name -> google.protobuf.Duration
+	42, // 1: anteroom.v1.StopRequest.grace:type_name -> google.protobuf.Duration
 	0,  // 2: anteroom.v1.ConnectionSelection.states:type_name -> anteroom.v1.ConnectionState
-	9,  // 3: anteroom.v1.CloseRequest.selection:type_name -> anteroom.v1.ConnectionSelection
-	14, // 4: anteroom.v1.GetConnectionCountsResponse.states:type_name -> anteroom.v1.StateCounts
-	15, // 5: anteroom.v1.GetConnectionCountsResponse.listeners:type_name -> anteroom.v1.ListenerCounts
-	16, // 6: anteroom.v1.GetConnectionCountsResponse.pools:type_name -> anteroom.v1.PoolCounts
-	17, // 7: anteroom.v1.GetConnectionCountsResponse.hosts:type_name -> anteroom.v1.HostCounts
-	18, // 8: anteroom.v1.GetConnectionCountsResponse.totals:type_name -> anteroom.v1.Totals
-	39, // 9: anteroom.v1.GetConnectionCountsResponse.uptime:type_name -> google.protobuf.Duration
-	14, // 10: anteroom.v1.ListenerCounts.states:type_name -> anteroom.v1.StateCounts
-	14, // 11: anteroom.v1.PoolCounts.states:type_name -> anteroom.v1.StateCounts
-	19, // 12: anteroom.v1.Totals.closed:type_name -> anteroom.v1.ClosedCount
-	1,  // 13: anteroom.v1.ClosedCount.reason:type_name -> anteroom.v1.CloseReason
-	39, // 14: anteroom.v1.Limits.keep_alive_timeout:type_name -> google.protobuf.Duration
-	39, // 15: anteroom.v1.Limits.first_byte_timeout:type_name -> google.protobuf.Duration
-	39, // 16: anteroom.v1.Limits.request_timeout:type_name -> google.protobuf.Duration
-	39, // 17: anteroom.v1.Limits.queue_timeout:type_name -> google.protobuf.Duration
-	39, // 18: anteroom.v1.Limits.lease_timeout:type_name -> google.protobuf.Duration
-	39, // 19: anteroom.v1.Limits.send_timeout:type_name -> google.protobuf.Duration
-	39, // 20: anteroom.v1.Limits.linger_timeout:type_name -> google.protobuf.Duration
-	22, // 21: anteroom.v1.SetLimitsRequest.limits:type_name -> anteroom.v1.Limits
-	22, // 22: anteroom.v1.SetLimitsResponse.limits:type_name -> anteroom.v1.Limits
-	22, // 23: anteroom.v1.GetLimitsResponse.limits:type_name -> anteroom.v1.Limits
-	9,  // 24: anteroom.v1.ListConnectionsRequest.filter:type_name -> anteroom.v1.ConnectionSelection
-	31, // 25: anteroom.v1.ListConnectionsResponse.connections:type_name -> anteroom.v1.Connection
-	31, // 26: anteroom.v1.GetConnectionResponse.connection:type_name -> anteroom.v1.Connection
-	0,  // 27: anteroom.v1.Connection.state:type_name -> anteroom.v1.ConnectionState
-	39, // 28: anteroom.v1.Connection.age:type_name -> google.protobuf.Duration
-	39, // 29: anteroom.v1.Connection.time_in_state:type_name -> google.protobuf.Duration
-	32, // 30: anteroom.v1.Connection.tcp:type_name -> anteroom.v1.TcpInfo
-	39, // 31: anteroom.v1.TcpInfo.rtt:type_name -> google.protobuf.Duration
-	35, // 32: anteroom.v1.ListHostsResponse.hosts:type_name -> anteroom.v1.Host
-	39, // 33: anteroom.v1.Host.attached:type_name -> google.protobuf.Duration
-	2,  // 34: anteroom.v1.WatchRequest.kinds:type_name -> anteroom.v1.EventKind
-	38, // 35: anteroom.v1.WatchResponse.event:type_name -> anteroom.v1.Event
-	2,  // 36: anteroom.v1.Event.kind:type_name -> anteroom.v1.EventKind
-	40, // 37: anteroom.v1.Event.time:type_name -> google.protobuf.Timestamp
-	1,  // 38: anteroom.v1.Event.reason:type_name -> anteroom.v1.CloseReason
-	3,  // 39: anteroom.v1.ConnectionManagerService.Put:input_type -> anteroom.v1.PutRequest
-	5,  // 40: anteroom.v1.ConnectionManagerService.Stop:input_type -> anteroom.v1.StopRequest
-	7,  // 41: anteroom.v1.ConnectionManagerService.Start:input_type -> anteroom.v1.StartRequest
-	10, // 42: anteroom.v1.ConnectionManagerService.Close:input_type -> anteroom.v1.CloseRequest
-	12, // 43: anteroom.v1.ConnectionManagerService.GetConnectionCounts:input_type -> anteroom.v1.GetConnectionCountsRequest
-	20, // 44: anteroom.v1.ConnectionManagerService.GetKeepAliveCapacity:input_type -> anteroom.v1.GetKeepAliveCapacityRequest
-	23, // 45: anteroom.v1.ConnectionManagerService.SetLimits:input_type -> anteroom.v1.SetLimitsRequest
-	25, // 46: anteroom.v1.ConnectionManagerService.GetLimits:input_type -> anteroom.v1.GetLimitsRequest
-	27, // 47: anteroom.v1.ConnectionManagerService.ListConnections:input_type -> anteroom.v1.ListConnectionsRequest
-	29, // 48: anteroom.v1.ConnectionManagerService.GetConnection:input_type -> anteroom.v1.GetConnectionRequest
-	33, // 49: anteroom.v1.ConnectionManagerService.ListHosts:input_type -> anteroom.v1.ListHostsRequest
-	36, // 50: anteroom.v1.ConnectionManagerService.Watch:input_type -> anteroom.v1.WatchRequest
-	4,  // 51: anteroom.v1.ConnectionManagerService.Put:output_type -> anteroom.v1.PutResponse
-	6,  // 52: anteroom.v1.ConnectionManagerService.Stop:output_type -> anteroom.v1.StopResponse
-	8,  // 53: anteroom.v1.ConnectionManagerService.Start:output_type -> anteroom.v1.StartResponse
-	11, // 54: anteroom.v1.ConnectionManagerService.Close:output_type -> anteroom.v1.CloseResponse
-	13, // 55: anteroom.v1.ConnectionManagerService.GetConnectionCounts:output_type -> anteroom.v1.GetConnectionCountsResponse
-	21, // 56: anteroom.v1.ConnectionManagerService.GetKeepAliveCapacity:output_type -> anteroom.v1.GetKeepAliveCapacityResponse
-	24, // 57: anteroom.v1.ConnectionManagerService.SetLimits:output_type -> anteroom.v1.SetLimitsResponse
-	26, // 58: anteroom.v1.ConnectionManagerService.GetLimits:output_type -> anteroom.v1.GetLimitsResponse
-	28, // 59: anteroom.v1.ConnectionManagerService.ListConnections:output_type -> anteroom.v1.ListConnectionsResponse
-	30, // 60: anteroom.v1.ConnectionManagerService.GetConnection:output_type -> anteroom.v1.GetConnectionResponse
-	34, // 61: anteroom.v1.ConnectionManagerService.ListHosts:output_type -> anteroom.v1.ListHostsResponse
-	37, // 62: anteroom.v1.ConnectionManagerService.Watch:output_type -> anteroom.v1.WatchResponse
-	51, // [51:63] is the sub-list for method output_type
-	39, // [39:51] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	11, // 3: anteroom.v1.CloseRequest.selection:type_name -> anteroom.v1.ConnectionSelection
+	16, // 4: anteroom.v1.GetConnectionCountsResponse.states:type_name -> anteroom.v1.StateCounts
+	17, // 5: anteroom.v1.GetConnectionCountsResponse.listeners:type_name -> anteroom.v1.ListenerCounts
+	18, // 6: anteroom.v1.GetConnectionCountsResponse.pools:type_name -> anteroom.v1.PoolCounts
+	19, // 7: anteroom.v1.GetConnectionCountsResponse.hosts:type_name -> anteroom.v1.HostCounts
+	20, // 8: anteroom.v1.GetConnectionCountsResponse.totals:type_name -> anteroom.v1.Totals
+	42, // 9: anteroom.v1.GetConnectionCountsResponse.uptime:type_name -> google.protobuf.Duration
+	16, // 10: anteroom.v1.ListenerCounts.states:type_name -> anteroom.v1.StateCounts
+	16, // 11: anteroom.v1.PoolCounts.states:type_name -> anteroom.v1.StateCounts
+	22, // 12: anteroom.v1.Totals.closed:type_name -> anteroom.v1.ClosedCount
+	21, // 13: anteroom.v1.Totals.answers:type_name -> anteroom.v1.AnswerCount
+	1,  // 14: anteroom.v1.ClosedCount.reason:type_name -> anteroom.v1.CloseReason
+	42, // 15: anteroom.v1.Limits.keep_alive_timeout:type_name -> google.protobuf.Duration
+	42, // 16: anteroom.v1.Limits.first_byte_timeout:type_name -> google.protobuf.Duration
+	42, // 17: anteroom.v1.Limits.request_timeout:type_name -> google.protobuf.Duration
+	42, // 18: anteroom.v1.Limits.queue_timeout:type_name -> google.protobuf.Duration
+	42, // 19: anteroom.v1.Limits.lease_timeout:type_name -> google.protobuf.Duration
+	42, // 20: anteroom.v1.Limits.send_timeout:type_name -> google.protobuf.Duration
+	42, // 21: anteroom.v1.Limits.linger_timeout:type_name -> google.protobuf.Duration
+	42, // 22: anteroom.v1.Limits.max_age:type_name -> google.protobuf.Duration
+	42, // 23: anteroom.v1.Limits.min_idle:type_name -> google.protobuf.Duration
+	42, // 24: anteroom.v1.Limits.lease_warn:type_name -> google.protobuf.Duration
+	42, // 25: anteroom.v1.Limits.ping_interval:type_name -> google.protobuf.Duration
+	42, // 26: anteroom.v1.Limits.ping_timeout:type_name -> google.protobuf.Duration
+	42, // 27: anteroom.v1.Limits.hang_timeout:type_name -> google.protobuf.Duration
+	25, // 28: anteroom.v1.SetLimitsRequest.limits:type_name -> anteroom.v1.Limits
+	25, // 29: anteroom.v1.SetLimitsResponse.limits:type_name -> anteroom.v1.Limits
+	25, // 30: anteroom.v1.GetLimitsResponse.limits:type_name -> anteroom.v1.Limits
+	11, // 31: anteroom.v1.ListConnectionsRequest.filter:type_name -> anteroom.v1.ConnectionSelection
+	34, // 32: anteroom.v1.ListConnectionsResponse.connections:type_name -> anteroom.v1.Connection
+	34, // 33: anteroom.v1.GetConnectionResponse.connection:type_name -> anteroom.v1.Connection
+	0,  // 34: anteroom.v1.Connection.state:type_name -> anteroom.v1.ConnectionState
+	42, // 35: anteroom.v1.Connection.age:type_name -> google.protobuf.Duration
+	42, // 36: anteroom.v1.Connection.time_in_state:type_name -> google.protobuf.Duration
+	35, // 37: anteroom.v1.Connection.tcp:type_name -> anteroom.v1.TcpInfo
+	42, // 38: anteroom.v1.TcpInfo.rtt:type_name -> google.protobuf.Duration
+	38, // 39: anteroom.v1.ListHostsResponse.hosts:type_name -> anteroom.v1.Host
+	42, // 40: anteroom.v1.Host.attached:type_name -> google.protobuf.Duration
+	2,  // 41: anteroom.v1.WatchRequest.kinds:type_name -> anteroom.v1.EventKind
+	41, // 42: anteroom.v1.WatchResponse.event:type_name -> anteroom.v1.Event
+	2,  // 43: anteroom.v1.Event.kind:type_name -> anteroom.v1.EventKind
+	43, // 44: anteroom.v1.Event.time:type_name -> google.protobuf.Timestamp
+	1,  // 45: anteroom.v1.Event.reason:type_name -> anteroom.v1.CloseReason
+	3,  // 46: anteroom.v1.ConnectionManagerService.Put:input_type -> anteroom.v1.PutRequest
+	5,  // 47: anteroom.v1.ConnectionManagerService.Revoke:input_type -> anteroom.v1.RevokeRequest
+	7,  // 48: anteroom.v1.ConnectionManagerService.Stop:input_type -> anteroom.v1.StopRequest
+	9,  // 49: anteroom.v1.ConnectionManagerService.Start:input_type -> anteroom.v1.StartRequest
+	12, // 50: anteroom.v1.ConnectionManagerService.Close:input_type -> anteroom.v1.CloseRequest
+	14, // 51: anteroom.v1.ConnectionManagerService.GetConnectionCounts:input_type -> anteroom.v1.GetConnectionCountsRequest
+	23, // 52: anteroom.v1.ConnectionManagerService.GetKeepAliveCapacity:input_type -> anteroom.v1.GetKeepAliveCapacityRequest
+	26, // 53: anteroom.v1.ConnectionManagerService.SetLimits:input_type -> anteroom.v1.SetLimitsRequest
+	28, // 54: anteroom.v1.ConnectionManagerService.GetLimits:input_type -> anteroom.v1.GetLimitsRequest
+	30, // 55: anteroom.v1.ConnectionManagerService.ListConnections:input_type -> anteroom.v1.ListConnectionsRequest
+	32, // 56: anteroom.v1.ConnectionManagerService.GetConnection:input_type -> anteroom.v1.GetConnectionRequest
+	36, // 57: anteroom.v1.ConnectionManagerService.ListHosts:input_type -> anteroom.v1.ListHostsRequest
+	39, // 58: anteroom.v1.ConnectionManagerService.Watch:input_type -> anteroom.v1.WatchRequest
+	4,  // 59: anteroom.v1.ConnectionManagerService.Put:output_type -> anteroom.v1.PutResponse
+	6,  // 60: anteroom.v1.ConnectionManagerService.Revoke:output_type -> anteroom.v1.RevokeResponse
+	8,  // 61: anteroom.v1.ConnectionManagerService.Stop:output_type -> anteroom.v1.StopResponse
+	10, // 62: anteroom.v1.ConnectionManagerService.Start:output_type -> anteroom.v1.StartResponse
+	13, // 63: anteroom.v1.ConnectionManagerService.Close:output_type -> anteroom.v1.CloseResponse
+	15, // 64: anteroom.v1.ConnectionManagerService.GetConnectionCounts:output_type -> anteroom.v1.GetConnectionCountsResponse
+	24, // 65: anteroom.v1.ConnectionManagerService.GetKeepAliveCapacity:output_type -> anteroom.v1.GetKeepAliveCapacityResponse
+	27, // 66: anteroom.v1.ConnectionManagerService.SetLimits:output_type -> anteroom.v1.SetLimitsResponse
+	29, // 67: anteroom.v1.ConnectionManagerService.GetLimits:output_type -> anteroom.v1.GetLimitsResponse
+	31, // 68: anteroom.v1.ConnectionManagerService.ListConnections:output_type -> anteroom.v1.ListConnectionsResponse
+	33, // 69: anteroom.v1.ConnectionManagerService.GetConnection:output_type -> anteroom.v1.GetConnectionResponse
+	37, // 70: anteroom.v1.ConnectionManagerService.ListHosts:output_type -> anteroom.v1.ListHostsResponse
+	40, // 71: anteroom.v1.ConnectionManagerService.Watch:output_type -> anteroom.v1.WatchResponse
+	59, // [59:72] is the sub-list for method output_type
+	46, // [46:59] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_anteroom_v1_connection_manager_service_proto_init() }
@@ -3264,14 +3641,14 @@ func file_anteroom_v1_connection_manager_service_proto_init() {
 	if File_anteroom_v1_connection_manager_service_proto != nil {
 		return
 	}
-	file_anteroom_v1_connection_manager_service_proto_msgTypes[19].OneofWrappers = []any{}
+	file_anteroom_v1_connection_manager_service_proto_msgTypes[22].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_anteroom_v1_connection_manager_service_proto_rawDesc), len(file_anteroom_v1_connection_manager_service_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   36,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,6 +22,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	ConnectionManagerService_Put_FullMethodName                  = "/anteroom.v1.ConnectionManagerService/Put"
+	ConnectionManagerService_Revoke_FullMethodName               = "/anteroom.v1.ConnectionManagerService/Revoke"
 	ConnectionManagerService_Stop_FullMethodName                 = "/anteroom.v1.ConnectionManagerService/Stop"
 	ConnectionManagerService_Start_FullMethodName                = "/anteroom.v1.ConnectionManagerService/Start"
 	ConnectionManagerService_Close_FullMethodName                = "/anteroom.v1.ConnectionManagerService/Close"
@@ -55,6 +56,12 @@ type ConnectionManagerServiceClient interface {
 	//	NOT_FOUND             there is no connection with that id.
 	//	FAILED_PRECONDITION   the connection is not leased.
 	Put(ctx context.Context, in *PutRequest, opts ...grpc.CallOption) (*PutResponse, error)
+	// Revoke takes leases back from hosts that do not answer them, now. The host is told to forget the connection, which ends: by a 504 where requests are
+	// looked at and nothing was answered, else by a reset, so that the client does not take a part of a response for the whole.
+	//
+	//	NOT_FOUND             none of the ids is a connection.
+	//	FAILED_PRECONDITION   none of them is leased.
+	Revoke(ctx context.Context, in *RevokeRequest, opts ...grpc.CallOption) (*RevokeResponse, error)
 	// Stop ends the manager's work and returns when that is done: accepting stops, nothing is handed to hosts any more, leases may come back
 	// within the grace and are taken back and closed after it. Idle connections stay and expire as usual; requests on them wait within the limit
 	// queue_timeout. Start resumes. A caller who leaves early ends the waiting, not the Stop.
@@ -106,6 +113,16 @@ func (c *connectionManagerServiceClient) Put(ctx context.Context, in *PutRequest
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(PutResponse)
 	err := c.cc.Invoke(ctx, ConnectionManagerService_Put_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *connectionManagerServiceClient) Revoke(ctx context.Context, in *RevokeRequest, opts ...grpc.CallOption) (*RevokeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevokeResponse)
+	err := c.cc.Invoke(ctx, ConnectionManagerService_Revoke_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -251,6 +268,12 @@ type ConnectionManagerServiceServer interface {
 	//	NOT_FOUND             there is no connection with that id.
 	//	FAILED_PRECONDITION   the connection is not leased.
 	Put(context.Context, *PutRequest) (*PutResponse, error)
+	// Revoke takes leases back from hosts that do not answer them, now. The host is told to forget the connection, which ends: by a 504 where requests are
+	// looked at and nothing was answered, else by a reset, so that the client does not take a part of a response for the whole.
+	//
+	//	NOT_FOUND             none of the ids is a connection.
+	//	FAILED_PRECONDITION   none of them is leased.
+	Revoke(context.Context, *RevokeRequest) (*RevokeResponse, error)
 	// Stop ends the manager's work and returns when that is done: accepting stops, nothing is handed to hosts any more, leases may come back
 	// within the grace and are taken back and closed after it. Idle connections stay and expire as usual; requests on them wait within the limit
 	// queue_timeout. Start resumes. A caller who leaves early ends the waiting, not the Stop.
@@ -300,6 +323,9 @@ type UnimplementedConnectionManagerServiceServer struct{}
 
 func (UnimplementedConnectionManagerServiceServer) Put(context.Context, *PutRequest) (*PutResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Put not implemented")
+}
+func (UnimplementedConnectionManagerServiceServer) Revoke(context.Context, *RevokeRequest) (*RevokeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Revoke not implemented")
 }
 func (UnimplementedConnectionManagerServiceServer) Stop(context.Context, *StopRequest) (*StopResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Stop not implemented")
@@ -370,6 +396,24 @@ func _ConnectionManagerService_Put_Handler(srv interface{}, ctx context.Context,
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ConnectionManagerServiceServer).Put(ctx, req.(*PutRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ConnectionManagerService_Revoke_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevokeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ConnectionManagerServiceServer).Revoke(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ConnectionManagerService_Revoke_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ConnectionManagerServiceServer).Revoke(ctx, req.(*RevokeRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -575,6 +619,10 @@ var ConnectionManagerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Put",
 			Handler:    _ConnectionManagerService_Put_Handler,
+		},
+		{
+			MethodName: "Revoke",
+			Handler:    _ConnectionManagerService_Revoke_Handler,
 		},
 		{
 			MethodName: "Stop",

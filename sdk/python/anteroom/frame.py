@@ -81,6 +81,7 @@ class Code(enum.IntEnum):
     STOPPING = 15
     OUT_OF_DESCRIPTORS = 16
     NOT_AGREED = 17
+    NOT_ANSWERING = 18
 
 
 class CloseReason(enum.IntEnum):

@@ -1,0 +1,92 @@
+package manager
+
+import (
+	"time"
+
+	"github.com/anteroom-io/anteroom/handoff"
+)
+
+// Whether hosts live. Any frame is a sign of life. A host that has been silent for Limits.PingInterval is asked for one (PING); if none comes within
+// Limits.PingTimeout it is hung: it gets no leases until one does, and after Limits.HangTimeout it is hung up on.
+
+// alive: a frame of a host is here.
+func (p *policy) alive(h *host) {
+	h.heard = p.now
+	if h.asked == 0 {
+		return
+	}
+	h.asked = 0
+	if h.hung {
+		h.hung = false
+		p.heat(h.pool)
+		p.act.tell(Event{Kind: EventHostAlive, Host: h.id, Name: h.name, Pool: h.pool.name})
+	}
+	p.wake = min(p.wake, p.aliveDue(h))
+}
+
+// askHosts does what is due about silent hosts.
+func (p *policy) askHosts() {
+	for h := range p.eachHost {
+		if !h.gone && p.now >= p.aliveDue(h) {
+			p.doubt(h)
+		}
+	}
+}
+
+func (p *policy) doubt(h *host) {
+	switch {
+	case h.asked == 0:
+		h.asked = max(p.now, 1)
+		p.act.ping(h)
+	case !h.hung:
+		h.hung = true
+		p.totals.HostsHung++
+		p.act.tell(Event{Kind: EventHostHung, Host: h.id, Name: h.name, Pool: h.pool.name})
+	default:
+		h.gone = true
+		p.act.giveUp(h)
+	}
+}
+
+// aliveDue is when something is to be done about a host if it stays silent.
+func (p *policy) aliveDue(h *host) int64 {
+	switch {
+	case h.gone:
+	case h.asked == 0 && p.limits.PingInterval > 0:
+		return h.heard + int64(p.limits.PingInterval)
+	case h.asked != 0 && !h.hung:
+		return h.asked + int64(p.limits.PingTimeout)
+	case h.hung && p.limits.HangTimeout > 0:
+		return h.asked + int64(p.limits.PingTimeout) + int64(p.limits.HangTimeout)
+	}
+	return never
+}
+
+func (a *acts) ping(h *host) {
+	(*Manager)(a).reply(h.link, handoff.Frame{Type: handoff.TypePing, A: uint64(h.asked)})
+}
+
+func (a *acts) giveUp(h *host) { a.hopeless = append(a.hopeless, h.link) }
+
+// reviewHopeless hangs up on hosts that have been hung for too long: their leases come back as those of the dead.
+func (m *Manager) reviewHopeless() {
+	for _, l := range m.hopeless {
+		if !l.gone {
+			m.fail(l, handoff.Faultf(handoff.CodeNotAnswering, "no frame has come for %v, though one was asked for by PING",
+				time.Duration(m.policy.now-l.host.heard).Round(time.Millisecond)))
+		}
+	}
+	m.hopeless = m.hopeless[:0]
+}
+
+// logEvent tells the log what an operator should know without watching.
+func (m *Manager) logEvent(e *Event) {
+	switch e.Kind {
+	case EventLeaseOverdue:
+		m.log.Warn("a lease is out for long", "conn", uint64(e.Conn), "host", e.Host, "name", e.Name, "after", m.policy.limits.LeaseWarn)
+	case EventHostHung:
+		m.log.Warn("a host gives no sign of life; it gets no leases until it does", "host", e.Host, "name", e.Name)
+	case EventHostAlive:
+		m.log.Info("a host gives signs of life again", "host", e.Host, "name", e.Name)
+	}
+}
