@@ -128,6 +128,16 @@ func Spawn(program Program) (pid int, err error) {
 	return pid, nil
 }
 
+// Become executes a program in the place of this one, with all of its descriptors, those that are close-on-exec too. It only returns if that fails.
+func Become(program Program) error {
+	p, err := newPlan(program)
+	if err != nil {
+		return err
+	}
+	passAll(p.descriptors)
+	return fmt.Errorf("execve %s: %w", program.Path, unix.Exec(program.Path, program.Args, program.Env))
+}
+
 func newPlan(program Program) (*plan, error) {
 	path, err := syscall.BytePtrFromString(program.Path)
 	if err != nil {

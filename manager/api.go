@@ -22,6 +22,8 @@ type Counts struct {
 	Totals    Totals
 	Uptime    time.Duration
 	Running   bool // false between Stop and Start
+
+	Successions uint64 // how often a process has taken over from another
 }
 
 // StateCounts is a number of connections by state.

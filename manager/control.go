@@ -137,6 +137,24 @@ func (m *Manager) Start(ctx context.Context) error {
 	return err
 }
 
+// Freeze stops the loop between two turns and runs f, which may hand everything over to another process. If that succeeds the loop never goes on; on an error it does.
+func (m *Manager) Freeze(f func() error) error {
+	done := make(chan error, 1)
+	m.post(func() {
+		err := f()
+		done <- err
+		if err == nil {
+			select {} // everything is another's now
+		}
+	})
+	select {
+	case err := <-done:
+		return err
+	case <-m.ended:
+		return ErrStopped
+	}
+}
+
 // shutdownLinger bounds Limits.LingerTimeout when everything ends.
 const shutdownLinger = time.Second
 

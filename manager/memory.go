@@ -206,7 +206,7 @@ func newMemory(size dimensions) (*Memory, error) {
 	if err := unix.Ftruncate(fd, int64(total)); err != nil {
 		return nil, errors.Join(fmt.Errorf("ftruncate of the connections' memory to %d bytes, of which only what is used will cost: %w", total, err), unix.Close(fd))
 	}
-	m, err := mapMemory(fd, size, unix.MAP_SHARED)
+	m, err := mapMemory(fd, size)
 	if err != nil {
 		return nil, errors.Join(err, unix.Close(fd))
 	}
@@ -216,9 +216,9 @@ func newMemory(size dimensions) (*Memory, error) {
 	return m, nil
 }
 
-func mapMemory(fd int, size dimensions, flags int) (*Memory, error) {
+func mapMemory(fd int, size dimensions) (*Memory, error) {
 	_, _, _, _, total := size.offsets()
-	b, err := unix.Mmap(fd, 0, total, unix.PROT_READ|unix.PROT_WRITE, flags|unix.MAP_NORESERVE)
+	b, err := unix.Mmap(fd, 0, total, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
 	if err != nil {
 		return nil, fmt.Errorf("mmap of the connections' memory: %w", err)
 	}
@@ -228,8 +228,8 @@ func mapMemory(fd int, size dimensions, flags int) (*Memory, error) {
 // ErrForeignMemory means that a memory is not one, or was made by a program that is too different.
 var ErrForeignMemory = errors.New("the connections' memory was not made by this version of the program, or one that it understands")
 
-// OpenMemory takes over a predecessor's memory. On trial nothing that is done with it is seen by anybody else.
-func OpenMemory(fd int, trial bool) (*Memory, error) {
+// OpenMemory takes over a predecessor's memory. It changes nothing in it. Error: ErrForeignMemory.
+func OpenMemory(fd int) (*Memory, error) {
 	var h head
 	raw := unsafe.Slice((*byte)(unsafe.Pointer(&h)), unsafe.Sizeof(h))
 	if n, err := unix.Pread(fd, raw, 0); err != nil || n != len(raw) {
@@ -238,11 +238,7 @@ func OpenMemory(fd int, trial bool) (*Memory, error) {
 	if h.magic != magic || h.layout != fingerprint() {
 		return nil, fmt.Errorf("%w: layout %x, here it is %x", ErrForeignMemory, h.layout, fingerprint())
 	}
-	flags := unix.MAP_SHARED
-	if trial {
-		flags = unix.MAP_PRIVATE
-	}
-	m, err := mapMemory(fd, dimensions{int(h.slots), int(h.links)}, flags)
+	m, err := mapMemory(fd, dimensions{int(h.slots), int(h.links)})
 	if err != nil {
 		return nil, err
 	}

@@ -15,7 +15,7 @@ func (m *Manager) Counts(ctx context.Context) (Counts, error) {
 	return ask(ctx, m, func() (Counts, error) {
 		p := m.policy
 		return Counts{
-			States: p.states.public(), Totals: *p.totals, Uptime: time.Duration(p.now), Running: !p.stopped,
+			States: p.states.public(), Totals: *p.totals, Uptime: time.Duration(p.now), Running: !p.stopped, Successions: p.memory.head.successions,
 			Listeners: m.listenerCounts(), Pools: p.poolCounts(), Hosts: p.hostInfos(),
 		}, nil
 	})

@@ -74,9 +74,6 @@ func Succeed(config Config, estate Estate) (*Manager, error) {
 	return m, nil
 }
 
-// Successions is how often, in the life of its connections, a process has taken over.
-func (m *Manager) Successions() uint64 { return m.config.Memory.head.successions }
-
 // remember notes for a successor what changes seldom.
 func (m *Manager) remember() {
 	p := m.policy

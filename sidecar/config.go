@@ -59,6 +59,9 @@ type Config struct {
 	// Answers take the place of the sidecar's own answers, by status.
 	Answers manager.Answers
 
+	// Supervise has the sidecar run as a child of this process, with a keeper that takes its place if it dies (Supervise).
+	Supervise bool
+
 	// Limits bound everything that can grow or wait.
 	Limits manager.Limits
 	// DrainTimeout is how long leases may take to come back when the sidecar ends, 1 ms to 7 days. Default: DefaultDrainTimeout.
@@ -77,6 +80,10 @@ type Config struct {
 	Version string
 	// OnReady is told once that everything is open, and where clients connect.
 	OnReady func(listening []listener.Address)
+	// Args are the flags of this process as the command line had them: a new program checks them before it takes over in an upgrade.
+	Args []string
+	// Upgrades asks for an upgrade, as the rpc does.
+	Upgrades <-chan struct{}
 	// Abort, once closed, ends a drain at once.
 	Abort <-chan struct{}
 }

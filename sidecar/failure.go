@@ -20,6 +20,7 @@ var failures = []struct {
 	hint string
 }{
 	{manager.ErrNotFound, codes.NotFound, "it may have closed meanwhile; ListConnections shows those there are"},
+	{ErrNotUpgraded, codes.FailedPrecondition, "mend what the message says and ask again; until then this process goes on"},
 	{manager.ErrNotLeased, codes.FailedPrecondition, "only a leased connection can be put or revoked; GetConnection shows its state"},
 	{manager.ErrStopping, codes.FailedPrecondition, "call Start again then"},
 	{manager.ErrStopped, codes.Unavailable, "the sidecar is shutting down; try again when it is back"},

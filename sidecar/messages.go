@@ -80,6 +80,8 @@ func countsMessage(c manager.Counts) *pb.GetConnectionCountsResponse {
 		Totals:    totalsMessage(&c.Totals),
 		Uptime:    durationpb.New(c.Uptime),
 		Running:   c.Running,
+
+		Successions: c.Successions,
 	}
 }
 

@@ -24,7 +24,7 @@ type sockets struct {
 }
 
 // openSockets opens everything or nothing.
-func openSockets(c *Config, log hclog.Logger) (_ *sockets, err error) {
+func openSockets(c *Config, from *succession, log hclog.Logger) (_ *sockets, err error) {
 	inherited, err := c.inheritance()
 	if err != nil {
 		return nil, err
@@ -38,7 +38,7 @@ func openSockets(c *Config, log hclog.Logger) (_ *sockets, err error) {
 	if err := s.openRunDirectory(c); err != nil {
 		return nil, err
 	}
-	if err := s.openAll(c, inherited); err != nil {
+	if err := s.openAll(c, from, inherited); err != nil {
 		return nil, err
 	}
 	dropUnused(inherited, log)
@@ -52,7 +52,10 @@ func (c *Config) inheritance() (*listener.Inheritance, error) {
 	return listener.Inherited()
 }
 
-func (s *sockets) openAll(c *Config, in *listener.Inheritance) error {
+func (s *sockets) openAll(c *Config, from *succession, in *listener.Inheritance) error {
+	openOne := func(key string, into **listener.Listener, wanted bool, a listener.Address, o listener.Options) error {
+		return openOne(from, key, into, wanted, a, o)
+	}
 	plain := listener.Options{Inherited: in}
 	errs := []error{
 		openOne("handoff", &s.handoff, true, c.handoff(), listener.Options{Inherited: in, Mode: c.handoffMode()}),
@@ -67,15 +70,22 @@ func (s *sockets) openAll(c *Config, in *listener.Inheritance) error {
 	return errors.Join(errs...)
 }
 
-func openOne(key string, into **listener.Listener, wanted bool, a listener.Address, o listener.Options) (err error) {
+func openOne(from *succession, key string, into **listener.Listener, wanted bool, a listener.Address, o listener.Options) (err error) {
 	if !wanted {
 		return nil
 	}
-	if *into, err = listener.Open(a, o); err != nil {
+	*into, err = from.opened(socketKey(key, a))
+	if *into == nil && err == nil {
+		*into, err = listener.Open(a, o)
+	}
+	if err != nil {
 		return fmt.Errorf("%s: %w", key, err)
 	}
-	return nil
+	return from.keep(socketKey(key, a), *into)
 }
+
+// socketKey is how a successor finds a socket: by what it is for, and its address as it is configured.
+func socketKey(key string, a listener.Address) string { return key + " " + a.String() }
 
 // dropUnused closes sockets that were passed to us and that no setting names: their clients would wait for ever.
 func dropUnused(in *listener.Inheritance, log hclog.Logger) {

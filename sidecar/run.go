@@ -27,9 +27,13 @@ var errNoReason = errors.New("it gave no reason")
 
 // sidecar is all parts, running.
 type sidecar struct {
-	config  *Config
-	root    hclog.Logger // for each part a child of it
-	log     hclog.Logger
+	config     *Config
+	root       hclog.Logger // for each part a child of it
+	log        hclog.Logger
+	program    string // this process's, whatever has become of the file
+	succession *succession
+	replaced   chan struct{} // an upgrade has succeeded
+
 	sockets *sockets
 	serving *serving
 	manager *manager.Manager
@@ -46,8 +50,12 @@ func Run(ctx context.Context, c Config) error {
 	if err := c.Check(); err != nil {
 		return err
 	}
-	s := &sidecar{config: &c, root: c.logger(os.Stderr), serving: newServing(), failed: make(chan error, 1)}
+	s := &sidecar{config: &c, root: c.logger(os.Stderr), serving: newServing(), failed: make(chan error, 1), replaced: make(chan struct{}, 1)}
 	s.log = s.root.Named("sidecar")
+	if err := s.inherit(); err != nil {
+		return err
+	}
+	defer s.succession.close()
 	if err := s.open(); err != nil {
 		return err
 	}
@@ -59,12 +67,20 @@ func Run(ctx context.Context, c Config) error {
 	return errors.Join(err, s.end(err != nil))
 }
 
-// open makes everything that can fail for reasons outside: sockets, then the manager.
-func (s *sidecar) open() (err error) {
-	if s.sockets, err = openSockets(s.config, s.log); err != nil {
+func (s *sidecar) inherit() (err error) {
+	if s.program, err = os.Executable(); err != nil {
 		return err
 	}
-	s.manager, err = manager.New(manager.Config{
+	s.succession, err = inherit(Supervised(), s.root.Named("keeper"))
+	return err
+}
+
+// open makes everything that can fail for reasons outside: sockets, then the manager.
+func (s *sidecar) open() (err error) {
+	if s.sockets, err = openSockets(s.config, s.succession, s.log); err != nil {
+		return err
+	}
+	s.manager, err = s.succession.manager(manager.Config{
 		Logger:    s.root.Named("manager"),
 		Limits:    s.config.Limits,
 		Exempt:    s.config.Exempt,
@@ -76,7 +92,7 @@ func (s *sidecar) open() (err error) {
 		s.sockets.close()
 		return err
 	}
-	s.control = &control{log: s.root.Named("control"), service: newService(managed{s.manager}), health: s.serving.health}
+	s.control = &control{log: s.root.Named("control"), service: newService(managed{s.manager}, s.Upgrade), health: s.serving.health}
 	s.run("manager", s.manager.Run)
 	return nil
 }
@@ -92,13 +108,13 @@ func (m managed) Watch(buffer int, kinds ...manager.EventKind) eventSource {
 // start lets operators in, then hosts, then clients.
 func (s *sidecar) start() error {
 	listening := addresses(s.sockets.clients)
-	for _, step := range []func() error{s.startControl, s.startControlTCP, s.startStatus, s.startHandoff, s.startClients} {
+	for _, step := range []func() error{s.startControl, s.startControlTCP, s.startStatus, s.startHandoff, s.startClients, s.takeStrays, s.succession.serving} {
 		if err := step(); err != nil {
 			return err
 		}
 	}
 	s.log.Info("started", "version", s.config.version(), "listen", listening, "handoff", s.config.handoff(), "control", s.config.control())
-	notify(s.log, daemon.SdNotifyReady, "STATUS="+s.condition())
+	notify(s.log, append(s.succession.mainPID(), daemon.SdNotifyReady, "STATUS="+s.condition())...)
 	if s.config.OnReady != nil {
 		s.config.OnReady(listening)
 	}
@@ -188,6 +204,7 @@ func (s *sidecar) startClients() error {
 		wanted := s.config.Listen[i]
 		ready, _ := wanted.readiness() // checked already
 		if err := s.manager.AddListener(l, manager.ListenerOptions{
+			Key:  socketKey("listen", wanted.Address),
 			Name: wanted.Name, Pool: wanted.Pool, Ready: ready, Continue: wanted.Expect == expectAnswer, Proxies: wanted.Proxies,
 		}); err != nil {
 			return err
@@ -195,6 +212,9 @@ func (s *sidecar) startClients() error {
 	}
 	return nil
 }
+
+// takeStrays takes over what the predecessor had just accepted, and closes what nobody has claimed.
+func (s *sidecar) takeStrays() error { return s.manager.TakeStrays(s.succession.estate) }
 
 // run starts a part. What ends before it is asked to has failed.
 func (s *sidecar) run(part string, f func() error) {
@@ -216,6 +236,10 @@ func (s *sidecar) untilEnd(ctx context.Context) error {
 		case err := <-s.failed:
 			s.log.Error("a part failed, so the sidecar ends", "error", err)
 			return err
+		case <-s.config.Upgrades:
+			go func() { _, _ = s.Upgrade(ctx) }() // it is logged
+		case <-s.replaced:
+			s.leave()
 		case <-s.serving.changed:
 			s.log.Info(s.condition())
 			notify(s.log, "STATUS="+s.condition())

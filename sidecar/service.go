@@ -46,11 +46,12 @@ type eventSource interface {
 type service struct {
 	pb.UnimplementedConnectionManagerServiceServer
 	connections connections
+	upgrade     func(context.Context) (pid int, err error)
 	watches     chan struct{} // one token for each open watch
 }
 
-func newService(c connections) *service {
-	return &service{connections: c, watches: make(chan struct{}, maxWatches)}
+func newService(c connections, upgrade func(context.Context) (int, error)) *service {
+	return &service{connections: c, upgrade: upgrade, watches: make(chan struct{}, maxWatches)}
 }
 
 // The calls, as the contract describes them.
@@ -77,6 +78,12 @@ func (s *service) Revoke(ctx context.Context, r *pb.RevokeRequest) (*pb.RevokeRe
 	}
 	n, err := s.connections.Revoke(ctx, ids)
 	return &pb.RevokeResponse{Revoked: uint32(n)}, err
+}
+
+// Upgrade returns when a new process serves.
+func (s *service) Upgrade(ctx context.Context, _ *pb.UpgradeRequest) (*pb.UpgradeResponse, error) {
+	pid, err := s.upgrade(ctx)
+	return &pb.UpgradeResponse{Pid: int32(pid)}, err
 }
 
 // Stop waits until no lease is left.

@@ -30,7 +30,7 @@ import (
 func served(t *testing.T, c connections) pb.ConnectionManagerServiceClient {
 	t.Helper()
 	pipe := bufconn.Listen(1 << 16)
-	ctl := &control{log: hclog.NewNullLogger(), service: newService(c), health: newServing().health}
+	ctl := &control{log: hclog.NewNullLogger(), service: newService(c, func(context.Context) (int, error) { return 7, nil }), health: newServing().health}
 	run := ctl.serve(pipe)
 	ended := make(chan error, 1)
 	go func() { ended <- run() }()

@@ -21,6 +21,7 @@ type setting struct {
 	usage    string
 	standard string // the default, for people
 	list     bool   // may be given several times
+	toggle   bool   // its flag alone says true
 	inline   bool   // may be a mapping in a file, whose text is its value
 	parse    func(c *Config, values []string) error
 	show     func(c *Config) string // the value in force
@@ -79,6 +80,17 @@ var settings = append([]setting{
 			return err
 		}),
 		show: func(c *Config) string { return showAnswers(c.Answers) },
+	},
+	{
+		key: "supervise", value: "bool", standard: "false", toggle: true,
+		usage: "run the sidecar as a child, with a keeper that takes its place if it dies: no connection is lost",
+		parse: one(func(c *Config, v string) (err error) {
+			if c.Supervise, err = strconv.ParseBool(v); err != nil {
+				return fmt.Errorf("%q is neither true nor false", v)
+			}
+			return nil
+		}),
+		show: func(c *Config) string { return strconv.FormatBool(c.Supervise) },
 	},
 	word("log-level", DefaultLogLevel, logLevels, func(c *Config) *string { return &c.LogLevel }),
 	word("log-format", DefaultLogFormat, logFormats, func(c *Config) *string { return &c.LogFormat }),

@@ -25,6 +25,9 @@ func Flags(fs *pflag.FlagSet) {
 	for i := range settings {
 		s := &settings[i]
 		fs.Var(&words{setting: s}, s.key, s.usage)
+		if s.toggle {
+			fs.Lookup(s.key).NoOptDefVal = "true"
+		}
 	}
 }
 

@@ -55,7 +55,7 @@ which answers on the client's own socket and puts the connection back.`,
 	)
 	root.AddCommand(group(groupSidecar, serveCommand(), checkCommand(), demoCommand())...)
 	root.AddCommand(group(groupOperator,
-		statusCommand(), connsCommand(), connCommand(), hostsCommand(), watchCommand(), putCommand(), revokeCommand(), closeCommand(),
+		statusCommand(), connsCommand(), connCommand(), hostsCommand(), watchCommand(), putCommand(), revokeCommand(), closeCommand(), upgradeCommand(),
 		stopCommand(), startCommand(), limitsCommand(), healthcheckCommand())...)
 	root.AddCommand(versionCommand(), exitCodesTopic())
 	return root

@@ -16,7 +16,10 @@ func serveCommand() *cobra.Command {
 		Use:   "serve",
 		Short: "Run the sidecar",
 		Long: `Runs the sidecar until SIGTERM or SIGINT. Then it drains: nothing new is accepted, leases have --drain-timeout to come back, every connection
-is closed properly. A second signal cuts that short.
+is closed properly. A second signal cuts that short. SIGUSR2 starts the program that is now in this one's place, which takes over everything (anteroom upgrade).
+
+With --supervise the sidecar runs as a child of this process, beside a keeper that shares its descriptors. If the sidecar dies, whatever of, the keeper
+becomes its successor and goes on with every connection and host. This process stands for whichever of them serves: signals go there.
 
 Every flag is also an environment variable (--log-level is ANTEROOM_LOG_LEVEL) and a key of the file that --config names (log-level). A flag
 wins over a variable, that over the file. In flags and variables, lists are separated by commas.`,
@@ -29,6 +32,7 @@ wins over a variable, that over the file. In flags and variables, lists are sepa
 			if err != nil {
 				return err
 			}
+			config.Args = os.Args[2:] // behind serve
 			return serve(cmd.Context(), config)
 		},
 	}
@@ -37,10 +41,34 @@ wins over a variable, that over the file. In flags and variables, lists are sepa
 }
 
 func serve(ctx context.Context, config sidecar.Config) error {
+	if config.Supervise && !sidecar.Supervised() {
+		return supervise(config)
+	}
 	ctx, abort, stop := untilSignal(ctx)
 	defer stop()
-	config.Version, config.Abort = version, abort
+	config.Version, config.Abort, config.Upgrades = version, abort, upgrades()
 	return sidecar.Run(ctx, config)
+}
+
+// supervise stands for the sidecar towards whoever has started this process.
+func supervise(config sidecar.Config) error {
+	status, err := sidecar.Supervise(config)
+	if err == nil {
+		os.Exit(status)
+	}
+	return err
+}
+
+// upgrades passes on each SIGUSR2.
+func upgrades() <-chan struct{} {
+	signals, wanted := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(signals, unix.SIGUSR2)
+	go func() {
+		for range signals {
+			wanted <- struct{}{}
+		}
+	}()
+	return wanted
 }
 
 // untilSignal returns a context that the first SIGTERM or SIGINT ends, and a channel that the second closes.

@@ -59,6 +59,25 @@ Their hosts are told to let go. Connections that are not leased stay as they are
 	})
 }
 
+func upgradeCommand() *cobra.Command {
+	return operatorCommand(&cobra.Command{
+		Use:   "upgrade",
+		Short: "Replace the sidecar's process by one of the program that is now in its place",
+		Long: `Starts the program that is now where the sidecar's was started from. The new process takes over every connection and host; clients see no more than a
+short pause. If the new program cannot run with the sidecar's configuration, does not start or cannot take over, nothing changes and the old process goes on.`,
+		Args: cobra.NoArgs,
+	}, func(ctx context.Context, o *operator, _ []string) error {
+		answer, err := call(ctx, upgradePatience, o.Upgrade, &pb.UpgradeRequest{})
+		if err != nil {
+			return err
+		}
+		return o.say(answer, "process %d serves now", answer.GetPid())
+	})
+}
+
+// upgradePatience is for the new program to start, beside the usual.
+const upgradePatience = 30 * time.Second
+
 func closeCommand() *cobra.Command {
 	var selected selectionFlags
 	var all bool

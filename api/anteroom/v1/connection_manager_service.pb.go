@@ -500,6 +500,89 @@ func (x *RevokeResponse) GetRevoked() uint32 {
 	return 0
 }
 
+// UpgradeRequest asks for an upgrade.
+type UpgradeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpgradeRequest) Reset() {
+	*x = UpgradeRequest{}
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpgradeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpgradeRequest) ProtoMessage() {}
+
+func (x *UpgradeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpgradeRequest.ProtoReflect.Descriptor instead.
+func (*UpgradeRequest) Descriptor() ([]byte, []int) {
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{4}
+}
+
+// UpgradeResponse says what serves now.
+type UpgradeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Process id of the new process.
+	Pid           int32 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpgradeResponse) Reset() {
+	*x = UpgradeResponse{}
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpgradeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpgradeResponse) ProtoMessage() {}
+
+func (x *UpgradeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpgradeResponse.ProtoReflect.Descriptor instead.
+func (*UpgradeResponse) Descriptor() ([]byte, []int) {
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *UpgradeResponse) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
 // StopRequest says how patiently to stop.
 type StopRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -511,7 +594,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[4]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -523,7 +606,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[4]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -536,7 +619,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{4}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *StopRequest) GetGrace() *durationpb.Duration {
@@ -559,7 +642,7 @@ type StopResponse struct {
 
 func (x *StopResponse) Reset() {
 	*x = StopResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[5]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -571,7 +654,7 @@ func (x *StopResponse) String() string {
 func (*StopResponse) ProtoMessage() {}
 
 func (x *StopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[5]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -584,7 +667,7 @@ func (x *StopResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopResponse.ProtoReflect.Descriptor instead.
 func (*StopResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{5}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *StopResponse) GetFinished() uint32 {
@@ -610,7 +693,7 @@ type StartRequest struct {
 
 func (x *StartRequest) Reset() {
 	*x = StartRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[6]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -622,7 +705,7 @@ func (x *StartRequest) String() string {
 func (*StartRequest) ProtoMessage() {}
 
 func (x *StartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[6]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -635,7 +718,7 @@ func (x *StartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
 func (*StartRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{6}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{8}
 }
 
 // StartResponse has nothing to say: the manager runs.
@@ -647,7 +730,7 @@ type StartResponse struct {
 
 func (x *StartResponse) Reset() {
 	*x = StartResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[7]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -659,7 +742,7 @@ func (x *StartResponse) String() string {
 func (*StartResponse) ProtoMessage() {}
 
 func (x *StartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[7]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -672,7 +755,7 @@ func (x *StartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartResponse.ProtoReflect.Descriptor instead.
 func (*StartResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{7}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{9}
 }
 
 // ConnectionSelection chooses connections. Fields left empty choose all; a connection must match every field that is given.
@@ -694,7 +777,7 @@ type ConnectionSelection struct {
 
 func (x *ConnectionSelection) Reset() {
 	*x = ConnectionSelection{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[8]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -706,7 +789,7 @@ func (x *ConnectionSelection) String() string {
 func (*ConnectionSelection) ProtoMessage() {}
 
 func (x *ConnectionSelection) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[8]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -719,7 +802,7 @@ func (x *ConnectionSelection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectionSelection.ProtoReflect.Descriptor instead.
 func (*ConnectionSelection) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{8}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ConnectionSelection) GetConnectionIds() []uint64 {
@@ -771,7 +854,7 @@ type CloseRequest struct {
 
 func (x *CloseRequest) Reset() {
 	*x = CloseRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[9]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -783,7 +866,7 @@ func (x *CloseRequest) String() string {
 func (*CloseRequest) ProtoMessage() {}
 
 func (x *CloseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[9]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -796,7 +879,7 @@ func (x *CloseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseRequest.ProtoReflect.Descriptor instead.
 func (*CloseRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{9}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CloseRequest) GetSelection() *ConnectionSelection {
@@ -824,7 +907,7 @@ type CloseResponse struct {
 
 func (x *CloseResponse) Reset() {
 	*x = CloseResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[10]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -836,7 +919,7 @@ func (x *CloseResponse) String() string {
 func (*CloseResponse) ProtoMessage() {}
 
 func (x *CloseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[10]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -849,7 +932,7 @@ func (x *CloseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseResponse.ProtoReflect.Descriptor instead.
 func (*CloseResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{10}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CloseResponse) GetClosed() uint32 {
@@ -868,7 +951,7 @@ type GetConnectionCountsRequest struct {
 
 func (x *GetConnectionCountsRequest) Reset() {
 	*x = GetConnectionCountsRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[11]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -880,7 +963,7 @@ func (x *GetConnectionCountsRequest) String() string {
 func (*GetConnectionCountsRequest) ProtoMessage() {}
 
 func (x *GetConnectionCountsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[11]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -893,7 +976,7 @@ func (x *GetConnectionCountsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConnectionCountsRequest.ProtoReflect.Descriptor instead.
 func (*GetConnectionCountsRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{11}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{13}
 }
 
 // GetConnectionCountsResponse is one moment's count.
@@ -912,14 +995,16 @@ type GetConnectionCountsResponse struct {
 	// Time since the start of the sidecar.
 	Uptime *durationpb.Duration `protobuf:"bytes,6,opt,name=uptime,proto3" json:"uptime,omitempty"`
 	// False between Stop and Start.
-	Running       bool `protobuf:"varint,7,opt,name=running,proto3" json:"running,omitempty"`
+	Running bool `protobuf:"varint,7,opt,name=running,proto3" json:"running,omitempty"`
+	// How often a process has taken over from another, after its death or in an upgrade.
+	Successions   uint64 `protobuf:"varint,8,opt,name=successions,proto3" json:"successions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetConnectionCountsResponse) Reset() {
 	*x = GetConnectionCountsResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[12]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -931,7 +1016,7 @@ func (x *GetConnectionCountsResponse) String() string {
 func (*GetConnectionCountsResponse) ProtoMessage() {}
 
 func (x *GetConnectionCountsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[12]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -944,7 +1029,7 @@ func (x *GetConnectionCountsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConnectionCountsResponse.ProtoReflect.Descriptor instead.
 func (*GetConnectionCountsResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{12}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetConnectionCountsResponse) GetStates() *StateCounts {
@@ -996,6 +1081,13 @@ func (x *GetConnectionCountsResponse) GetRunning() bool {
 	return false
 }
 
+func (x *GetConnectionCountsResponse) GetSuccessions() uint64 {
+	if x != nil {
+		return x.Successions
+	}
+	return 0
+}
+
 // StateCounts is a number of connections by state.
 type StateCounts struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1015,7 +1107,7 @@ type StateCounts struct {
 
 func (x *StateCounts) Reset() {
 	*x = StateCounts{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[13]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1027,7 +1119,7 @@ func (x *StateCounts) String() string {
 func (*StateCounts) ProtoMessage() {}
 
 func (x *StateCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[13]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1040,7 +1132,7 @@ func (x *StateCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateCounts.ProtoReflect.Descriptor instead.
 func (*StateCounts) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{13}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *StateCounts) GetIdle() uint32 {
@@ -1103,7 +1195,7 @@ type ListenerCounts struct {
 
 func (x *ListenerCounts) Reset() {
 	*x = ListenerCounts{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[14]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1115,7 +1207,7 @@ func (x *ListenerCounts) String() string {
 func (*ListenerCounts) ProtoMessage() {}
 
 func (x *ListenerCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[14]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1128,7 +1220,7 @@ func (x *ListenerCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListenerCounts.ProtoReflect.Descriptor instead.
 func (*ListenerCounts) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{14}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListenerCounts) GetListenerId() uint32 {
@@ -1204,7 +1296,7 @@ type PoolCounts struct {
 
 func (x *PoolCounts) Reset() {
 	*x = PoolCounts{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[15]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1216,7 +1308,7 @@ func (x *PoolCounts) String() string {
 func (*PoolCounts) ProtoMessage() {}
 
 func (x *PoolCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[15]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1229,7 +1321,7 @@ func (x *PoolCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolCounts.ProtoReflect.Descriptor instead.
 func (*PoolCounts) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{15}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PoolCounts) GetName() string {
@@ -1279,7 +1371,7 @@ type HostCounts struct {
 
 func (x *HostCounts) Reset() {
 	*x = HostCounts{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[16]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1291,7 +1383,7 @@ func (x *HostCounts) String() string {
 func (*HostCounts) ProtoMessage() {}
 
 func (x *HostCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[16]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1304,7 +1396,7 @@ func (x *HostCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostCounts.ProtoReflect.Descriptor instead.
 func (*HostCounts) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{16}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *HostCounts) GetHostId() uint32 {
@@ -1391,7 +1483,7 @@ type Totals struct {
 
 func (x *Totals) Reset() {
 	*x = Totals{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[17]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1403,7 +1495,7 @@ func (x *Totals) String() string {
 func (*Totals) ProtoMessage() {}
 
 func (x *Totals) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[17]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1416,7 +1508,7 @@ func (x *Totals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Totals.ProtoReflect.Descriptor instead.
 func (*Totals) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{17}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Totals) GetAccepted() uint64 {
@@ -1572,7 +1664,7 @@ type AnswerCount struct {
 
 func (x *AnswerCount) Reset() {
 	*x = AnswerCount{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[18]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1584,7 +1676,7 @@ func (x *AnswerCount) String() string {
 func (*AnswerCount) ProtoMessage() {}
 
 func (x *AnswerCount) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[18]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1597,7 +1689,7 @@ func (x *AnswerCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerCount.ProtoReflect.Descriptor instead.
 func (*AnswerCount) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{18}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AnswerCount) GetStatus() uint32 {
@@ -1627,7 +1719,7 @@ type ClosedCount struct {
 
 func (x *ClosedCount) Reset() {
 	*x = ClosedCount{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[19]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1639,7 +1731,7 @@ func (x *ClosedCount) String() string {
 func (*ClosedCount) ProtoMessage() {}
 
 func (x *ClosedCount) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[19]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1652,7 +1744,7 @@ func (x *ClosedCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosedCount.ProtoReflect.Descriptor instead.
 func (*ClosedCount) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{19}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ClosedCount) GetReason() CloseReason {
@@ -1678,7 +1770,7 @@ type GetKeepAliveCapacityRequest struct {
 
 func (x *GetKeepAliveCapacityRequest) Reset() {
 	*x = GetKeepAliveCapacityRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[20]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1690,7 +1782,7 @@ func (x *GetKeepAliveCapacityRequest) String() string {
 func (*GetKeepAliveCapacityRequest) ProtoMessage() {}
 
 func (x *GetKeepAliveCapacityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[20]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1703,7 +1795,7 @@ func (x *GetKeepAliveCapacityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetKeepAliveCapacityRequest.ProtoReflect.Descriptor instead.
 func (*GetKeepAliveCapacityRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{20}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{22}
 }
 
 // GetKeepAliveCapacityResponse is how many connections may be kept between requests.
@@ -1721,7 +1813,7 @@ type GetKeepAliveCapacityResponse struct {
 
 func (x *GetKeepAliveCapacityResponse) Reset() {
 	*x = GetKeepAliveCapacityResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[21]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1733,7 +1825,7 @@ func (x *GetKeepAliveCapacityResponse) String() string {
 func (*GetKeepAliveCapacityResponse) ProtoMessage() {}
 
 func (x *GetKeepAliveCapacityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[21]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1746,7 +1838,7 @@ func (x *GetKeepAliveCapacityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetKeepAliveCapacityResponse.ProtoReflect.Descriptor instead.
 func (*GetKeepAliveCapacityResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{21}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetKeepAliveCapacityResponse) GetLimit() uint32 {
@@ -1844,7 +1936,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[22]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1856,7 +1948,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[22]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1869,7 +1961,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{22}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Limits) GetMaxConnections() uint32 {
@@ -2086,7 +2178,7 @@ type SetLimitsRequest struct {
 
 func (x *SetLimitsRequest) Reset() {
 	*x = SetLimitsRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[23]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2098,7 +2190,7 @@ func (x *SetLimitsRequest) String() string {
 func (*SetLimitsRequest) ProtoMessage() {}
 
 func (x *SetLimitsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[23]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2111,7 +2203,7 @@ func (x *SetLimitsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLimitsRequest.ProtoReflect.Descriptor instead.
 func (*SetLimitsRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{23}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SetLimitsRequest) GetLimits() *Limits {
@@ -2132,7 +2224,7 @@ type SetLimitsResponse struct {
 
 func (x *SetLimitsResponse) Reset() {
 	*x = SetLimitsResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[24]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2144,7 +2236,7 @@ func (x *SetLimitsResponse) String() string {
 func (*SetLimitsResponse) ProtoMessage() {}
 
 func (x *SetLimitsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[24]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2157,7 +2249,7 @@ func (x *SetLimitsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLimitsResponse.ProtoReflect.Descriptor instead.
 func (*SetLimitsResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{24}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SetLimitsResponse) GetLimits() *Limits {
@@ -2176,7 +2268,7 @@ type GetLimitsRequest struct {
 
 func (x *GetLimitsRequest) Reset() {
 	*x = GetLimitsRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[25]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2188,7 +2280,7 @@ func (x *GetLimitsRequest) String() string {
 func (*GetLimitsRequest) ProtoMessage() {}
 
 func (x *GetLimitsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[25]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2201,7 +2293,7 @@ func (x *GetLimitsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLimitsRequest.ProtoReflect.Descriptor instead.
 func (*GetLimitsRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{25}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{27}
 }
 
 // GetLimitsResponse shows the limits.
@@ -2215,7 +2307,7 @@ type GetLimitsResponse struct {
 
 func (x *GetLimitsResponse) Reset() {
 	*x = GetLimitsResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[26]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2227,7 +2319,7 @@ func (x *GetLimitsResponse) String() string {
 func (*GetLimitsResponse) ProtoMessage() {}
 
 func (x *GetLimitsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[26]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2240,7 +2332,7 @@ func (x *GetLimitsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLimitsResponse.ProtoReflect.Descriptor instead.
 func (*GetLimitsResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{26}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GetLimitsResponse) GetLimits() *Limits {
@@ -2265,7 +2357,7 @@ type ListConnectionsRequest struct {
 
 func (x *ListConnectionsRequest) Reset() {
 	*x = ListConnectionsRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[27]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2277,7 +2369,7 @@ func (x *ListConnectionsRequest) String() string {
 func (*ListConnectionsRequest) ProtoMessage() {}
 
 func (x *ListConnectionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[27]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2290,7 +2382,7 @@ func (x *ListConnectionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListConnectionsRequest.ProtoReflect.Descriptor instead.
 func (*ListConnectionsRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{27}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListConnectionsRequest) GetPageSize() uint32 {
@@ -2327,7 +2419,7 @@ type ListConnectionsResponse struct {
 
 func (x *ListConnectionsResponse) Reset() {
 	*x = ListConnectionsResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[28]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2339,7 +2431,7 @@ func (x *ListConnectionsResponse) String() string {
 func (*ListConnectionsResponse) ProtoMessage() {}
 
 func (x *ListConnectionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[28]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2352,7 +2444,7 @@ func (x *ListConnectionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListConnectionsResponse.ProtoReflect.Descriptor instead.
 func (*ListConnectionsResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{28}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListConnectionsResponse) GetConnections() []*Connection {
@@ -2380,7 +2472,7 @@ type GetConnectionRequest struct {
 
 func (x *GetConnectionRequest) Reset() {
 	*x = GetConnectionRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[29]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2392,7 +2484,7 @@ func (x *GetConnectionRequest) String() string {
 func (*GetConnectionRequest) ProtoMessage() {}
 
 func (x *GetConnectionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[29]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2405,7 +2497,7 @@ func (x *GetConnectionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConnectionRequest.ProtoReflect.Descriptor instead.
 func (*GetConnectionRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{29}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GetConnectionRequest) GetConnectionId() uint64 {
@@ -2426,7 +2518,7 @@ type GetConnectionResponse struct {
 
 func (x *GetConnectionResponse) Reset() {
 	*x = GetConnectionResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[30]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2438,7 +2530,7 @@ func (x *GetConnectionResponse) String() string {
 func (*GetConnectionResponse) ProtoMessage() {}
 
 func (x *GetConnectionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[30]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2451,7 +2543,7 @@ func (x *GetConnectionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConnectionResponse.ProtoReflect.Descriptor instead.
 func (*GetConnectionResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{30}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *GetConnectionResponse) GetConnection() *Connection {
@@ -2496,7 +2588,7 @@ type Connection struct {
 
 func (x *Connection) Reset() {
 	*x = Connection{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[31]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2508,7 +2600,7 @@ func (x *Connection) String() string {
 func (*Connection) ProtoMessage() {}
 
 func (x *Connection) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[31]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2521,7 +2613,7 @@ func (x *Connection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Connection.ProtoReflect.Descriptor instead.
 func (*Connection) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{31}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Connection) GetConnectionId() uint64 {
@@ -2630,7 +2722,7 @@ type TcpInfo struct {
 
 func (x *TcpInfo) Reset() {
 	*x = TcpInfo{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[32]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2642,7 +2734,7 @@ func (x *TcpInfo) String() string {
 func (*TcpInfo) ProtoMessage() {}
 
 func (x *TcpInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[32]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2655,7 +2747,7 @@ func (x *TcpInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TcpInfo.ProtoReflect.Descriptor instead.
 func (*TcpInfo) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{32}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *TcpInfo) GetRtt() *durationpb.Duration {
@@ -2692,7 +2784,7 @@ type ListHostsRequest struct {
 
 func (x *ListHostsRequest) Reset() {
 	*x = ListHostsRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[33]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2704,7 +2796,7 @@ func (x *ListHostsRequest) String() string {
 func (*ListHostsRequest) ProtoMessage() {}
 
 func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[33]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2717,7 +2809,7 @@ func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsRequest.ProtoReflect.Descriptor instead.
 func (*ListHostsRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{33}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListHostsRequest) GetPageSize() uint32 {
@@ -2747,7 +2839,7 @@ type ListHostsResponse struct {
 
 func (x *ListHostsResponse) Reset() {
 	*x = ListHostsResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[34]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2759,7 +2851,7 @@ func (x *ListHostsResponse) String() string {
 func (*ListHostsResponse) ProtoMessage() {}
 
 func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[34]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2772,7 +2864,7 @@ func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsResponse.ProtoReflect.Descriptor instead.
 func (*ListHostsResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{34}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListHostsResponse) GetHosts() []*Host {
@@ -2830,7 +2922,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[35]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2842,7 +2934,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[35]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2855,7 +2947,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{35}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Host) GetHostId() uint32 {
@@ -2981,7 +3073,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[36]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2993,7 +3085,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[36]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3006,7 +3098,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{36}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *WatchRequest) GetKinds() []EventKind {
@@ -3027,7 +3119,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[37]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3039,7 +3131,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[37]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3052,7 +3144,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{37}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *WatchResponse) GetEvent() *Event {
@@ -3091,7 +3183,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[38]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3103,7 +3195,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[38]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3116,7 +3208,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{38}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Event) GetKind() EventKind {
@@ -3202,7 +3294,10 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"\rRevokeRequest\x12%\n" +
 	"\x0econnection_ids\x18\x01 \x03(\x04R\rconnectionIds\"*\n" +
 	"\x0eRevokeResponse\x12\x18\n" +
-	"\arevoked\x18\x01 \x01(\rR\arevoked\">\n" +
+	"\arevoked\x18\x01 \x01(\rR\arevoked\"\x10\n" +
+	"\x0eUpgradeRequest\"#\n" +
+	"\x0fUpgradeResponse\x12\x10\n" +
+	"\x03pid\x18\x01 \x01(\x05R\x03pid\">\n" +
 	"\vStopRequest\x12/\n" +
 	"\x05grace\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05grace\"<\n" +
 	"\fStopResponse\x12\x1a\n" +
@@ -3221,7 +3316,7 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"\x03all\x18\x02 \x01(\bR\x03all\"'\n" +
 	"\rCloseResponse\x12\x16\n" +
 	"\x06closed\x18\x01 \x01(\rR\x06closed\"\x1c\n" +
-	"\x1aGetConnectionCountsRequest\"\xe2\x02\n" +
+	"\x1aGetConnectionCountsRequest\"\x84\x03\n" +
 	"\x1bGetConnectionCountsResponse\x120\n" +
 	"\x06states\x18\x01 \x01(\v2\x18.anteroom.v1.StateCountsR\x06states\x129\n" +
 	"\tlisteners\x18\x02 \x03(\v2\x1b.anteroom.v1.ListenerCountsR\tlisteners\x12-\n" +
@@ -3229,7 +3324,8 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"\x05hosts\x18\x04 \x03(\v2\x17.anteroom.v1.HostCountsR\x05hosts\x12+\n" +
 	"\x06totals\x18\x05 \x01(\v2\x13.anteroom.v1.TotalsR\x06totals\x121\n" +
 	"\x06uptime\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x06uptime\x12\x18\n" +
-	"\arunning\x18\a \x01(\bR\arunning\"\x87\x01\n" +
+	"\arunning\x18\a \x01(\bR\arunning\x12 \n" +
+	"\vsuccessions\x18\b \x01(\x04R\vsuccessions\"\x87\x01\n" +
 	"\vStateCounts\x12\x12\n" +
 	"\x04idle\x18\x01 \x01(\rR\x04idle\x12\x14\n" +
 	"\x05ready\x18\x02 \x01(\rR\x05ready\x12\x16\n" +
@@ -3480,7 +3576,7 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"\x12\x1c\n" +
 	"\x18EVENT_KIND_LEASE_OVERDUE\x10\v\x12\x18\n" +
 	"\x14EVENT_KIND_HOST_HUNG\x10\f\x12\x19\n" +
-	"\x15EVENT_KIND_HOST_ALIVE\x10\r2\x87\b\n" +
+	"\x15EVENT_KIND_HOST_ALIVE\x10\r2\xcd\b\n" +
 	"\x18ConnectionManagerService\x128\n" +
 	"\x03Put\x12\x17.anteroom.v1.PutRequest\x1a\x18.anteroom.v1.PutResponse\x12A\n" +
 	"\x06Revoke\x12\x1a.anteroom.v1.RevokeRequest\x1a\x1b.anteroom.v1.RevokeResponse\x12;\n" +
@@ -3493,7 +3589,8 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"\tGetLimits\x12\x1d.anteroom.v1.GetLimitsRequest\x1a\x1e.anteroom.v1.GetLimitsResponse\x12\\\n" +
 	"\x0fListConnections\x12#.anteroom.v1.ListConnectionsRequest\x1a$.anteroom.v1.ListConnectionsResponse\x12V\n" +
 	"\rGetConnection\x12!.anteroom.v1.GetConnectionRequest\x1a\".anteroom.v1.GetConnectionResponse\x12J\n" +
-	"\tListHosts\x12\x1d.anteroom.v1.ListHostsRequest\x1a\x1e.anteroom.v1.ListHostsResponse\x12@\n" +
+	"\tListHosts\x12\x1d.anteroom.v1.ListHostsRequest\x1a\x1e.anteroom.v1.ListHostsResponse\x12D\n" +
+	"\aUpgrade\x12\x1b.anteroom.v1.UpgradeRequest\x1a\x1c.anteroom.v1.UpgradeResponse\x12@\n" +
 	"\x05Watch\x12\x19.anteroom.v1.WatchRequest\x1a\x1a.anteroom.v1.WatchResponse0\x01B<Z:github.com/anteroom-io/anteroom/api/anteroom/v1;anteroomv1b\x06proto3"
 
 var (
@@ -3509,7 +3606,7 @@ func file_anteroom_v1_connection_manager_service_proto_rawDescGZIP() []byte {
 }
 
 var file_anteroom_v1_connection_manager_service_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_anteroom_v1_connection_manager_service_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_anteroom_v1_connection_manager_service_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_anteroom_v1_connection_manager_service_proto_goTypes = []any{
 	(ConnectionState)(0),                 // 0: anteroom.v1.ConnectionState
 	(CloseReason)(0),                     // 1: anteroom.v1.CloseReason
@@ -3518,119 +3615,123 @@ var file_anteroom_v1_connection_manager_service_proto_goTypes = []any{
 	(*PutResponse)(nil),                  // 4: anteroom.v1.PutResponse
 	(*RevokeRequest)(nil),                // 5: anteroom.v1.RevokeRequest
 	(*RevokeResponse)(nil),               // 6: anteroom.v1.RevokeResponse
-	(*StopRequest)(nil),                  // 7: anteroom.v1.StopRequest
-	(*StopResponse)(nil),                 // 8: anteroom.v1.StopResponse
-	(*StartRequest)(nil),                 // 9: anteroom.v1.StartRequest
-	(*StartResponse)(nil),                // 10: anteroom.v1.StartResponse
-	(*ConnectionSelection)(nil),          // 11: anteroom.v1.ConnectionSelection
-	(*CloseRequest)(nil),                 // 12: anteroom.v1.CloseRequest
-	(*CloseResponse)(nil),                // 13: anteroom.v1.CloseResponse
-	(*GetConnectionCountsRequest)(nil),   // 14: anteroom.v1.GetConnectionCountsRequest
-	(*GetConnectionCountsResponse)(nil),  // 15: anteroom.v1.GetConnectionCountsResponse
-	(*StateCounts)(nil),                  // 16: anteroom.v1.StateCounts
-	(*ListenerCounts)(nil),               // 17: anteroom.v1.ListenerCounts
-	(*PoolCounts)(nil),                   // 18: anteroom.v1.PoolCounts
-	(*HostCounts)(nil),                   // 19: anteroom.v1.HostCounts
-	(*Totals)(nil),                       // 20: anteroom.v1.Totals
-	(*AnswerCount)(nil),                  // 21: anteroom.v1.AnswerCount
-	(*ClosedCount)(nil),                  // 22: anteroom.v1.ClosedCount
-	(*GetKeepAliveCapacityRequest)(nil),  // 23: anteroom.v1.GetKeepAliveCapacityRequest
-	(*GetKeepAliveCapacityResponse)(nil), // 24: anteroom.v1.GetKeepAliveCapacityResponse
-	(*Limits)(nil),                       // 25: anteroom.v1.Limits
-	(*SetLimitsRequest)(nil),             // 26: anteroom.v1.SetLimitsRequest
-	(*SetLimitsResponse)(nil),            // 27: anteroom.v1.SetLimitsResponse
-	(*GetLimitsRequest)(nil),             // 28: anteroom.v1.GetLimitsRequest
-	(*GetLimitsResponse)(nil),            // 29: anteroom.v1.GetLimitsResponse
-	(*ListConnectionsRequest)(nil),       // 30: anteroom.v1.ListConnectionsRequest
-	(*ListConnectionsResponse)(nil),      // 31: anteroom.v1.ListConnectionsResponse
-	(*GetConnectionRequest)(nil),         // 32: anteroom.v1.GetConnectionRequest
-	(*GetConnectionResponse)(nil),        // 33: anteroom.v1.GetConnectionResponse
-	(*Connection)(nil),                   // 34: anteroom.v1.Connection
-	(*TcpInfo)(nil),                      // 35: anteroom.v1.TcpInfo
-	(*ListHostsRequest)(nil),             // 36: anteroom.v1.ListHostsRequest
-	(*ListHostsResponse)(nil),            // 37: anteroom.v1.ListHostsResponse
-	(*Host)(nil),                         // 38: anteroom.v1.Host
-	(*WatchRequest)(nil),                 // 39: anteroom.v1.WatchRequest
-	(*WatchResponse)(nil),                // 40: anteroom.v1.WatchResponse
-	(*Event)(nil),                        // 41: anteroom.v1.Event
-	(*durationpb.Duration)(nil),          // 42: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),        // 43: google.protobuf.Timestamp
+	(*UpgradeRequest)(nil),               // 7: anteroom.v1.UpgradeRequest
+	(*UpgradeResponse)(nil),              // 8: anteroom.v1.UpgradeResponse
+	(*StopRequest)(nil),                  // 9: anteroom.v1.StopRequest
+	(*StopResponse)(nil),                 // 10: anteroom.v1.StopResponse
+	(*StartRequest)(nil),                 // 11: anteroom.v1.StartRequest
+	(*StartResponse)(nil),                // 12: anteroom.v1.StartResponse
+	(*ConnectionSelection)(nil),          // 13: anteroom.v1.ConnectionSelection
+	(*CloseRequest)(nil),                 // 14: anteroom.v1.CloseRequest
+	(*CloseResponse)(nil),                // 15: anteroom.v1.CloseResponse
+	(*GetConnectionCountsRequest)(nil),   // 16: anteroom.v1.GetConnectionCountsRequest
+	(*GetConnectionCountsResponse)(nil),  // 17: anteroom.v1.GetConnectionCountsResponse
+	(*StateCounts)(nil),                  // 18: anteroom.v1.StateCounts
+	(*ListenerCounts)(nil),               // 19: anteroom.v1.ListenerCounts
+	(*PoolCounts)(nil),                   // 20: anteroom.v1.PoolCounts
+	(*HostCounts)(nil),                   // 21: anteroom.v1.HostCounts
+	(*Totals)(nil),                       // 22: anteroom.v1.Totals
+	(*AnswerCount)(nil),                  // 23: anteroom.v1.AnswerCount
+	(*ClosedCount)(nil),                  // 24: anteroom.v1.ClosedCount
+	(*GetKeepAliveCapacityRequest)(nil),  // 25: anteroom.v1.GetKeepAliveCapacityRequest
+	(*GetKeepAliveCapacityResponse)(nil), // 26: anteroom.v1.GetKeepAliveCapacityResponse
+	(*Limits)(nil),                       // 27: anteroom.v1.Limits
+	(*SetLimitsRequest)(nil),             // 28: anteroom.v1.SetLimitsRequest
+	(*SetLimitsResponse)(nil),            // 29: anteroom.v1.SetLimitsResponse
+	(*GetLimitsRequest)(nil),             // 30: anteroom.v1.GetLimitsRequest
+	(*GetLimitsResponse)(nil),            // 31: anteroom.v1.GetLimitsResponse
+	(*ListConnectionsRequest)(nil),       // 32: anteroom.v1.ListConnectionsRequest
+	(*ListConnectionsResponse)(nil),      // 33: anteroom.v1.ListConnectionsResponse
+	(*GetConnectionRequest)(nil),         // 34: anteroom.v1.GetConnectionRequest
+	(*GetConnectionResponse)(nil),        // 35: anteroom.v1.GetConnectionResponse
+	(*Connection)(nil),                   // 36: anteroom.v1.Connection
+	(*TcpInfo)(nil),                      // 37: anteroom.v1.TcpInfo
+	(*ListHostsRequest)(nil),             // 38: anteroom.v1.ListHostsRequest
+	(*ListHostsResponse)(nil),            // 39: anteroom.v1.ListHostsResponse
+	(*Host)(nil),                         // 40: anteroom.v1.Host
+	(*WatchRequest)(nil),                 // 41: anteroom.v1.WatchRequest
+	(*WatchResponse)(nil),                // 42: anteroom.v1.WatchResponse
+	(*Event)(nil),                        // 43: anteroom.v1.Event
+	(*durationpb.Duration)(nil),          // 44: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),        // 45: google.protobuf.Timestamp
 }
 var file_anteroom_v1_connection_manager_service_proto_depIdxs = []int32{
-	42, // 0: anteroom.v1.PutRequest.keep_alive_timeout:type_name -> google.protobuf.Duration
-	42, // 1: anteroom.v1.StopRequest.grace:type_name -> google.protobuf.Duration
+	44, // 0: anteroom.v1.PutRequest.keep_alive_timeout:type_name -> google.protobuf.Duration
+	44, // 1: anteroom.v1.StopRequest.grace:type_name -> google.protobuf.Duration
 	0,  // 2: anteroom.v1.ConnectionSelection.states:type_name -> anteroom.v1.ConnectionState
-	11, // 3: anteroom.v1.CloseRequest.selection:type_name -> anteroom.v1.ConnectionSelection
-	16, // 4: anteroom.v1.GetConnectionCountsResponse.states:type_name -> anteroom.v1.StateCounts
-	17, // 5: anteroom.v1.GetConnectionCountsResponse.listeners:type_name -> anteroom.v1.ListenerCounts
-	18, // 6: anteroom.v1.GetConnectionCountsResponse.pools:type_name -> anteroom.v1.PoolCounts
-	19, // 7: anteroom.v1.GetConnectionCountsResponse.hosts:type_name -> anteroom.v1.HostCounts
-	20, // 8: anteroom.v1.GetConnectionCountsResponse.totals:type_name -> anteroom.v1.Totals
-	42, // 9: anteroom.v1.GetConnectionCountsResponse.uptime:type_name -> google.protobuf.Duration
-	16, // 10: anteroom.v1.ListenerCounts.states:type_name -> anteroom.v1.StateCounts
-	16, // 11: anteroom.v1.PoolCounts.states:type_name -> anteroom.v1.StateCounts
-	22, // 12: anteroom.v1.Totals.closed:type_name -> anteroom.v1.ClosedCount
-	21, // 13: anteroom.v1.Totals.answers:type_name -> anteroom.v1.AnswerCount
+	13, // 3: anteroom.v1.CloseRequest.selection:type_name -> anteroom.v1.ConnectionSelection
+	18, // 4: anteroom.v1.GetConnectionCountsResponse.states:type_name -> anteroom.v1.StateCounts
+	19, // 5: anteroom.v1.GetConnectionCountsResponse.listeners:type_name -> anteroom.v1.ListenerCounts
+	20, // 6: anteroom.v1.GetConnectionCountsResponse.pools:type_name -> anteroom.v1.PoolCounts
+	21, // 7: anteroom.v1.GetConnectionCountsResponse.hosts:type_name -> anteroom.v1.HostCounts
+	22, // 8: anteroom.v1.GetConnectionCountsResponse.totals:type_name -> anteroom.v1.Totals
+	44, // 9: anteroom.v1.GetConnectionCountsResponse.uptime:type_name -> google.protobuf.Duration
+	18, // 10: anteroom.v1.ListenerCounts.states:type_name -> anteroom.v1.StateCounts
+	18, // 11: anteroom.v1.PoolCounts.states:type_name -> anteroom.v1.StateCounts
+	24, // 12: anteroom.v1.Totals.closed:type_name -> anteroom.v1.ClosedCount
+	23, // 13: anteroom.v1.Totals.answers:type_name -> anteroom.v1.AnswerCount
 	1,  // 14: anteroom.v1.ClosedCount.reason:type_name -> anteroom.v1.CloseReason
-	42, // 15: anteroom.v1.Limits.keep_alive_timeout:type_name -> google.protobuf.Duration
-	42, // 16: anteroom.v1.Limits.first_byte_timeout:type_name -> google.protobuf.Duration
-	42, // 17: anteroom.v1.Limits.request_timeout:type_name -> google.protobuf.Duration
-	42, // 18: anteroom.v1.Limits.queue_timeout:type_name -> google.protobuf.Duration
-	42, // 19: anteroom.v1.Limits.lease_timeout:type_name -> google.protobuf.Duration
-	42, // 20: anteroom.v1.Limits.send_timeout:type_name -> google.protobuf.Duration
-	42, // 21: anteroom.v1.Limits.linger_timeout:type_name -> google.protobuf.Duration
-	42, // 22: anteroom.v1.Limits.max_age:type_name -> google.protobuf.Duration
-	42, // 23: anteroom.v1.Limits.min_idle:type_name -> google.protobuf.Duration
-	42, // 24: anteroom.v1.Limits.lease_warn:type_name -> google.protobuf.Duration
-	42, // 25: anteroom.v1.Limits.ping_interval:type_name -> google.protobuf.Duration
-	42, // 26: anteroom.v1.Limits.ping_timeout:type_name -> google.protobuf.Duration
-	42, // 27: anteroom.v1.Limits.hang_timeout:type_name -> google.protobuf.Duration
-	25, // 28: anteroom.v1.SetLimitsRequest.limits:type_name -> anteroom.v1.Limits
-	25, // 29: anteroom.v1.SetLimitsResponse.limits:type_name -> anteroom.v1.Limits
-	25, // 30: anteroom.v1.GetLimitsResponse.limits:type_name -> anteroom.v1.Limits
-	11, // 31: anteroom.v1.ListConnectionsRequest.filter:type_name -> anteroom.v1.ConnectionSelection
-	34, // 32: anteroom.v1.ListConnectionsResponse.connections:type_name -> anteroom.v1.Connection
-	34, // 33: anteroom.v1.GetConnectionResponse.connection:type_name -> anteroom.v1.Connection
+	44, // 15: anteroom.v1.Limits.keep_alive_timeout:type_name -> google.protobuf.Duration
+	44, // 16: anteroom.v1.Limits.first_byte_timeout:type_name -> google.protobuf.Duration
+	44, // 17: anteroom.v1.Limits.request_timeout:type_name -> google.protobuf.Duration
+	44, // 18: anteroom.v1.Limits.queue_timeout:type_name -> google.protobuf.Duration
+	44, // 19: anteroom.v1.Limits.lease_timeout:type_name -> google.protobuf.Duration
+	44, // 20: anteroom.v1.Limits.send_timeout:type_name -> google.protobuf.Duration
+	44, // 21: anteroom.v1.Limits.linger_timeout:type_name -> google.protobuf.Duration
+	44, // 22: anteroom.v1.Limits.max_age:type_name -> google.protobuf.Duration
+	44, // 23: anteroom.v1.Limits.min_idle:type_name -> google.protobuf.Duration
+	44, // 24: anteroom.v1.Limits.lease_warn:type_name -> google.protobuf.Duration
+	44, // 25: anteroom.v1.Limits.ping_interval:type_name -> google.protobuf.Duration
+	44, // 26: anteroom.v1.Limits.ping_timeout:type_name -> google.protobuf.Duration
+	44, // 27: anteroom.v1.Limits.hang_timeout:type_name -> google.protobuf.Duration
+	27, // 28: anteroom.v1.SetLimitsRequest.limits:type_name -> anteroom.v1.Limits
+	27, // 29: anteroom.v1.SetLimitsResponse.limits:type_name -> anteroom.v1.Limits
+	27, // 30: anteroom.v1.GetLimitsResponse.limits:type_name -> anteroom.v1.Limits
+	13, // 31: anteroom.v1.ListConnectionsRequest.filter:type_name -> anteroom.v1.ConnectionSelection
+	36, // 32: anteroom.v1.ListConnectionsResponse.connections:type_name -> anteroom.v1.Connection
+	36, // 33: anteroom.v1.GetConnectionResponse.connection:type_name -> anteroom.v1.Connection
 	0,  // 34: anteroom.v1.Connection.state:type_name -> anteroom.v1.ConnectionState
-	42, // 35: anteroom.v1.Connection.age:type_name -> google.protobuf.Duration
-	42, // 36: anteroom.v1.Connection.time_in_state:type_name -> google.protobuf.Duration
-	35, // 37: anteroom.v1.Connection.tcp:type_name -> anteroom.v1.TcpInfo
-	42, // 38: anteroom.v1.TcpInfo.rtt:type_name -> google.protobuf.Duration
-	38, // 39: anteroom.v1.ListHostsResponse.hosts:type_name -> anteroom.v1.Host
-	42, // 40: anteroom.v1.Host.attached:type_name -> google.protobuf.Duration
+	44, // 35: anteroom.v1.Connection.age:type_name -> google.protobuf.Duration
+	44, // 36: anteroom.v1.Connection.time_in_state:type_name -> google.protobuf.Duration
+	37, // 37: anteroom.v1.Connection.tcp:type_name -> anteroom.v1.TcpInfo
+	44, // 38: anteroom.v1.TcpInfo.rtt:type_name -> google.protobuf.Duration
+	40, // 39: anteroom.v1.ListHostsResponse.hosts:type_name -> anteroom.v1.Host
+	44, // 40: anteroom.v1.Host.attached:type_name -> google.protobuf.Duration
 	2,  // 41: anteroom.v1.WatchRequest.kinds:type_name -> anteroom.v1.EventKind
-	41, // 42: anteroom.v1.WatchResponse.event:type_name -> anteroom.v1.Event
+	43, // 42: anteroom.v1.WatchResponse.event:type_name -> anteroom.v1.Event
 	2,  // 43: anteroom.v1.Event.kind:type_name -> anteroom.v1.EventKind
-	43, // 44: anteroom.v1.Event.time:type_name -> google.protobuf.Timestamp
+	45, // 44: anteroom.v1.Event.time:type_name -> google.protobuf.Timestamp
 	1,  // 45: anteroom.v1.Event.reason:type_name -> anteroom.v1.CloseReason
 	3,  // 46: anteroom.v1.ConnectionManagerService.Put:input_type -> anteroom.v1.PutRequest
 	5,  // 47: anteroom.v1.ConnectionManagerService.Revoke:input_type -> anteroom.v1.RevokeRequest
-	7,  // 48: anteroom.v1.ConnectionManagerService.Stop:input_type -> anteroom.v1.StopRequest
-	9,  // 49: anteroom.v1.ConnectionManagerService.Start:input_type -> anteroom.v1.StartRequest
-	12, // 50: anteroom.v1.ConnectionManagerService.Close:input_type -> anteroom.v1.CloseRequest
-	14, // 51: anteroom.v1.ConnectionManagerService.GetConnectionCounts:input_type -> anteroom.v1.GetConnectionCountsRequest
-	23, // 52: anteroom.v1.ConnectionManagerService.GetKeepAliveCapacity:input_type -> anteroom.v1.GetKeepAliveCapacityRequest
-	26, // 53: anteroom.v1.ConnectionManagerService.SetLimits:input_type -> anteroom.v1.SetLimitsRequest
-	28, // 54: anteroom.v1.ConnectionManagerService.GetLimits:input_type -> anteroom.v1.GetLimitsRequest
-	30, // 55: anteroom.v1.ConnectionManagerService.ListConnections:input_type -> anteroom.v1.ListConnectionsRequest
-	32, // 56: anteroom.v1.ConnectionManagerService.GetConnection:input_type -> anteroom.v1.GetConnectionRequest
-	36, // 57: anteroom.v1.ConnectionManagerService.ListHosts:input_type -> anteroom.v1.ListHostsRequest
-	39, // 58: anteroom.v1.ConnectionManagerService.Watch:input_type -> anteroom.v1.WatchRequest
-	4,  // 59: anteroom.v1.ConnectionManagerService.Put:output_type -> anteroom.v1.PutResponse
-	6,  // 60: anteroom.v1.ConnectionManagerService.Revoke:output_type -> anteroom.v1.RevokeResponse
-	8,  // 61: anteroom.v1.ConnectionManagerService.Stop:output_type -> anteroom.v1.StopResponse
-	10, // 62: anteroom.v1.ConnectionManagerService.Start:output_type -> anteroom.v1.StartResponse
-	13, // 63: anteroom.v1.ConnectionManagerService.Close:output_type -> anteroom.v1.CloseResponse
-	15, // 64: anteroom.v1.ConnectionManagerService.GetConnectionCounts:output_type -> anteroom.v1.GetConnectionCountsResponse
-	24, // 65: anteroom.v1.ConnectionManagerService.GetKeepAliveCapacity:output_type -> anteroom.v1.GetKeepAliveCapacityResponse
-	27, // 66: anteroom.v1.ConnectionManagerService.SetLimits:output_type -> anteroom.v1.SetLimitsResponse
-	29, // 67: anteroom.v1.ConnectionManagerService.GetLimits:output_type -> anteroom.v1.GetLimitsResponse
-	31, // 68: anteroom.v1.ConnectionManagerService.ListConnections:output_type -> anteroom.v1.ListConnectionsResponse
-	33, // 69: anteroom.v1.ConnectionManagerService.GetConnection:output_type -> anteroom.v1.GetConnectionResponse
-	37, // 70: anteroom.v1.ConnectionManagerService.ListHosts:output_type -> anteroom.v1.ListHostsResponse
-	40, // 71: anteroom.v1.ConnectionManagerService.Watch:output_type -> anteroom.v1.WatchResponse
-	59, // [59:72] is the sub-list for method output_type
-	46, // [46:59] is the sub-list for method input_type
+	9,  // 48: anteroom.v1.ConnectionManagerService.Stop:input_type -> anteroom.v1.StopRequest
+	11, // 49: anteroom.v1.ConnectionManagerService.Start:input_type -> anteroom.v1.StartRequest
+	14, // 50: anteroom.v1.ConnectionManagerService.Close:input_type -> anteroom.v1.CloseRequest
+	16, // 51: anteroom.v1.ConnectionManagerService.GetConnectionCounts:input_type -> anteroom.v1.GetConnectionCountsRequest
+	25, // 52: anteroom.v1.ConnectionManagerService.GetKeepAliveCapacity:input_type -> anteroom.v1.GetKeepAliveCapacityRequest
+	28, // 53: anteroom.v1.ConnectionManagerService.SetLimits:input_type -> anteroom.v1.SetLimitsRequest
+	30, // 54: anteroom.v1.ConnectionManagerService.GetLimits:input_type -> anteroom.v1.GetLimitsRequest
+	32, // 55: anteroom.v1.ConnectionManagerService.ListConnections:input_type -> anteroom.v1.ListConnectionsRequest
+	34, // 56: anteroom.v1.ConnectionManagerService.GetConnection:input_type -> anteroom.v1.GetConnectionRequest
+	38, // 57: anteroom.v1.ConnectionManagerService.ListHosts:input_type -> anteroom.v1.ListHostsRequest
+	7,  // 58: anteroom.v1.ConnectionManagerService.Upgrade:input_type -> anteroom.v1.UpgradeRequest
+	41, // 59: anteroom.v1.ConnectionManagerService.Watch:input_type -> anteroom.v1.WatchRequest
+	4,  // 60: anteroom.v1.ConnectionManagerService.Put:output_type -> anteroom.v1.PutResponse
+	6,  // 61: anteroom.v1.ConnectionManagerService.Revoke:output_type -> anteroom.v1.RevokeResponse
+	10, // 62: anteroom.v1.ConnectionManagerService.Stop:output_type -> anteroom.v1.StopResponse
+	12, // 63: anteroom.v1.ConnectionManagerService.Start:output_type -> anteroom.v1.StartResponse
+	15, // 64: anteroom.v1.ConnectionManagerService.Close:output_type -> anteroom.v1.CloseResponse
+	17, // 65: anteroom.v1.ConnectionManagerService.GetConnectionCounts:output_type -> anteroom.v1.GetConnectionCountsResponse
+	26, // 66: anteroom.v1.ConnectionManagerService.GetKeepAliveCapacity:output_type -> anteroom.v1.GetKeepAliveCapacityResponse
+	29, // 67: anteroom.v1.ConnectionManagerService.SetLimits:output_type -> anteroom.v1.SetLimitsResponse
+	31, // 68: anteroom.v1.ConnectionManagerService.GetLimits:output_type -> anteroom.v1.GetLimitsResponse
+	33, // 69: anteroom.v1.ConnectionManagerService.ListConnections:output_type -> anteroom.v1.ListConnectionsResponse
+	35, // 70: anteroom.v1.ConnectionManagerService.GetConnection:output_type -> anteroom.v1.GetConnectionResponse
+	39, // 71: anteroom.v1.ConnectionManagerService.ListHosts:output_type -> anteroom.v1.ListHostsResponse
+	8,  // 72: anteroom.v1.ConnectionManagerService.Upgrade:output_type -> anteroom.v1.UpgradeResponse
+	42, // 73: anteroom.v1.ConnectionManagerService.Watch:output_type -> anteroom.v1.WatchResponse
+	60, // [60:74] is the sub-list for method output_type
+	46, // [46:60] is the sub-list for method input_type
 	46, // [46:46] is the sub-list for extension type_name
 	46, // [46:46] is the sub-list for extension extendee
 	0,  // [0:46] is the sub-list for field type_name
@@ -3641,14 +3742,14 @@ func file_anteroom_v1_connection_manager_service_proto_init() {
 	if File_anteroom_v1_connection_manager_service_proto != nil {
 		return
 	}
-	file_anteroom_v1_connection_manager_service_proto_msgTypes[22].OneofWrappers = []any{}
+	file_anteroom_v1_connection_manager_service_proto_msgTypes[24].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_anteroom_v1_connection_manager_service_proto_rawDesc), len(file_anteroom_v1_connection_manager_service_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   39,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -33,6 +33,7 @@ const (
 	ConnectionManagerService_ListConnections_FullMethodName      = "/anteroom.v1.ConnectionManagerService/ListConnections"
 	ConnectionManagerService_GetConnection_FullMethodName        = "/anteroom.v1.ConnectionManagerService/GetConnection"
 	ConnectionManagerService_ListHosts_FullMethodName            = "/anteroom.v1.ConnectionManagerService/ListHosts"
+	ConnectionManagerService_Upgrade_FullMethodName              = "/anteroom.v1.ConnectionManagerService/Upgrade"
 	ConnectionManagerService_Watch_FullMethodName                = "/anteroom.v1.ConnectionManagerService/Watch"
 )
 
@@ -94,6 +95,11 @@ type ConnectionManagerServiceClient interface {
 	GetConnection(ctx context.Context, in *GetConnectionRequest, opts ...grpc.CallOption) (*GetConnectionResponse, error)
 	// ListHosts lists the attached hosts page by page, in the order in which they attached.
 	ListHosts(ctx context.Context, in *ListHostsRequest, opts ...grpc.CallOption) (*ListHostsResponse, error)
+	// Upgrade replaces the sidecar's process by a new one of the program that is now where this one's was started from, which goes on with every connection and host.
+	// The new program is asked first whether it could run. The call returns when the new process serves; then the one that was asked leaves.
+	//
+	//	FAILED_PRECONDITION   the new program cannot take over; nothing has changed.
+	Upgrade(ctx context.Context, in *UpgradeRequest, opts ...grpc.CallOption) (*UpgradeResponse, error)
 	// Watch streams events from now on, until the caller ends it or the sidecar shuts down. The response's headers arrive once the watch is
 	// in place. A caller that reads slowly loses events, never slows the manager, and is told how many it lost.
 	//
@@ -229,6 +235,16 @@ func (c *connectionManagerServiceClient) ListHosts(ctx context.Context, in *List
 	return out, nil
 }
 
+func (c *connectionManagerServiceClient) Upgrade(ctx context.Context, in *UpgradeRequest, opts ...grpc.CallOption) (*UpgradeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UpgradeResponse)
+	err := c.cc.Invoke(ctx, ConnectionManagerService_Upgrade_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *connectionManagerServiceClient) Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &ConnectionManagerService_ServiceDesc.Streams[0], ConnectionManagerService_Watch_FullMethodName, cOpts...)
@@ -306,6 +322,11 @@ type ConnectionManagerServiceServer interface {
 	GetConnection(context.Context, *GetConnectionRequest) (*GetConnectionResponse, error)
 	// ListHosts lists the attached hosts page by page, in the order in which they attached.
 	ListHosts(context.Context, *ListHostsRequest) (*ListHostsResponse, error)
+	// Upgrade replaces the sidecar's process by a new one of the program that is now where this one's was started from, which goes on with every connection and host.
+	// The new program is asked first whether it could run. The call returns when the new process serves; then the one that was asked leaves.
+	//
+	//	FAILED_PRECONDITION   the new program cannot take over; nothing has changed.
+	Upgrade(context.Context, *UpgradeRequest) (*UpgradeResponse, error)
 	// Watch streams events from now on, until the caller ends it or the sidecar shuts down. The response's headers arrive once the watch is
 	// in place. A caller that reads slowly loses events, never slows the manager, and is told how many it lost.
 	//
@@ -356,6 +377,9 @@ func (UnimplementedConnectionManagerServiceServer) GetConnection(context.Context
 }
 func (UnimplementedConnectionManagerServiceServer) ListHosts(context.Context, *ListHostsRequest) (*ListHostsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListHosts not implemented")
+}
+func (UnimplementedConnectionManagerServiceServer) Upgrade(context.Context, *UpgradeRequest) (*UpgradeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Upgrade not implemented")
 }
 func (UnimplementedConnectionManagerServiceServer) Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error {
 	return status.Error(codes.Unimplemented, "method Watch not implemented")
@@ -598,6 +622,24 @@ func _ConnectionManagerService_ListHosts_Handler(srv interface{}, ctx context.Co
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ConnectionManagerService_Upgrade_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpgradeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ConnectionManagerServiceServer).Upgrade(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ConnectionManagerService_Upgrade_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ConnectionManagerServiceServer).Upgrade(ctx, req.(*UpgradeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ConnectionManagerService_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(WatchRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -663,6 +705,10 @@ var ConnectionManagerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListHosts",
 			Handler:    _ConnectionManagerService_ListHosts_Handler,
+		},
+		{
+			MethodName: "Upgrade",
+			Handler:    _ConnectionManagerService_Upgrade_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

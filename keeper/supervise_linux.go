@@ -1,0 +1,177 @@
+package keeper
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
+)
+
+// SupervisorVariable tells a supervised process, and its successors, the number of a pipe on which to announce itself (Announce).
+const SupervisorVariable = "ANTEROOM_SUPERVISOR"
+
+// Starting anew begins after firstPause; the pause doubles with each process that ends soon, up to lastPause.
+const (
+	firstPause = 100 * time.Millisecond
+	lastPause  = 10 * time.Second
+	soon       = 10 * time.Second
+)
+
+// supervisor keeps one program running. It stands for it towards whoever started it: its process id stays, whatever happens to the program's.
+type supervisor struct {
+	program Program
+	log     hclog.Logger
+	pipe    *os.File // the programs' end
+
+	mu      sync.Mutex
+	current int       // process id of the one that serves, 0: none; mu
+	ending  os.Signal // the signal that asked for the end; mu
+}
+
+// Supervise runs a program until it ends of itself, passes signals on to it, and returns its exit status. If it dies its keeper becomes its successor; only if
+// that dies too is the program started anew. Every descendant that loses its parent becomes a child of this process (PR_SET_CHILD_SUBREAPER, prctl(2)).
+func Supervise(program Program, log hclog.Logger) (status int, err error) {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return 0, fmt.Errorf("prctl(PR_SET_CHILD_SUBREAPER): %w", err)
+	}
+	announcements, pipe, err := os.Pipe()
+	if err != nil {
+		return 0, err
+	}
+	s := &supervisor{program: program, log: log, pipe: pipe}
+	go s.listen(announcements)
+	stop := s.passSignals()
+	defer stop()
+	return s.run()
+}
+
+// run starts the program until it ends of itself.
+func (s *supervisor) run() (status int, err error) {
+	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+		began := time.Now()
+		if err := s.start(); err != nil {
+			return 0, err
+		}
+		end := s.reap()
+		if own, done := s.done(end); done {
+			return own, nil
+		}
+		if time.Since(began) > soon {
+			pause = firstPause
+		}
+		s.log.Error("the sidecar and its keeper have died, connections are lost; starting anew", "status", describe(end), "in", pause)
+		time.Sleep(pause)
+	}
+}
+
+func (s *supervisor) start() error {
+	const passed = 3
+	env := append(s.program.Env, SupervisorVariable+"="+strconv.Itoa(passed))
+	process, err := os.StartProcess(s.program.Path, s.program.Args, &os.ProcAttr{Env: env, Files: []*os.File{os.Stdin, os.Stdout, os.Stderr, s.pipe}})
+	if err != nil {
+		return fmt.Errorf("starting the sidecar: %w", err)
+	}
+	s.mu.Lock()
+	s.current = process.Pid
+	s.mu.Unlock()
+	return process.Release() // reap waits for every child alike
+}
+
+// reap waits until no child is left, and returns how the last one that served has ended.
+func (s *supervisor) reap() (last unix.WaitStatus) {
+	for {
+		var status unix.WaitStatus
+		pid, err := unix.Wait4(-1, &status, 0, nil)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil: // ECHILD
+			return last
+		case pid == s.serving():
+			last = status
+			s.log.Debug("the sidecar's process has ended", "pid", pid, "status", describe(status))
+		}
+	}
+}
+
+func (s *supervisor) serving() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.current
+}
+
+// done reports whether the program has ended because it wanted to, and its exit status. A program that cannot start says so by its status, and would again.
+func (s *supervisor) done(end unix.WaitStatus) (status int, done bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if end.Signaled() {
+		return 128 + int(end.Signal()), s.ending != nil
+	}
+	return end.ExitStatus(), true
+}
+
+func describe(status unix.WaitStatus) string {
+	if status.Signaled() {
+		return status.Signal().String()
+	}
+	return "exit status " + strconv.Itoa(status.ExitStatus())
+}
+
+// listen learns which process serves.
+func (s *supervisor) listen(announcements io.Reader) {
+	for lines := bufio.NewScanner(announcements); lines.Scan(); {
+		pid, err := strconv.Atoi(lines.Text())
+		if err != nil {
+			continue
+		}
+		s.mu.Lock()
+		s.current = pid
+		ending := s.ending
+		s.mu.Unlock()
+		if ending != nil {
+			s.pass(ending) // its predecessor died over it
+		}
+	}
+}
+
+// passSignals passes on what concerns the program.
+func (s *supervisor) passSignals() (stop func()) {
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2)
+	go func() {
+		for received := range signals {
+			if received == unix.SIGTERM || received == unix.SIGINT {
+				s.mu.Lock()
+				s.ending = received
+				s.mu.Unlock()
+			}
+			s.pass(received)
+		}
+	}()
+	return func() { signal.Stop(signals) }
+}
+
+func (s *supervisor) pass(sig os.Signal) {
+	if pid := s.serving(); pid > 0 {
+		_ = unix.Kill(pid, sig.(unix.Signal)) // ESRCH: its successor announces itself soon
+	}
+}
+
+// Announce tells the supervisor of this process, if it has one, that it serves from now on.
+func Announce() error {
+	fd, err := strconv.Atoi(os.Getenv(SupervisorVariable))
+	if err != nil {
+		return nil // not supervised
+	}
+	if _, err := unix.Write(fd, []byte(strconv.Itoa(unix.Getpid())+"\n")); err != nil {
+		return fmt.Errorf("announcing this process to its supervisor: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,154 @@
+package sidecar
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
+
+	"github.com/anteroom-io/anteroom/keeper"
+	"github.com/anteroom-io/anteroom/listener"
+	"github.com/anteroom-io/anteroom/manager"
+)
+
+// memoryVariable tells a successor the number of the descriptor of its predecessor's memory.
+const memoryVariable = "ANTEROOM_MEMORY"
+
+// succession is what a sidecar has from its predecessor, and does for its successor.
+type succession struct {
+	log    hclog.Logger
+	memory *manager.Memory
+	heir   bool           // there was a predecessor
+	estate manager.Estate // descriptors from it that nobody has claimed
+	guard  *keeper.Guard  // nil: the death of this process ends every connection
+	offer  *os.File       // to a predecessor that waits for this process to serve; nil: there is none
+}
+
+// inherit takes over from a predecessor, or prepares for a first life. With guarded, this process's death is followed by a successor from now on.
+func inherit(guarded bool, log hclog.Logger) (_ *succession, err error) {
+	s := &succession{log: log, estate: manager.Estate{}}
+	if fd, err := strconv.Atoi(os.Getenv(memoryVariable)); err == nil {
+		err = s.takeOver(fd)
+		if err != nil {
+			return nil, fmt.Errorf("taking over: %w", err)
+		}
+	} else if s.memory, err = manager.NewMemory(); err != nil {
+		return nil, err
+	}
+	if guarded {
+		if s.guard, err = keeper.NewGuard(s.successor(keeper.Self), log); err != nil {
+			return nil, errors.Join(err, s.memory.Close())
+		}
+	}
+	return s, nil
+}
+
+func (s *succession) takeOver(fd int) (err error) {
+	fds, err := keeper.Inherited()
+	if err != nil {
+		return err
+	}
+	for _, fd := range fds {
+		s.estate[fd] = true
+	}
+	if pipe, err := strconv.Atoi(os.Getenv(keeper.SupervisorVariable)); err == nil {
+		delete(s.estate, pipe)
+	}
+	if s.memory, err = manager.OpenMemory(fd); err != nil {
+		return err
+	}
+	s.heir = true
+	s.offer, err = s.acceptOffer()
+	return err
+}
+
+// successor is this program, with the same arguments, told where the memory is.
+func (s *succession) successor(path string) keeper.Program {
+	env := make([]string, 0, len(os.Environ())+1)
+	for _, v := range os.Environ() {
+		if !strings.HasPrefix(v, memoryVariable+"=") && !strings.HasPrefix(v, offerVariable+"=") {
+			env = append(env, v)
+		}
+	}
+	return keeper.Program{Path: path, Args: os.Args, Env: append(env, memoryVariable+"="+strconv.Itoa(s.memory.FD()))}
+}
+
+// manager makes the manager: a new one, or one that goes on with the predecessor's connections.
+func (s *succession) manager(c manager.Config) (*manager.Manager, error) {
+	c.Memory = s.memory
+	if s.heir {
+		return manager.Succeed(c, s.estate)
+	}
+	return manager.New(c)
+}
+
+// opened returns a listener that the predecessor has opened under the same key; nil if it has not.
+func (s *succession) opened(key string) (*listener.Listener, error) {
+	k, ok := s.memory.Kept(key)
+	if !ok || !s.estate[k.FD] {
+		return nil, nil
+	}
+	delete(s.estate, k.FD)
+	return listener.Resume(k.FD, k.Owned)
+}
+
+// keep notes a listener for the successor.
+func (s *succession) keep(key string, l *listener.Listener) error {
+	return s.memory.Keep(key, manager.Kept{FD: l.FD(), Owned: l.Owned()})
+}
+
+// serving: everything that was inherited is in use or closed. The supervisor is told, and a predecessor that waits.
+func (s *succession) serving() error {
+	if err := keeper.Announce(); err != nil || s.offer == nil {
+		return err
+	}
+	defer func() {
+		_ = s.offer.Close()
+		s.offer = nil
+	}()
+	return answer(s.offer, serves)
+}
+
+// mainPID tells a service manager that this process has taken the place of the one it has started, unless a supervisor stands for both.
+func (s *succession) mainPID() []string {
+	if !s.heir || Supervised() {
+		return nil
+	}
+	return []string{"MAINPID=" + strconv.Itoa(os.Getpid())}
+}
+
+// end: this process ends because it wants to. Nothing succeeds it, but who has already.
+func (s *succession) end() {
+	if s.guard != nil {
+		s.guard.Release()
+	}
+}
+
+// close lets go of everything; nothing is in use any more.
+func (s *succession) close() {
+	s.end()
+	_ = s.memory.Close() // the manager has ended
+}
+
+// Supervise runs the sidecar in a process of its own, with a keeper beside it, until it ends of itself; signals are passed on. It returns its exit status.
+func Supervise(c Config) (status int, err error) {
+	if err := c.Check(); err != nil {
+		return 0, err
+	}
+	log := c.logger(os.Stderr).Named("supervisor")
+	own, err := os.Executable()
+	if err != nil {
+		return 0, err
+	}
+	return keeper.Supervise(keeper.Program{Path: own, Args: os.Args, Env: os.Environ()}, log)
+}
+
+// Supervised reports whether this process is one that Supervise has started, or a successor of it.
+func Supervised() bool { return os.Getenv(keeper.SupervisorVariable) != "" }
+
+// exit ends this process without closing anything: a successor uses it.
+func exit(status int) { unix.Exit(status) }
