@@ -67,7 +67,7 @@ func (p *policy) hear(r *record, slot uint32) {
 		if p.act.arm(r.fd, p.id(r, slot), p.listeners[r.listener].once()) != nil {
 			p.close(r, slot, ReasonFailed)
 		}
-	case r.marks&stirred != 0:
+	case r.marks&(stirred|ended) != 0: // what the client said before it was put is told no more
 		r.marks &^= stirred
 		p.examine(r, slot)
 	}

@@ -54,6 +54,23 @@ func TestTheClientEndsBeforeThePut(t *testing.T) {
 	r.eventually("it is counted", func(c Counts) bool { return c.Totals.ClosedFor(ReasonHungUp) == 1 })
 }
 
+// The client's end comes with its request: it is told once, before the lease, and nothing tells it again.
+func TestTheClientEndsWithItsRequest(t *testing.T) {
+	r := readyRig(t, Limits{})
+	c := r.dial()
+	c.send(get)
+	_ = c.CloseWrite()
+	r.eventually("it is known", func(c Counts) bool { return c.States.Ready == 1 })
+	h := r.attach(handoff.Hello{})
+	lease, fd := h.want(handoff.TypeLease)
+	h.serve(fd, get, "one")
+	closeFD(fd)
+	c.want("one")
+	h.send(put(lease))
+	c.wantEnd()
+	r.eventually("it is counted", func(c Counts) bool { return c.Totals.ClosedFor(ReasonHungUp) == 1 })
+}
+
 // A client that resets its connection while its request waits is dropped, before a worker runs the request.
 func TestAClientThatResetsWhileItWaitsIsDropped(t *testing.T) {
 	r := readyRig(t, Limits{})

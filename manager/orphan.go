@@ -58,7 +58,11 @@ func (p *policy) revokeLease(r *record, slot uint32, why Reason) {
 }
 
 func (p *policy) fateOf(r *record) fate {
-	f := p.act.fate(r.fd, time.Duration(p.now-r.since), r.marks&fresh != 0)
+	whole := r.length
+	if r.marks&(hushed|stirred) != 0 {
+		whole = 0
+	}
+	f := p.act.fate(r.fd, time.Duration(p.now-r.since), r.marks&fresh != 0, whole)
 	mine := r.marks&sticky != 0 || p.pools[r.pool].ended // nobody else could go on with it
 	switch {
 	case f == fateUntouched && !mine:
@@ -84,18 +88,22 @@ func (p *policy) redeliver(r *record, slot uint32) {
 const clockSlack = 20 * time.Millisecond
 
 // fate asks TCP (TCP_INFO, tcp(7); bytes_sent since Linux 4.19). Of a connection's first request it knows exactly whether any of it was read, and any
-// response sent. Of a later one it knows when something was last sent; if that was not well before the lease, the response may have begun.
-func (a *acts) fate(fd int32, leased time.Duration, first bool) fate {
+// response sent. Of a later one that was there as a whole, none of it was read if all of it is there still; and nothing was answered if the last thing sent is
+// older than the last thing received. Of any other it knows when something was last sent; if that was not well before the lease, the response may have begun.
+func (a *acts) fate(fd int32, leased time.Duration, first bool, whole uint32) fate {
 	info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
 	unsent, unsentErr := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
 	if err != nil || unsentErr != nil {
 		return fateUnknown // not TCP
 	}
+	unread := a.unread(fd)
 	silent := time.Duration(info.Last_data_sent) * time.Millisecond
 	switch {
-	case first && received(info) == uint64(a.unread(fd)):
+	case first && received(info) == uint64(unread), whole > 0 && unread == int(whole):
 		return fateUntouched
-	case info.Bytes_sent == 0 && unsent == 0, !first && unsent == 0 && silent > leased+clockSlack:
+	case unsent > 0:
+		return fateUnknown
+	case info.Bytes_sent == 0, whole > 0 && info.Last_data_sent > info.Last_data_recv, !first && silent > leased+clockSlack:
 		return fateConsumed
 	}
 	return fateUnknown

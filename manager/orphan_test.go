@@ -24,6 +24,8 @@ func TestARequestWhoseHostDies(t *testing.T) {
 		{"a part is read", get[:4], nothing, false, "502"},
 		{"all is read", get, nothing, false, "502"},
 		{"the response has begun", get, response, false, "reset"},
+		{"later, nothing is read", nothing, nothing, true, "served by the next"},
+		{"later, a part is read", get[:4], nothing, true, "502"},
 		{"later, nothing is sent", get, nothing, true, "502"},
 		{"later, the response has begun", get, response, true, "reset"},
 	} {

@@ -68,7 +68,7 @@ func (p *policy) examine(r *record, slot uint32) {
 	}
 	seen, unread, over := p.act.look(r.fd, p.scanLimits(d))
 	switch {
-	case over:
+	case over || unread == 0 && r.marks&ended != 0:
 		p.close(r, slot, ReasonHungUp)
 	case unread == 0:
 		p.hear(r, slot) // told of what a host has read since

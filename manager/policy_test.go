@@ -260,7 +260,7 @@ func (w *world) closeFile(file int32) {
 
 func (w *world) left(rest *remainder) int64 { return rest.left }
 
-func (w *world) fate(fd int32, _ time.Duration, first bool) fate {
+func (w *world) fate(fd int32, _ time.Duration, first bool, _ uint32) fate {
 	if first && w.sock(fd).unread && rapid.Bool().Draw(w.t, "untouched") {
 		return fateUntouched
 	}

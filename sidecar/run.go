@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -71,6 +72,7 @@ func (s *sidecar) inherit() (err error) {
 	if s.program, err = os.Executable(); err != nil {
 		return err
 	}
+	s.program = strings.TrimSuffix(s.program, " (deleted)") // replaced while it ran (proc(5))
 	s.succession, err = inherit(Supervised(), s.root.Named("keeper"))
 	return err
 }
