@@ -183,6 +183,23 @@ func ListenOf(f *Frame) (*Listen, *Fault) {
 	return &l, nil
 }
 
+// Finish is the payload of FINISH, which may be left out.
+type Finish struct {
+	KeepAliveTimeoutMS uint64 `json:"keep_alive_timeout_ms,omitempty"` // of the connection once all is sent; 0: the pool's default
+}
+
+// FinishOf reads the payload of a FINISH frame.
+func FinishOf(f *Frame) (Finish, *Fault) {
+	var how Finish
+	if len(f.Payload) == 0 {
+		return how, nil
+	}
+	if err := json.Unmarshal(f.Payload, &how); err != nil {
+		return how, Faultf(CodeBadPayload, "FINISH: %v", err)
+	}
+	return how, nil
+}
+
 // encode cannot fail: the payload types hold only strings, numbers and lists of them.
 func encode(v any) []byte {
 	b, err := json.Marshal(v)

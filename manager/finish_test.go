@@ -65,6 +65,23 @@ func TestTheRestOfAResponseIsSentWhileTheHostGoesOn(t *testing.T) {
 	closeFD(fd)
 }
 
+// A finished response is one request, and the connection is kept for as long as its host says.
+func TestFinishCountsOnceAndKeepsItsTimeout(t *testing.T) {
+	r := newRig(t, Config{})
+	h := r.attach(handoff.Hello{Features: []string{handoff.FeatureFinish}})
+	c := r.dial()
+	c.send("x")
+	lease, fd := h.want(handoff.TypeLease)
+	h.serve(fd, "x", "head ")
+	closeFD(fd)
+	f := finishFrame(lease, 0, 4)
+	f.Payload = []byte(`{"keep_alive_timeout_ms":50}`)
+	h.sendFD(f, memfd(t, []byte("rest")))
+	c.want("head rest")
+	c.wantEnd()
+	r.eventually("it has expired", func(c Counts) bool { return c.Totals.ClosedFor(ReasonExpired) == 1 && c.Totals.Requests == 1 })
+}
+
 func TestAPipeIsFinishedAndClosed(t *testing.T) {
 	r := newRig(t, Config{})
 	h := r.attach(handoff.Hello{Features: []string{handoff.FeatureFinish}})

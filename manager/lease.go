@@ -23,9 +23,9 @@ func (p *policy) leased(h *host, f *handoff.Frame) (*record, uint32, *handoff.Fa
 	return r, id.slot(), nil
 }
 
-// answered counts the requests of a lease that ends: b of the frame, 0 for one.
-func (p *policy) answered(r *record, f *handoff.Frame) {
-	n := uint32(min(max(f.B, 1), 1<<20))
+// answered counts the requests of a lease that ends; 0 stands for one.
+func (p *policy) answered(r *record, requests uint64) {
+	n := uint32(min(max(requests, 1), 1<<20))
 	r.requests += n
 	p.totals.Requests += uint64(n)
 }
@@ -36,7 +36,7 @@ func (p *policy) put(h *host, f *handoff.Frame) *handoff.Fault {
 	if r == nil {
 		return fault
 	}
-	p.answered(r, f)
+	p.answered(r, f.B)
 	stuck := f.Flags&handoff.FlagSticky != 0
 	p.putBack(r, slot, msDuration(f.A), true, stuck)
 	return nil
@@ -103,7 +103,7 @@ func (p *policy) closeLease(h *host, f *handoff.Frame) *handoff.Fault {
 	if r == nil {
 		return fault
 	}
-	p.answered(r, f)
+	p.answered(r, f.B)
 	r.marks &^= held
 	p.close(r, slot, ReasonHost)
 	return nil
@@ -115,7 +115,7 @@ func (p *policy) detach(h *host, f *handoff.Frame) *handoff.Fault {
 	if r == nil {
 		return fault
 	}
-	p.answered(r, f)
+	p.answered(r, f.B)
 	p.totals.Closed[ReasonDetached]++
 	p.act.tell(Event{Kind: EventDetached, Conn: p.id(r, slot), Host: h.id, Name: h.name, Pool: h.pool.name, Reason: ReasonDetached})
 	p.gone(r, slot)

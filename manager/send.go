@@ -62,6 +62,11 @@ func remainderOf(f *handoff.Frame, fd int) (remainder, *handoff.Fault) {
 		return remainder{}, handoff.Faultf(handoff.CodeBadDescriptor, "FINISH: %v", err)
 	}
 	rest := remainder{file: int32(fd), offset: int64(f.A), end: int64(f.A) + int64(f.B), left: int64(f.B)}
+	how, fault := handoff.FinishOf(f)
+	if fault != nil {
+		return rest, fault
+	}
+	rest.timeout = msDuration(how.KeepAliveTimeoutMS)
 	if rest.offset < 0 || rest.left <= 0 {
 		return rest, handoff.Faultf(handoff.CodeBadFrame, "FINISH: offset %d, length %d: the length must be at least 1", f.A, f.B)
 	}
