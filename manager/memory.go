@@ -71,6 +71,7 @@ const noteRoom = 4 << 20
 type extra struct {
 	rest remainder
 	peer peerNote
+	base base
 }
 
 // peerNote is a netip.AddrPort without pointers.

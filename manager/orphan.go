@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"math"
 	"time"
 	"unsafe"
 
@@ -22,7 +23,7 @@ const (
 // that was read and not answered gets a 502. A response that may have begun can only be broken off, by a reset, lest its beginning be taken for the whole.
 func (p *policy) orphan(r *record, slot uint32) {
 	r.marks &^= held
-	f := p.fateOf(r)
+	f := p.fateOf(r, slot)
 	if f == fateUntouched {
 		if r.detail++; int(r.detail) <= p.limits.Redeliveries {
 			p.redeliver(r, slot)
@@ -47,7 +48,7 @@ func (p *policy) breakUp(r *record, slot uint32, f fate, status int, why Reason)
 // revokeLease takes a lease away from a host that lives. Nobody else gets the request: the host may be about to read it. If nothing was answered the client
 // gets a 504 (where requests are looked at), else a reset.
 func (p *policy) revokeLease(r *record, slot uint32, why Reason) {
-	f := p.fateOf(r)
+	f := p.fateOf(r, slot)
 	if f == fateUntouched {
 		f = fateUnknown
 		if p.listeners[r.listener].ready != ReadyBytes {
@@ -57,12 +58,8 @@ func (p *policy) revokeLease(r *record, slot uint32, why Reason) {
 	p.breakUp(r, slot, f, 504, why)
 }
 
-func (p *policy) fateOf(r *record) fate {
-	whole := r.length
-	if r.marks&(hushed|stirred) != 0 {
-		whole = 0
-	}
-	f := p.act.fate(r.fd, time.Duration(p.now-r.since), r.marks&fresh != 0, whole)
+func (p *policy) fateOf(r *record, slot uint32) fate {
+	f := p.act.fate(r.fd, p.outset(r, slot))
 	mine := r.marks&sticky != 0 || p.pools[r.pool].ended // nobody else could go on with it
 	switch {
 	case f == fateUntouched && !mine:
@@ -71,6 +68,41 @@ func (p *policy) fateOf(r *record) fate {
 		return fateConsumed
 	}
 	return fateUnknown
+}
+
+// outset is what is known of how a lease began.
+type outset struct {
+	first  bool          // it is of the connection's first request, and nothing was taken away before that
+	whole  int           // length of the request, if all of it was there and nothing has come since, else 0
+	leased time.Duration // for how long
+	base   base
+}
+
+// base is how far the kernel's counters had come at the outset of a lease, where the request's length does not say enough.
+type base struct {
+	seq   uint32 // of the lease
+	read  uint64 // bytes that had been read
+	wrote uint64 // bytes that had been written
+}
+
+// noteBase is for leases of requests whose end is unknown: a system call that the others do without.
+func (p *policy) noteBase(r *record, slot uint32) {
+	if r.length == 0 && !p.listeners[r.listener].once() {
+		b := p.act.base(r.fd, 0)
+		b.seq = r.seq
+		p.memory.extra(slot).base = b
+	}
+}
+
+func (p *policy) outset(r *record, slot uint32) outset {
+	o := outset{first: r.marks&fresh != 0 && r.marks&introduced == 0, leased: time.Duration(p.now - r.since), base: p.memory.extra(slot).base}
+	if o.base.seq != r.seq {
+		o.base = base{}
+	}
+	if r.marks&(hushed|stirred) == 0 {
+		o.whole = int(r.length)
+	}
+	return o
 }
 
 // redeliver puts a request back to the head of its queue: it was there before.
@@ -87,26 +119,72 @@ func (p *policy) redeliver(r *record, slot uint32) {
 // clockSlack is by how much the kernel's account of milliseconds, kept in ticks of up to 10 ms, may differ from ours.
 const clockSlack = 20 * time.Millisecond
 
-// fate asks TCP (TCP_INFO, tcp(7); bytes_sent since Linux 4.19). Of a connection's first request it knows exactly whether any of it was read, and any
-// response sent. Of a later one that was there as a whole, none of it was read if all of it is there still; and nothing was answered if the last thing sent is
-// older than the last thing received. Of any other it knows when something was last sent; if that was not well before the lease, the response may have begun.
-func (a *acts) fate(fd int32, leased time.Duration, first bool, whole uint32) fate {
-	info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
-	unsent, unsentErr := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
-	if err != nil || unsentErr != nil {
-		return fateUnknown // not TCP
-	}
-	unread := a.unread(fd)
-	silent := time.Duration(info.Last_data_sent) * time.Millisecond
+// fate asks TCP (TCP_INFO, tcp(7); bytes_sent since Linux 4.19). Whether any of the request was read, and anything answered, it knows exactly of a connection's first
+// request, and where the base was noted. Of a request that was there as a whole, none was read if all of it is there still, and nothing was answered if the last
+// thing sent is older than the last thing received. Of any other it knows when something was last sent; if that was not well before the lease, the
+// response may have begun.
+func (a *acts) fate(fd int32, o outset) fate {
+	c, err := counters(fd)
 	switch {
-	case first && received(info) == uint64(unread), whole > 0 && unread == int(whole):
-		return fateUntouched
-	case unsent > 0:
+	case err != nil: // not TCP
 		return fateUnknown
-	case info.Bytes_sent == 0, whole > 0 && info.Last_data_sent > info.Last_data_recv, !first && silent > leased+clockSlack:
+	case o.base.seq != 0 && c.read() == o.base.read, o.first && c.read() == 0, o.whole > 0 && c.unread == uint64(o.whole):
+		return fateUntouched
+	case o.base.seq != 0 && c.wrote() == o.base.wrote, c.wrote() == 0:
+		return fateConsumed
+	case c.unacked == 0 && (o.whole > 0 && c.silentSince() || !o.first && c.silent > o.leased+clockSlack):
 		return fateConsumed
 	}
 	return fateUnknown
+}
+
+// base notes where a lease begins; whole is the length of the request if that is known, but part of it may have been read already.
+func (a *acts) base(fd int32, whole uint32) base {
+	c, err := counters(fd)
+	if err != nil {
+		return base{}
+	}
+	b := base{read: c.read(), wrote: c.wrote()}
+	if whole > 0 && c.unread < uint64(whole) {
+		b.read = c.received - uint64(whole)
+	}
+	if whole > 0 && !c.silentSince() {
+		b.wrote = math.MaxUint64 // some of it may be of this lease's response
+	}
+	return b
+}
+
+// kernelCounters are TCP's account of a connection.
+type kernelCounters struct {
+	received, unread uint64        // bytes
+	acked, unacked   uint64        // bytes of what was written
+	silent, quiet    time.Duration // since data was last sent, and received, in ticks of 1 to 10 ms
+}
+
+func (c *kernelCounters) read() uint64  { return c.received - c.unread }
+func (c *kernelCounters) wrote() uint64 { return c.acked + c.unacked }
+
+// silentSince reports whether nothing was sent since something was received.
+func (c *kernelCounters) silentSince() bool { return c.silent > c.quiet }
+
+// counters asks in such an order that what happens meanwhile is counted twice rather than not at all.
+func counters(fd int32) (c kernelCounters, err error) {
+	unacked, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
+	if err != nil {
+		return c, err
+	}
+	unread, err := unix.IoctlGetInt(int(fd), unix.SIOCINQ)
+	if err != nil {
+		return c, err
+	}
+	info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return c, err
+	}
+	return kernelCounters{
+		received: received(info), unread: uint64(unread), acked: info.Bytes_acked, unacked: uint64(unacked),
+		silent: time.Duration(info.Last_data_sent) * time.Millisecond, quiet: time.Duration(info.Last_data_recv) * time.Millisecond,
+	}, nil
 }
 
 // received is how many bytes have come: the client's FIN is counted as one by TCP.

@@ -46,9 +46,10 @@ type actor interface {
 	left(rest *remainder) int64
 	// closeFile closes the file of a remainder.
 	closeFile(file int32)
-	// fate finds out what a host has done to a request that it has had for a time. first: it is the connection's first; whole: its length, if all of it was there and
-	// nothing has come since, else 0.
-	fate(fd int32, leased time.Duration, first bool, whole uint32) fate
+	// base notes the kernel's counters at the outset of a lease. whole is the request's length if the lease had begun before, else 0.
+	base(fd int32, whole uint32) base
+	// fate finds out what a host has done to a request.
+	fate(fd int32, o outset) fate
 	// breakOff lets the connection end in a reset.
 	breakOff(fd int32)
 	// goOn tells the client that its body is waited for (100 Continue).

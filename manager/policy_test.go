@@ -260,11 +260,16 @@ func (w *world) closeFile(file int32) {
 
 func (w *world) left(rest *remainder) int64 { return rest.left }
 
-func (w *world) fate(fd int32, _ time.Duration, first bool, _ uint32) fate {
-	if first && w.sock(fd).unread && rapid.Bool().Draw(w.t, "untouched") {
+func (w *world) fate(fd int32, o outset) fate {
+	if o.first && w.sock(fd).unread && rapid.Bool().Draw(w.t, "untouched") {
 		return fateUntouched
 	}
 	return rapid.SampledFrom([]fate{fateUnknown, fateConsumed}).Draw(w.t, "fate")
+}
+
+func (w *world) base(fd int32, _ uint32) base {
+	w.sock(fd)
+	return base{}
 }
 
 func (w *world) breakOff(fd int32) { w.sock(fd) }

@@ -87,6 +87,7 @@ func (p *policy) lease(h *host, r *record, slot uint32) {
 	p.leave(r, slot)
 	r.host = h.id
 	r.seq++
+	p.noteBase(r, slot)
 	p.act.lease(h, id, r, withFD, flags, waited) // first: what is said is said, a successor that finds the frame goes on from there
 	p.enter(r, slot, Leased, p.leaseReview())
 	p.totals.Leases++

@@ -1,0 +1,237 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// place is a supervised sidecar with its hosts.
+type place struct {
+	anteroom string
+	dir      string
+	address  string
+	report   *report
+	journals journals
+	log      *os.File
+	sidecar  *exec.Cmd // the supervisor
+
+	mu    sync.Mutex
+	hosts []*exec.Cmd
+	names int
+}
+
+func (p *place) path(name string) string { return filepath.Join(p.dir, name) }
+
+func (p *place) control() string { return "unix://" + p.path("c") }
+
+func startPlace(o options, dir string, report *report) (_ *place, err error) {
+	p := &place{anteroom: o.anteroom, dir: dir, report: report, journals: journals{dir: dir, killed: map[string]bool{}}}
+	if p.log, err = os.Create(p.path("log")); err != nil {
+		return nil, err
+	}
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	p.address = "127.0.0.1:" + strconv.Itoa(port)
+	p.sidecar = exec.Command(o.anteroom, "serve", "--supervise", "--listen", "tcp://"+p.address, "--handoff", p.path("h"), "--control", p.control(),
+		"--max-redeliveries", "50", "--log-level", "debug") // a request may meet many hosts that are killed before they read it
+	p.sidecar.Stderr = p.log
+	if err := p.sidecar.Start(); err != nil {
+		return nil, err
+	}
+	for range o.hosts {
+		p.hosts = append(p.hosts, nil)
+		if err := p.startHost(len(p.hosts) - 1); err != nil {
+			p.end()
+			return nil, err
+		}
+	}
+	return p, p.awaitHosts(o.hosts)
+}
+
+func freePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().(*net.TCPAddr).Port, nil
+}
+
+func (p *place) startHost(n int) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.names++
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), hostVariable+"=h"+strconv.Itoa(p.names), handoffVariable+"="+p.path("h"), dirVariable+"="+p.dir)
+	cmd.Stderr = p.log
+	p.hosts[n] = cmd
+	return cmd.Start()
+}
+
+func hostName(cmd *exec.Cmd) string {
+	for _, v := range cmd.Env {
+		if name, ok := strings.CutPrefix(v, hostVariable+"="); ok {
+			return name
+		}
+	}
+	return ""
+}
+
+// killHost kills a host, and starts another in its place.
+func (p *place) killHost(n int) error {
+	p.mu.Lock()
+	cmd := p.hosts[n]
+	p.mu.Unlock()
+	p.journals.killing(hostName(cmd))
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	return p.startHost(n)
+}
+
+// rollHost has another take the place of a host that is asked to leave.
+func (p *place) rollHost(n int) error {
+	p.mu.Lock()
+	old := p.hosts[n]
+	p.mu.Unlock()
+	if err := p.startHost(n); err != nil {
+		return err
+	}
+	_ = old.Process.Signal(unix.SIGTERM)
+	done := make(chan error, 1)
+	go func() { done <- old.Wait() }()
+	select {
+	case err := <-done:
+		if err != nil {
+			return fmt.Errorf("host %s, asked to leave: %w", hostName(old), err)
+		}
+		return nil
+	case <-time.After(answerTime):
+		_ = old.Process.Kill()
+		return fmt.Errorf("host %s was asked to leave and did not", hostName(old))
+	}
+}
+
+// process is the sidecar's, or its keeper's: both are found as ps(1) finds them.
+type process struct {
+	pid    int
+	parent int
+	name   string
+}
+
+const keeperName = "anteroom-keeper"
+
+// serving finds the process that serves, and its keeper; 0 if there is none at this moment.
+func (p *place) serving() (sidecar, keeper int) {
+	for _, child := range children(p.sidecar.Process.Pid) {
+		if child.name == keeperName {
+			continue // about to succeed
+		}
+		sidecar = child.pid
+		for _, grandchild := range children(child.pid) {
+			if grandchild.name == keeperName {
+				keeper = grandchild.pid
+			}
+		}
+	}
+	return sidecar, keeper
+}
+
+func children(parent int) (list []process) {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", parent))
+	for _, task := range tasks {
+		b, _ := os.ReadFile(task)
+		for _, field := range strings.Fields(string(b)) {
+			pid, _ := strconv.Atoi(field)
+			name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+			if err == nil {
+				list = append(list, process{pid, parent, strings.TrimSpace(string(name))})
+			}
+		}
+	}
+	return list
+}
+
+func (p *place) command(args ...string) ([]byte, error) {
+	return exec.Command(p.anteroom, append(args, "--control", p.control())...).CombinedOutput()
+}
+
+func (p *place) awaitHosts(n int) error {
+	var out []byte
+	var err error
+	for end := time.Now().Add(answerTime); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		var hosts struct {
+			Hosts []json.RawMessage `json:"hosts"`
+		}
+		out, err = p.command("hosts", "--json")
+		if err == nil && json.Unmarshal(out, &hosts) == nil && len(hosts.Hosts) >= n {
+			return nil
+		}
+	}
+	return fmt.Errorf("%d hosts did not attach: %w: %s", n, err, out)
+}
+
+// badGateway judges a 502: its host was killed after it had read the request.
+func (p *place) badGateway(seq uint64, who string) {
+	if p.journals.of(seq) == "" {
+		p.report.unexplained("502", seq, fmt.Errorf("%s: no killed host had read it", who))
+		return
+	}
+	p.report.badGateways.Add(1)
+}
+
+// brokenOff judges a connection that ended without a whole response: its host was killed when it had begun to answer, or as far as the kernel can tell it
+// may have.
+func (p *place) brokenOff(seq uint64, why error) {
+	if p.journals.of(seq) == "" {
+		p.report.lost(seq, why)
+		return
+	}
+	p.report.broken.Add(1)
+}
+
+// countTotals adds the sidecar's own account, which outlives its processes.
+func (p *place) countTotals() {
+	out, err := p.command("status", "--json")
+	var status struct {
+		Totals struct {
+			Redelivered string `json:"redelivered"`
+		} `json:"totals"`
+		Successions string `json:"successions"`
+	}
+	if err != nil || json.Unmarshal(out, &status) != nil {
+		p.report.unexplained("status", 0, fmt.Errorf("%w: %s", err, out))
+		return
+	}
+	redelivered, _ := strconv.ParseUint(status.Totals.Redelivered, 10, 64)
+	successions, _ := strconv.ParseUint(status.Successions, 10, 64)
+	p.report.redelivered.Add(redelivered)
+	p.report.successions.Add(successions)
+}
+
+func (p *place) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, cmd := range p.hosts {
+		if cmd != nil && cmd.Process != nil {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		}
+	}
+	_ = p.sidecar.Process.Signal(unix.SIGTERM)
+	stopped := time.AfterFunc(answerTime, func() { _ = p.sidecar.Process.Kill() })
+	_ = p.sidecar.Wait()
+	stopped.Stop()
+	_ = p.log.Close()
+}
