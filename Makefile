@@ -4,6 +4,7 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 PYTHON   ?= /usr/bin/python3
 FUZZTIME ?= 30s
 REPORT   ?= bin/bench/report
+SLOW_REPORT ?= bin/bench/slow
 # More flags for anteroom serve while it is measured.
 SERVE_FLAGS ?=
 # The image that the containers are built on. Empty: one built here from Debian packages, without a registry.
@@ -46,6 +47,7 @@ help: ## Show this manual
 		PYTHON     "the Python with Debian's packages: $(PYTHON)" \
 		FUZZTIME   "how long to run each fuzz target: $(FUZZTIME)" \
 		REPORT     "where bench puts its report: $(REPORT)" \
+		SLOW_REPORT "where slow puts its report: $(SLOW_REPORT)" \
 		SERVE_FLAGS "more flags for anteroom serve while it is measured" \
 		BASE_IMAGE "image under the containers, such as debian:bookworm-slim; empty: built from Debian packages" \
 		VERSION    "what the binary calls itself: $(VERSION)"
@@ -137,10 +139,19 @@ bench: bench-programs ## Measure beside nginx, haproxy, Apache and others (half 
 bench-quick: bench-programs ## The same with less of everything, in under two minutes
 	$(BENCH) -quick -out '$(REPORT)'
 
+.PHONY: slow
+slow: bench-programs ## Measure cheroot alone, behind nginx and behind Anteroom beside slow clients (a quarter of an hour) and write SLOW_REPORT; fails if a goal falls short
+	$(BENCH) -suite slow -out '$(SLOW_REPORT)'
+
+.PHONY: slow-quick
+slow-quick: bench-programs ## The same with our own slow clients only, in under a minute
+	$(BENCH) -suite slow -quick -out '$(SLOW_REPORT)'
+
+# With the sidecar, too, not stripped as it is by build: profilers need its symbols.
 .PHONY: bench-programs
 bench-programs: build
 	@scripts/install-debian-packages scripts/debian-packages-bench.txt
-	CGO_ENABLED=0 go build -trimpath -o bin/bench/ ./bench ./bench/worker ./bench/load ./bench/nethttp
+	CGO_ENABLED=0 go build -trimpath -o bin/bench/ ./bench ./bench/worker ./bench/load ./bench/nethttp ./cmd/anteroom
 
 ##@ Setting up
 

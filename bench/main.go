@@ -12,10 +12,12 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -27,6 +29,7 @@ import (
 
 // options are the flags.
 type options struct {
+	suite      string
 	quick      bool
 	rounds     int
 	only       string
@@ -42,7 +45,11 @@ type options struct {
 	ownNetwork bool
 }
 
-var errShort = errors.New("a goal falls short")
+// Why bench ends with status 1.
+var (
+	errShort  = errors.New("a goal falls short")
+	errMissed = errors.New("some of it could not be measured; the report says what and why")
+)
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -55,6 +62,7 @@ func main() {
 }
 
 func parse() (o options) {
+	flag.StringVar(&o.suite, "suite", "peers", "what to measure: peers, which is make bench; slow, make slow; or loops, which compares one sidecar with two")
 	flag.BoolVar(&o.quick, "quick", false, "the short plan: fewer arrangements, fewer loads, shorter")
 	flag.IntVar(&o.rounds, "rounds", 0, "how many rounds; 0: the plan's own number")
 	flag.StringVar(&o.only, "only", "", "measure only arrangements whose whole name matches this `regexp`")
@@ -80,14 +88,27 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	if err := s.measure(ctx); err != nil {
+	if err := s.preflight(ctx); err != nil {
 		return err
 	}
+	s.measure(ctx)
+	s.explain(ctx)
 	if err := s.write(o.out); err != nil {
 		return err
 	}
 	fmt.Printf("report: %s\n", filepath.Join(o.out, reportFile))
-	if !report.PrintGoals(os.Stdout, s.run.Goals) {
+	return s.verdict(ctx)
+}
+
+// verdict prints the goals. It returns an error unless all was measured and all are reached.
+func (s *session) verdict(ctx context.Context) error {
+	reached := report.PrintGoals(os.Stdout, s.run.Goals)
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("it was interrupted: %w", context.Cause(ctx))
+	case len(s.run.Failures) > 0:
+		return errMissed
+	case !reached:
 		return errShort
 	}
 	return nil
@@ -120,9 +141,13 @@ func newSession(ctx context.Context, o options) (*session, error) {
 }
 
 func choosePlan(o options) (plan, error) {
-	p := fullPlan()
+	suite, ok := suites[o.suite]
+	if !ok {
+		return plan{}, fmt.Errorf("-suite %s: there is none; it must be one of %s", o.suite, strings.Join(slices.Sorted(maps.Keys(suites)), ", "))
+	}
+	p := suite.full()
 	if o.quick {
-		p = quickPlan()
+		p = suite.quick()
 	}
 	if o.rounds > 0 {
 		p.rounds = o.rounds

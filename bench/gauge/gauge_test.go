@@ -89,3 +89,34 @@ func TestTCPPages(t *testing.T) {
 		t.Errorf("KernelMemory = %+v, %v", k, err)
 	}
 }
+
+func TestTicksGrow(t *testing.T) {
+	before, err := ReadTicks()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if before.Idle < 0 || before.All < before.Idle {
+		t.Fatalf("%+v", before)
+	}
+	for begin := time.Now(); ; {
+		now, err := ReadTicks()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now.All > before.All {
+			if idle := now.IdleSince(before); idle < 0 || idle > 100 {
+				t.Errorf("%v %% idle from %+v to %+v", idle, before, now)
+			}
+			return
+		}
+		if time.Since(begin) > 10*time.Second {
+			t.Fatal("no processor's time has passed in 10 s")
+		}
+	}
+}
+
+func TestIdleShare(t *testing.T) {
+	if idle := (Ticks{Idle: 150, All: 400}).IdleSince(Ticks{Idle: 100, All: 200}); idle != 25 {
+		t.Errorf("50 of 200 ticks are %v %%", idle)
+	}
+}

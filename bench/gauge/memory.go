@@ -30,6 +30,7 @@ func MemoryOf(pids []int) (m Memory, err error) {
 type Kernel struct {
 	Slab    int64 // the kernel's objects, sockets among them
 	Buffers int64 // what TCP holds in send and receive buffers
+	Cache   int64 // files and memfds
 }
 
 // KernelMemory reads /proc/meminfo and /proc/net/sockstat.
@@ -38,7 +39,7 @@ func KernelMemory() (k Kernel, err error) {
 	if err != nil {
 		return k, err
 	}
-	k.Slab = info["Slab"] << 10
+	k.Slab, k.Cache = info["Slab"]<<10, info["Cached"]<<10
 	text, err := os.ReadFile("/proc/net/sockstat")
 	if err != nil {
 		return k, err

@@ -81,7 +81,7 @@ func TestMarkdown(t *testing.T) {
 	r := threeRounds()
 	r.Goals = []Goal{AtLeast("rate", SpreadOf([]float64{3}), 2, "")}
 	var out bytes.Buffer
-	r.Markdown(&out, []Section{section, {Title: "Unmeasured", Load: "other"}}, []string{"theirs", "ours", "nobody"})
+	r.Markdown(&out, nil, []Section{section, {Title: "Unmeasured", Load: "other"}}, []string{"theirs", "ours", "nobody"})
 	for _, want := range []string{
 		"# A test\n",
 		"| rate | 3.00 | >=2.00 | ok |\n",
