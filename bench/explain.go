@@ -14,7 +14,7 @@ import (
 // explain measures once more, with a profiler beside it, what the goals are about that are short.
 func (s *session) explain(ctx context.Context) {
 	for _, g := range s.run.Goals {
-		if g.Reached() || g.Load == "" || ctx.Err() != nil {
+		if g.Reached() || g.Measured == nil || g.Load == "" || ctx.Err() != nil {
 			continue
 		}
 		same := func(p report.Profile) bool { return p.Load == g.Load && p.Arrangement == g.Arrangement }

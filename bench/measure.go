@@ -166,13 +166,20 @@ func trees(roots []int) (pids []int, err error) {
 const largeBody = 10_000
 
 func sampleOf(result drive.Result, size int, used usage, hasFront bool) report.Sample {
-	requests := float64(max(result.Requests, 1))
-	gibibytes := requests * float64(size) / (1 << 30)
-	metrics := map[report.Metric]float64{
+	sample := report.Sample{Requests: result.Requests, Errors: result.Errors, Raw: result.Raw, Metrics: map[report.Metric]float64{
 		report.Rate:        float64(result.Requests) / result.Duration.Seconds(),
-		report.ClientCPU:   float64(result.Client.Nanoseconds()) / requests,
 		report.MachineIdle: used.idle,
+	}}
+	if result.Requests > 0 {
+		addPerRequest(sample.Metrics, result, size, used, hasFront)
 	}
+	return sample
+}
+
+func addPerRequest(metrics map[report.Metric]float64, result drive.Result, size int, used usage, hasFront bool) {
+	requests := float64(result.Requests)
+	gibibytes := requests * float64(size) / (1 << 30)
+	metrics[report.ClientCPU] = float64(result.Client.Nanoseconds()) / requests
 	if size >= largeBody {
 		metrics[report.Throughput] = gibibytes * 1024 / result.Duration.Seconds()
 	}
@@ -188,5 +195,4 @@ func sampleOf(result drive.Result, size int, used usage, hasFront bool) report.S
 	if result.P50 > 0 {
 		metrics[report.P50], metrics[report.P99] = float64(result.P50.Nanoseconds()), float64(result.P99.Nanoseconds())
 	}
-	return report.Sample{Requests: result.Requests, Errors: result.Errors, Metrics: metrics, Raw: result.Raw}
 }

@@ -124,6 +124,7 @@ func besideSlow(a attack, d time.Duration) measurement {
 		var beside disturbed
 		phases := []func() error{
 			func() (err error) { undisturbed, err = m.normalLoad(d); return err },
+			func() error { return pause(m.ctx, settle) },
 			func() (err error) { beside, err = m.besideCrowd(a, d); return err },
 		}
 		if m.round%2 == 0 {
@@ -153,10 +154,6 @@ type disturbed struct {
 
 // besideCrowd measures the normal load beside a crowd of slow clients, then looks at the front while only they are left, and sends them away.
 func (m *moment) besideCrowd(a attack, d time.Duration) (found disturbed, err error) {
-	before, err := gauge.KernelMemory()
-	if err != nil {
-		return found, err
-	}
 	leases, err := m.watchLeases()
 	if err != nil {
 		return found, err
@@ -168,18 +165,18 @@ func (m *moment) besideCrowd(a attack, d time.Duration) (found disturbed, err er
 	found.metrics = map[report.Metric]float64{}
 	from, err := m.measureBeside(crowd, leases, &found, d)
 	if err == nil {
-		err = m.lookAtFront(before, found.metrics)
+		err = m.lookAtFront(found.metrics)
 	}
 	err = errors.Join(err, leases.end())
 	leases.tell(from, found.metrics)
 	raw, dismissErr := crowd.Dismiss()
 	found.raw = raw
-	return found, errors.Join(err, dismissErr, pause(m.ctx, settle))
+	return found, errors.Join(err, dismissErr)
 }
 
 // measureBeside returns from which answer on the watch has seen the slow clients only.
 func (m *moment) measureBeside(crowd drive.Crowd, leases *leaseWatch, found *disturbed, d time.Duration) (from int, err error) {
-	if err := pause(m.ctx, settle); err != nil {
+	if err := m.awaitCalm(); err != nil {
 		return 0, err
 	}
 	crowdBefore, errBefore := gauge.CPU([]int{crowd.PID()})
@@ -198,19 +195,47 @@ func (m *moment) measureBeside(crowd drive.Crowd, leases *leaseWatch, found *dis
 	return from, pause(m.ctx, settle/2)
 }
 
-// lookAtFront reads the front's memory.
-func (m *moment) lookAtFront(before gauge.Kernel, metrics map[report.Metric]float64) error {
-	now, err := gauge.KernelMemory()
-	if err != nil {
-		return err
+// When an arrangement is calm: it uses less than this share of a processor, over such a time. It is waited for so long.
+const (
+	calmShare   = 0.2
+	calmTime    = settle / 2
+	calmTimeout = 10 * time.Second
+)
+
+// awaitCalm waits until the crowd's first requests, which come all at once, have been dealt with: what slow readers ask for takes a while to
+// produce and to put aside. A crowd that keeps the servers busy is measured as it is.
+func (m *moment) awaitCalm() error {
+	for deadline := time.Now().Add(calmTimeout); time.Now().Before(deadline); {
+		before, err := m.cpu()
+		if err != nil {
+			return err
+		}
+		if err := pause(m.ctx, calmTime); err != nil {
+			return err
+		}
+		after, err := m.cpu()
+		if err != nil {
+			return err
+		}
+		if used := after.front + after.workers - before.front - before.workers; used.Seconds() < calmShare*calmTime.Seconds() {
+			return nil
+		}
 	}
-	metrics[report.CacheMemory] = float64(now.Cache - before.Cache)
+	return nil
+}
+
+// lookAtFront reads what the front holds, if there is one.
+func (m *moment) lookAtFront(metrics map[report.Metric]float64) error {
 	pids, err := trees(m.FrontPIDs())
 	if err != nil || len(pids) == 0 {
 		return err
 	}
 	own, err := gauge.MemoryOf(pids)
-	metrics[report.FrontRSS], metrics[report.FrontPSS] = float64(own.RSS), float64(own.PSS)
+	if err != nil {
+		return err
+	}
+	spooled, err := gauge.Spooled(pids)
+	metrics[report.FrontRSS], metrics[report.FrontPSS], metrics[report.Spooled] = float64(own.RSS), float64(own.PSS), float64(spooled)
 	return err
 }
 
@@ -264,7 +289,7 @@ func slowSections() map[string]report.Section {
 	columns := []report.Column{{Title: "undisturbed", Metric: report.Undisturbed}, rate, {Title: "kept", Metric: report.Kept},
 		{Title: "p99 undisturbed", Metric: report.UndisturbedP99}, p99, frontCPU,
 		{Title: "front, RSS", Metric: report.FrontRSS}, {Title: "front, PSS", Metric: report.FrontPSS},
-		{Title: "page cache, growth", Metric: report.CacheMemory}, {Title: "most leases", Metric: report.Leases},
+		{Title: "front, in files and memfds", Metric: report.Spooled}, {Title: "most leases", Metric: report.Leases},
 		{Title: "leases of slow clients", Metric: report.HeldLeases}, {Title: "slow clients, CPU", Metric: report.CrowdCPU}, idle}
 	sections := map[string]report.Section{}
 	for _, a := range attacks {

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestCPUGrowsByWhatThisProcessWorks(t *testing.T) {
@@ -118,5 +120,32 @@ func TestTicksGrow(t *testing.T) {
 func TestIdleShare(t *testing.T) {
 	if idle := (Ticks{Idle: 150, All: 400}).IdleSince(Ticks{Idle: 100, All: 200}); idle != 25 {
 		t.Errorf("50 of 200 ticks are %v %%", idle)
+	}
+}
+
+func TestSpooledCountsFilesWithoutAName(t *testing.T) {
+	pids := []int{os.Getpid()}
+	before, err := Spooled(pids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	memfd, err := unix.MemfdCreate("bench", unix.MFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inMemory := os.NewFile(uintptr(memfd), "memfd")
+	defer func() { _ = inMemory.Close() }()
+	named, err := os.Create(t.TempDir() + "/named")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = named.Close() }()
+	for _, f := range []*os.File{inMemory, named} {
+		if _, err := f.Write(make([]byte, 1<<20)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after, err := Spooled(pids); err != nil || after-before != 1<<20 {
+		t.Errorf("grew by %d (%v), want 1 MiB", after-before, err)
 	}
 }

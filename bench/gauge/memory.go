@@ -3,8 +3,11 @@ package gauge
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Memory is what processes hold themselves, in bytes.
@@ -26,11 +29,34 @@ func MemoryOf(pids []int) (m Memory, err error) {
 	return m, nil
 }
 
+// Spooled adds up the files that processes have open and that have no name (any more): temporary files, and memfds (memfd_create(2)). What
+// they hold is in no process's resident memory.
+func Spooled(pids []int) (size int64, err error) {
+	seen := map[[2]uint64]bool{} // by device and inode: a file that is open twice is one
+	for _, pid := range pids {
+		files, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+		if err != nil {
+			return 0, err
+		}
+		for _, path := range files {
+			var file unix.Stat_t
+			if unix.Stat(path, &file) != nil { // closed meanwhile
+				continue
+			}
+			key := [2]uint64{file.Dev, file.Ino}
+			if file.Mode&unix.S_IFMT == unix.S_IFREG && file.Nlink == 0 && !seen[key] {
+				seen[key] = true
+				size += file.Blocks * 512 // the unit of stat(2)
+			}
+		}
+	}
+	return size, nil
+}
+
 // Kernel is memory the kernel holds, of the whole machine, in bytes: both ends of each loopback connection, and whatever else goes on.
 type Kernel struct {
 	Slab    int64 // the kernel's objects, sockets among them
 	Buffers int64 // what TCP holds in send and receive buffers
-	Cache   int64 // files and memfds
 }
 
 // KernelMemory reads /proc/meminfo and /proc/net/sockstat.
@@ -39,7 +65,7 @@ func KernelMemory() (k Kernel, err error) {
 	if err != nil {
 		return k, err
 	}
-	k.Slab, k.Cache = info["Slab"]<<10, info["Cached"]<<10
+	k.Slab = info["Slab"] << 10
 	text, err := os.ReadFile("/proc/net/sockstat")
 	if err != nil {
 		return k, err

@@ -48,7 +48,7 @@ var scales = map[Metric]scale{
 	HeldLeases:     {"at once", 1},
 	FrontRSS:       {"MB", 1e6},
 	FrontPSS:       {"MB", 1e6},
-	CacheMemory:    {"MB", 1e6},
+	Spooled:        {"MB", 1e6},
 	CrowdCPU:       {"% of a core", 1},
 	MachineIdle:    {"% of the machine", 1},
 }

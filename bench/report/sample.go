@@ -36,7 +36,7 @@ const (
 	HeldLeases     Metric = "held-leases" // those there are while only the slow clients are left
 	FrontRSS       Metric = "front-rss-B" // resident memory of the front beside them, shared pages counted in full
 	FrontPSS       Metric = "front-pss-B" // the same, shared pages counted in part
-	CacheMemory    Metric = "cache-B"     // what the kernel's page cache has grown by: files and memfds
+	Spooled        Metric = "spooled-B"   // in temporary files and memfds that the front has open
 	CrowdCPU       Metric = "crowd-%"     // processor time of the slow clients themselves, of one core
 
 	MachineIdle Metric = "machine-idle-%" // of all processors
