@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -21,42 +22,45 @@ var loopArrangements = []arrange.Arrangement{
 	{Name: "two-sidecars-4-workers", Front: arrange.Anteroom, Threads: 1, Fronts: 2, Worker: arrange.Worker, Workers: 4, Ready: "head"},
 }
 
-// The loads of that comparison.
-const (
-	loops64    = "loops-100B-64"
-	loops1000  = "loops-100B-1000"
-	loopsFresh = "loops-fresh"
-)
-
 func loopsPlan() plan { return loopsOver(9, 3*time.Second) }
 
 func quickLoopsPlan() plan { return loopsOver(2, time.Second) }
 
+// loopsOver has a load for each number of workers and each kind of clients.
 func loopsOver(rounds int, d time.Duration) plan {
-	keepAlive := func(n int) sharedClient {
-		return func(ctx context.Context, c *drive.Clients, url string) (drive.Result, error) {
-			return c.Wrk(ctx, url, n/2, 1, d)
+	p := plan{title: "One sidecar or two", rounds: rounds}
+	for i := 0; i < len(loopArrangements); i += 2 {
+		of := namesOf(loopArrangements[i : i+2])
+		for _, c := range loopClients(d) {
+			p.loads = append(p.loads, load{name: c.name + "-" + strconv.Itoa(loopArrangements[i].Workers) + "-workers", arrangements: of,
+				what: c.what, measure: inHalves(c.run)})
 		}
 	}
-	fresh := func(ctx context.Context, c *drive.Clients, url string) (drive.Result, error) {
-		return c.Fresh(ctx, url, connections/2, 1, d)
+	return p
+}
+
+// runHalf runs a client at a URL.
+type runHalf func(ctx context.Context, c *drive.Clients, url string) (drive.Result, error)
+
+// halfClient is one of two clients that make a load together.
+type halfClient struct {
+	name string
+	what string // both of them
+	run  runHalf
+}
+
+func loopClients(d time.Duration) []halfClient {
+	keepAlive := func(n int) halfClient {
+		return halfClient{fmt.Sprintf("loops-100B-%d", n), fmt.Sprintf("two wrk with a thread and %d keep-alive connections each, 100 bytes, %v", n/2, d),
+			func(ctx context.Context, c *drive.Clients, url string) (drive.Result, error) { return c.Wrk(ctx, url, n/2, 1, d) }}
 	}
-	return plan{title: "One sidecar or two", rounds: rounds, loads: []load{
-		loopsLoad(loops64, fmt.Sprintf("two wrk with a thread and 32 keep-alive connections each, 100 bytes, %v", d), keepAlive(64)),
-		loopsLoad(loops1000, fmt.Sprintf("two wrk with a thread and 500 keep-alive connections each, 100 bytes, %v", d), keepAlive(1000)),
-		loopsLoad(loopsFresh, fmt.Sprintf("two clients with a thread and 32 connections each, every request on a new one, 100 bytes, %v", d), fresh),
-	}}
+	return []halfClient{keepAlive(64), keepAlive(1000),
+		{"loops-fresh", fmt.Sprintf("two clients with a thread and %d connections each, every request on a new one, 100 bytes, %v", connections/2, d),
+			func(ctx context.Context, c *drive.Clients, url string) (drive.Result, error) { return c.Fresh(ctx, url, connections/2, 1, d) }}}
 }
-
-func loopsLoad(name, what string, client sharedClient) load {
-	return load{name: name, what: what, arrangements: namesOf(loopArrangements), measure: inHalves(client)}
-}
-
-// sharedClient is one of two clients that make a load together.
-type sharedClient func(ctx context.Context, c *drive.Clients, url string) (drive.Result, error)
 
 // inHalves has two clients at once, each at its own front if there are two.
-func inHalves(client sharedClient) measurement {
+func inHalves(run runHalf) measurement {
 	return func(m *moment) (report.Sample, error) {
 		urls := []string{m.url("/100"), m.url("/100")}
 		for i, address := range m.Further {
@@ -67,12 +71,12 @@ func inHalves(client sharedClient) measurement {
 				return report.Sample{}, err
 			}
 		}
-		return m.under(100, func() (drive.Result, error) { return m.atOnce(client, urls) })
+		return m.under(100, func() (drive.Result, error) { return m.atOnce(run, urls) })
 	}
 }
 
 // atOnce runs a client for each URL and takes their results together.
-func (m *moment) atOnce(client sharedClient, urls []string) (drive.Result, error) {
+func (m *moment) atOnce(run runHalf, urls []string) (drive.Result, error) {
 	type outcome struct {
 		result drive.Result
 		err    error
@@ -80,7 +84,7 @@ func (m *moment) atOnce(client sharedClient, urls []string) (drive.Result, error
 	outcomes := make(chan outcome, len(urls))
 	for _, url := range urls {
 		go func() {
-			result, err := client(m.ctx, m.clients(), url)
+			result, err := run(m.ctx, m.clients(), url)
 			outcomes <- outcome{result, err}
 		}()
 	}
@@ -109,11 +113,11 @@ func together(results []drive.Result) (all drive.Result) {
 
 // loopsSections are the tables, by load.
 func loopsSections() map[string]report.Section {
-	columns := []report.Column{rate, over("rate", report.Rate, loopArrangements[0].Name), over("rate", report.Rate, loopArrangements[2].Name),
-		frontCPU, workerCPU, p50, p99, idle}
-	return map[string]report.Section{
-		loops64:    {Title: "64 keep-alive connections", Columns: columns},
-		loops1000:  {Title: "1,000 keep-alive connections", Columns: columns},
-		loopsFresh: {Title: "A connection for each request", Columns: columns},
+	sections := map[string]report.Section{}
+	for _, l := range loopsPlan().loads {
+		one := l.arrangements[0]
+		sections[l.name] = report.Section{Title: l.name, Columns: []report.Column{rate, over("rate", report.Rate, one), frontCPU,
+			over("front CPU", report.FrontCPU, one), workerCPU, p50, p99, idle}}
 	}
+	return sections
 }

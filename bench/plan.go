@@ -24,9 +24,9 @@ type load struct {
 	name         string
 	what         string
 	arrangements []string
-	rounds       int      // only in so many of the first rounds; 0: in all
-	firstRound   []string // those of the arrangements that are measured in the first round only
-	needs        []string // programs, beside wrk and what the arrangements need
+	rounds       int            // only in so many of the first rounds; 0: in all
+	roundsOf     map[string]int // the same for some of the arrangements
+	needs        []string       // programs, beside wrk and what the arrangements need
 	measure      measurement
 }
 
@@ -142,7 +142,7 @@ func fullPlan() plan {
 		cherootLoad(cherootBusy, 0, 3, cheroots),
 		cherootLoad(cherootIdle, idleBesideCheroot, 3, cheroots),
 		idleLoad(idleMany, 10*time.Second, []string{anteroom, nginx, haproxy}),
-	}, slowLoads(3*time.Second, 3))}
+	}, slowLoads(4*time.Second, map[string]int{slowAlone: 1, slowNginx: 1, slowAnteroom: 3}))}
 }
 
 func quickPlan() plan {
@@ -241,7 +241,11 @@ var suites = map[string]struct{ full, quick func() plan }{
 
 // measures reports whether an arrangement is measured under the load in a round.
 func (l load) measures(name string, round int) bool {
-	return (l.rounds == 0 || round <= l.rounds) && (round == 1 || !slices.Contains(l.firstRound, name))
+	rounds, ok := l.roundsOf[name]
+	if !ok {
+		rounds = l.rounds
+	}
+	return rounds == 0 || round <= rounds
 }
 
 // load returns one of the plan's loads; nil if there is none of that name.

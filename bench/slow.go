@@ -75,9 +75,10 @@ func slowhttptest(mode, path, what string, connections int) attack {
 }
 
 func slowPlan() plan {
-	return plan{title: "Beside slow clients", rounds: 4, loads: slowLoads(3*time.Second, 0), goals: slowGoals}
+	return plan{title: "Beside slow clients", rounds: 4, loads: slowLoads(5*time.Second, map[string]int{slowAlone: 1, slowNginx: 2}), goals: slowGoals}
 }
 
+// quickSlowPlan leaves out cheroot alone, and nginx but for one load.
 func quickSlowPlan() plan {
 	p := plan{title: "Beside slow clients, a quick look", rounds: 1, goals: quickSlowGoals}
 	for _, a := range ownAttacks() {
@@ -94,11 +95,11 @@ func ownAttacks() []attack {
 	return slices.DeleteFunc(slices.Clone(attacks), func(a attack) bool { return len(a.needs) > 0 })
 }
 
-// slowLoads are all attacks. cheroot alone, which answers next to nothing meanwhile, is measured in the first round only.
-func slowLoads(d time.Duration, rounds int) (loads []load) {
+// slowLoads are all attacks, each arrangement in so many of the first rounds. cheroot alone needs but one, for it answers next to nothing.
+func slowLoads(d time.Duration, rounds map[string]int) (loads []load) {
 	for _, a := range attacks {
 		l := slowLoad(a, d, []string{slowAlone, slowNginx, slowAnteroom})
-		l.rounds, l.firstRound = rounds, []string{slowAlone}
+		l.roundsOf = rounds
 		loads = append(loads, l)
 	}
 	return loads
@@ -124,7 +125,7 @@ func besideSlow(a attack, d time.Duration) measurement {
 		var beside disturbed
 		phases := []func() error{
 			func() (err error) { undisturbed, err = m.normalLoad(d); return err },
-			func() error { return pause(m.ctx, settle) },
+			func() error { return pause(m.ctx, settle/2) },
 			func() (err error) { beside, err = m.besideCrowd(a, d); return err },
 		}
 		if m.round%2 == 0 {
@@ -265,23 +266,38 @@ func (d *disturbed) sample(undisturbed drive.Result, hasFront bool) (report.Samp
 	return sample, nil
 }
 
+// What must be kept of the undisturbed throughput, in percent. That of cheroot varies by some percent from one second to the next, which
+// a quick look cannot even out.
+const (
+	keptWanted      = 95
+	quickKeptWanted = 80
+)
+
 // slowGoals are what Anteroom must reach beside each kind of slow clients.
-func slowGoals(r *report.Run) []report.Goal { return goalsBeside(r, attacks) }
+func slowGoals(r *report.Run) []report.Goal { return goalsBeside(r, attacks, keptWanted) }
 
-func quickSlowGoals(r *report.Run) []report.Goal { return goalsBeside(r, ownAttacks()) }
+func quickSlowGoals(r *report.Run) []report.Goal {
+	return goalsBeside(r, ownAttacks(), quickKeptWanted)
+}
 
-func goalsBeside(r *report.Run, attacks []attack) (list []report.Goal) {
-	var leases []float64
+func goalsBeside(r *report.Run, attacks []attack, wanted float64) (list []report.Goal) {
+	var most, held []float64
 	for _, a := range attacks {
 		of := of(a.name, slowAnteroom, report.Kept)
-		list = append(list, report.AtLeast("kept/"+a.name, r.Spread(of), 95, "%").Under(of))
-		leases = append(leases, r.Values(a.name, slowAnteroom, report.Leases)...)
+		list = append(list, report.AtLeast("kept/"+a.name, r.Spread(of), wanted, "%").Under(of))
+		most = append(most, r.Values(a.name, slowAnteroom, report.Leases)...)
+		held = append(held, r.Values(a.name, slowAnteroom, report.HeldLeases)...)
 	}
-	most := report.Spread{}
-	if len(leases) > 0 {
-		most = report.SpreadOf([]float64{slices.Max(leases)})
+	return append(list, report.AtMost("most-leases", greatest(most), cherootThreads, ""),
+		report.AtMost("leases-of-slow-clients", greatest(held), 0, ""), failureGoal(r))
+}
+
+// greatest has the greatest value for its median.
+func greatest(values []float64) report.Spread {
+	if len(values) == 0 {
+		return report.Spread{}
 	}
-	return append(list, report.AtMost("most-leases", most, cherootThreads, ""), failureGoal(r))
+	return report.SpreadOf([]float64{slices.Max(values)})
 }
 
 // slowSections are the tables, by load.
