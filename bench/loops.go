@@ -52,11 +52,15 @@ type halfClient struct {
 func loopClients(d time.Duration) []halfClient {
 	keepAlive := func(n int) halfClient {
 		return halfClient{fmt.Sprintf("loops-100B-%d", n), fmt.Sprintf("two wrk with a thread and %d keep-alive connections each, 100 bytes, %v", n/2, d),
-			func(ctx context.Context, c *drive.Clients, url string) (drive.Result, error) { return c.Wrk(ctx, url, n/2, 1, d) }}
+			func(ctx context.Context, c *drive.Clients, url string) (drive.Result, error) {
+				return c.Wrk(ctx, url, n/2, 1, d)
+			}}
 	}
 	return []halfClient{keepAlive(64), keepAlive(1000),
 		{"loops-fresh", fmt.Sprintf("two clients with a thread and %d connections each, every request on a new one, 100 bytes, %v", connections/2, d),
-			func(ctx context.Context, c *drive.Clients, url string) (drive.Result, error) { return c.Fresh(ctx, url, connections/2, 1, d) }}}
+			func(ctx context.Context, c *drive.Clients, url string) (drive.Result, error) {
+				return c.Fresh(ctx, url, connections/2, 1, d)
+			}}}
 }
 
 // inHalves has two clients at once, each at its own front if there are two.

@@ -53,7 +53,8 @@ func (h *holder) release(result any) (raw string, err error) {
 
 // failure is for a process that has ended, or closed its output, before it should.
 func (h *holder) failure() error {
-	return fmt.Errorf("%s ended early (%v): %s", h.command.Path, h.command.Wait(), strings.TrimSpace(h.stderr.String()))
+	err := h.command.Wait()
+	return errors.Join(fmt.Errorf("%s ended early: %s", h.command.Path, strings.TrimSpace(h.stderr.String())), err)
 }
 
 // kill ends the process when it is not wanted any more.

@@ -46,8 +46,10 @@ func (c *Clients) Slow(ctx context.Context, url string, mix Mix) (Crowd, error) 
 
 type ownCrowd struct{ *holder }
 
+// PID is Crowd's.
 func (o ownCrowd) PID() int { return o.command.Process.Pid }
 
+// Dismiss is Crowd's.
 func (o ownCrowd) Dismiss() (string, error) {
 	var result struct{ Clients int }
 	return o.release(&result)
@@ -92,6 +94,7 @@ const (
 	endTimeout  = 3 * time.Second
 )
 
+// PID is Crowd's.
 func (s *slowhttptest) PID() int { return s.command.Process.Pid }
 
 // awaitConnections waits until the process has as many sockets.
@@ -104,7 +107,7 @@ func (s *slowhttptest) awaitConnections(ctx context.Context, connections int) er
 		}
 		select {
 		case <-s.ended:
-			return fmt.Errorf("slowhttptest has ended at once (%v); it said:\n%s", s.failure, s.said())
+			return errors.Join(fmt.Errorf("slowhttptest has ended at once; it said:\n%s", s.said()), s.failure)
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-deadline:

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,18 +30,26 @@ type Profiler struct {
 // attachTime is how long perf may take to attach before what it is to see begins.
 const attachTime = 500 * time.Millisecond
 
-// StartProfiler attaches to processes, all threads included: to sample where all of them spend their time, and to count the system calls of some.
-func StartProfiler(ctx context.Context, sampled, counted []int) (*Profiler, error) {
+// counted are the system calls that are counted, those that a front makes often. perf takes seconds to attach to all there are.
+var counted = []string{"accept4", "close", "epoll_ctl", "epoll_pwait", "futex", "nanosleep", "read", "recvfrom", "recvmsg", "sched_yield", "sendfile64",
+	"sendmsg", "sendto", "setsockopt", "shutdown", "write"}
+
+// tracepoint begins the name of a system call's event.
+const tracepoint = "syscalls:sys_enter_"
+
+// StartProfiler attaches to processes, all threads included: to sample where all of them spend their time, and to count the front's system calls.
+func StartProfiler(ctx context.Context, all, front []int) (*Profiler, error) {
 	dir, err := os.MkdirTemp("", "anteroom-perf-")
 	if err != nil {
 		return nil, err
 	}
 	p := &Profiler{dir: dir}
-	// The clock of the processors, since virtual machines often have no counters for perf's other events.
-	if p.samples, err = startPerf(ctx, "record", "--quiet", "--event", "cpu-clock", "--freq", "2000", "--output", p.data(), "--pid", list(sampled)); err != nil {
+	// The processors' clock, since virtual machines often have no counters for perf's other events.
+	if p.samples, err = startPerf(ctx, "record", "--quiet", "-g", "--event", "cpu-clock", "--freq", "2000", "--output", p.data(), "--pid", list(all)); err != nil {
 		return nil, errors.Join(err, p.close())
 	}
-	if p.calls, err = startPerf(ctx, "stat", "--field-separator", ";", "--event", "syscalls:sys_enter_*", "--pid", list(counted)); err != nil {
+	events := tracepoint + strings.Join(counted, ","+tracepoint)
+	if p.calls, err = startPerf(ctx, "stat", "--field-separator", ";", "--event", events, "--pid", list(front)); err != nil {
 		return nil, errors.Join(err, p.close())
 	}
 	select {
@@ -53,16 +62,29 @@ func StartProfiler(ctx context.Context, sampled, counted []int) (*Profiler, erro
 
 func (p *Profiler) data() string { return filepath.Join(p.dir, "perf.data") }
 
+// sysCall matches the kernel's functions that are system calls, such as __x64_sys_recvfrom.
+var sysCall = regexp.MustCompile(`\b__\w+_sys_\w+`)
+
 // End returns tables of where time went, and of system calls per request.
 func (p *Profiler) End(ctx context.Context, requests int) (string, error) {
 	calls := p.calls.end()
-	failure := p.samples.end()
-	table, err := exec.CommandContext(ctx, "perf", "report", "--stdio", "--quiet", "--no-children", "--fields", "overhead,comm,dso,symbol",
-		"--input", p.data()).Output()
+	said := p.samples.end()
+	functions, err := p.report(ctx, "--no-children", "--fields", "overhead,comm,dso,symbol")
 	if err != nil {
-		err = fmt.Errorf("perf report: %w; perf record said: %s", err, failure)
+		return "", errors.Join(fmt.Errorf("perf report: %w; perf record said: %s", err, said), p.close())
 	}
-	return "Processor time:\n" + head(string(table)) + "\n\nSystem calls of the front, per request:\n" + callTable(calls, requests), errors.Join(err, p.close())
+	within, err := p.report(ctx, "--children", "--fields", "overhead_children,comm,symbol")
+	return strings.Join([]string{
+		"Processor time by function. Of the kernel's, those that let interrupts in again stand for what they end:", head(functions, func(string) bool { return true }),
+		"", "Processor time by system call, with all it does:", head(within, sysCall.MatchString),
+		"", "System calls of the front, per request:", callTable(calls, requests),
+	}, "\n"), errors.Join(err, p.close())
+}
+
+func (p *Profiler) report(ctx context.Context, args ...string) (string, error) {
+	args = append([]string{"report", "--stdio", "--quiet", "--call-graph", "none", "--input", p.data()}, args...)
+	out, err := exec.CommandContext(ctx, "perf", args...).Output()
+	return string(out), err
 }
 
 func (p *Profiler) close() error {
@@ -74,11 +96,11 @@ func (p *Profiler) close() error {
 	return os.RemoveAll(p.dir)
 }
 
-// head is the first lines that are not empty.
-func head(text string) string {
+// head is the first lines that are wanted and not empty.
+func head(text string, wanted func(line string) bool) string {
 	var lines []string
 	for line := range strings.Lines(text) {
-		if line = strings.TrimRight(line, " \n"); line != "" && len(lines) < Lines {
+		if line = strings.TrimRight(line, " \n"); line != "" && len(lines) < Lines && wanted(line) {
 			lines = append(lines, line)
 		}
 	}
@@ -98,12 +120,12 @@ func callTable(stat string, requests int) string {
 			continue
 		}
 		n, err := strconv.Atoi(fields[0])
-		if name, ok := strings.CutPrefix(fields[2], "syscalls:sys_enter_"); ok && err == nil && n > 0 {
+		if name, ok := strings.CutPrefix(fields[2], tracepoint); ok && err == nil && n > 0 {
 			calls = append(calls, call{name, n})
 		}
 	}
 	if len(calls) == 0 {
-		return "None were counted. perf said: " + head(stat)
+		return "None were counted. perf said: " + strings.TrimSpace(stat)
 	}
 	slices.SortFunc(calls, func(a, b call) int { return cmp.Or(cmp.Compare(b.n, a.n), cmp.Compare(a.name, b.name)) })
 	var table strings.Builder
