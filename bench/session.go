@@ -46,6 +46,9 @@ func (s *session) measureAll(ctx context.Context, round int, l load) {
 		}
 		begin := time.Now()
 		sample, err := s.measureOne(ctx, s.programs, round, name, l.measure)
+		if ctx.Err() != nil { // interrupted: whatever came of it means nothing
+			return
+		}
 		if err != nil {
 			s.miss(report.Failure{Round: round, Load: l.name, Arrangement: name, Error: err.Error()})
 			continue
