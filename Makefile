@@ -3,8 +3,8 @@
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 PYTHON   ?= /usr/bin/python3
 FUZZTIME ?= 30s
-REPORT   ?= bin/bench/report
-SLOW_REPORT ?= bin/bench/slow
+# Where bench and slow put their reports. Empty: bin/bench/report and bin/bench/slow.
+REPORT   ?=
 # More flags for anteroom serve while it is measured.
 SERVE_FLAGS ?=
 # The image that the containers are built on. Empty: one built here from Debian packages, without a registry.
@@ -46,8 +46,7 @@ help: ## Show this manual
 	@printf '  %-16s %s\n' \
 		PYTHON     "the Python with Debian's packages: $(PYTHON)" \
 		FUZZTIME   "how long to run each fuzz target: $(FUZZTIME)" \
-		REPORT     "where bench puts its report: $(REPORT)" \
-		SLOW_REPORT "where slow puts its report: $(SLOW_REPORT)" \
+		REPORT     "where bench or slow puts its report; empty: bin/bench/report, bin/bench/slow" \
 		SERVE_FLAGS "more flags for anteroom serve while it is measured" \
 		BASE_IMAGE "image under the containers, such as debian:bookworm-slim; empty: built from Debian packages" \
 		VERSION    "what the binary calls itself: $(VERSION)"
@@ -133,19 +132,19 @@ BENCH := bin/bench/bench -root . -programs bin/bench -anteroom bin/anteroom -pyt
 
 .PHONY: bench
 bench: bench-programs ## Measure beside nginx, haproxy, Apache and others (half an hour) and write REPORT; fails if a goal falls short
-	$(BENCH) -out '$(REPORT)'
+	$(BENCH) -out '$(or $(REPORT),bin/bench/report)'
 
 .PHONY: bench-quick
 bench-quick: bench-programs ## The same with less of everything, in under two minutes
-	$(BENCH) -quick -out '$(REPORT)'
+	$(BENCH) -quick -out '$(or $(REPORT),bin/bench/report)'
 
 .PHONY: slow
-slow: bench-programs ## Measure cheroot alone, behind nginx and behind Anteroom beside slow clients (a quarter of an hour) and write SLOW_REPORT; fails if a goal falls short
-	$(BENCH) -suite slow -out '$(SLOW_REPORT)'
+slow: bench-programs ## Measure beside slow clients, in a quarter of an hour, and write REPORT; fails if a goal falls short
+	$(BENCH) -suite slow -out '$(or $(REPORT),bin/bench/slow)'
 
 .PHONY: slow-quick
-slow-quick: bench-programs ## The same with our own slow clients only, in under a minute
-	$(BENCH) -suite slow -quick -out '$(SLOW_REPORT)'
+slow-quick: bench-programs ## The same with less of everything, in under a minute
+	$(BENCH) -suite slow -quick -out '$(or $(REPORT),bin/bench/slow)'
 
 # With the sidecar, too, not stripped as it is by build: profilers need its symbols.
 .PHONY: bench-programs

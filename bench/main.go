@@ -158,7 +158,7 @@ func choosePlan(o options) (plan, error) {
 // settings says, for readers of the report, what was chosen.
 func settings(o options) (sentences []string) {
 	if o.pinServers == "" && o.pinClients == "" {
-		sentences = append(sentences, "Nothing is pinned: the kernel places clients, fronts and workers on all processors as it likes, for every arrangement alike.")
+		sentences = append(sentences, "Nothing is pinned, unless a table says so: the kernel places clients, fronts and workers on all processors as it likes, for every arrangement alike.")
 	} else {
 		sentences = append(sentences, fmt.Sprintf("Pinned: servers on processors %q, clients on %q (empty: anywhere).", o.pinServers, o.pinClients))
 	}

@@ -46,7 +46,8 @@ func (s *session) needed() []string {
 	for _, l := range s.plan.loads {
 		programs = append(programs, l.needs...)
 	}
-	if s.programs.Pin != "" || s.clients.Pin != "" {
+	onOne := func(name string) bool { return arrangementOf(name).OneProcessor }
+	if s.programs.Pin != "" || s.clients.Pin != "" || slices.ContainsFunc(s.usedArrangements(), onOne) {
 		programs = append(programs, "taskset")
 	}
 	slices.Sort(programs)

@@ -15,17 +15,18 @@ import (
 
 // The arrangements that are measured beside slow clients: cheroot with its ten threads, which keeps all connections in each of them.
 const (
-	slowAlone    = cherootKeep
-	slowNginx    = "cheroot-nginx-spools"
-	slowAnteroom = "cheroot-anteroom-request"
+	slowAlone    = "slow-cheroot"
+	slowNginx    = "slow-cheroot-nginx"
+	slowAnteroom = "slow-cheroot-anteroom"
 )
 
 // cherootThreads is how many requests a cheroot works on at once, by default.
 const cherootThreads = 10
 
 var slowArrangements = []arrange.Arrangement{
-	{Name: slowNginx, Front: arrange.Nginx, Threads: 1, Worker: arrange.CherootKeep, Workers: 1, Spools: true},
-	{Name: slowAnteroom, Front: arrange.Anteroom, Threads: 1, Worker: arrange.CherootKeep, Workers: 1, Ready: "request"},
+	{Name: slowAlone, Front: arrange.Alone, Worker: arrange.CherootKeep, OneProcessor: true},
+	{Name: slowNginx, Front: arrange.Nginx, Threads: 1, Worker: arrange.CherootKeep, Workers: 1, Spools: true, OneProcessor: true},
+	{Name: slowAnteroom, Front: arrange.Anteroom, Threads: 1, Worker: arrange.CherootKeep, Workers: 1, Ready: "request", OneProcessor: true},
 }
 
 // attack is a crowd of slow clients.
@@ -45,7 +46,7 @@ var attacks = []attack{
 	ownAttack(slowAll, "All slow clients together", drive.Mix{Silent: 1000, Head: 1000, Body: 500, Read: 500}),
 	slowhttptest("H", "/100", "slow heads", 1000),
 	slowhttptest("B", "/100", "slow bodies", 500),
-	slowhttptest("X", "/1m", "slow readers", 500),
+	slowhttptest("X", "/1m", "slow readers", 300),
 }
 
 // slowAll is the load that has all kinds of slow clients at once.
@@ -108,7 +109,7 @@ func slowLoads(d time.Duration, rounds map[string]int) (loads []load) {
 func slowLoad(a attack, d time.Duration, of []string) load {
 	return load{
 		name: a.name, arrangements: of, needs: a.needs,
-		what: fmt.Sprintf("cheroot with %d threads; wrk, %d keep-alive connections, 100 bytes, %v, undisturbed and, the same again, beside %s",
+		what: fmt.Sprintf("cheroot with %d threads on one processor; wrk, %d keep-alive connections, 100 bytes, %v, undisturbed and, the same again, beside %s",
 			cherootThreads, connections, d, a.what),
 		measure: besideSlow(a, d),
 	}
@@ -266,8 +267,8 @@ func (d *disturbed) sample(undisturbed drive.Result, hasFront bool) (report.Samp
 	return sample, nil
 }
 
-// What must be kept of the undisturbed throughput, in percent. That of cheroot varies by some percent from one second to the next, which
-// a quick look cannot even out.
+// What must be kept of the undisturbed throughput, in percent. It varies by some percent from one second to the next, which a quick look
+// cannot even out.
 const (
 	keptWanted      = 95
 	quickKeptWanted = 80

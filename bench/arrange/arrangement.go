@@ -23,6 +23,10 @@ type Arrangement struct {
 	Ready   string // Anteroom: what it waits for before it lends a connection: bytes, head or request; empty: as the host says
 	Spools  bool   // nginx: what a client has not taken of a response goes to a file, as by default, so that the worker need not wait
 	Fronts  int    // Anteroom: sidecars side by side, each with its share of the workers; 0: one
+
+	// OneProcessor has cheroot run on one processor, which is all that Python's lock lets its threads use. Where they may run on several, they
+	// pass the lock across them, and throughput doubles or halves with what else the machine does.
+	OneProcessor bool
 }
 
 // Kind is a program that can be in front or work.

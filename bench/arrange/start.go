@@ -12,15 +12,38 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // command prepares a process of the serving side.
 func (r *Running) command(name string, args ...string) *exec.Cmd {
-	if r.programs.Pin != "" {
-		args = append([]string{"--cpu-list", r.programs.Pin, name}, args...)
+	return pinned(r.programs.Pin, name, args...)
+}
+
+// pinned prepares a process that runs on some processors (taskset's list) only; empty: on all.
+func pinned(processors, name string, args ...string) *exec.Cmd {
+	if processors != "" {
+		args = append([]string{"--cpu-list", processors, name}, args...)
 		name = "taskset"
 	}
 	return exec.Command(name, args...)
+}
+
+// firstProcessor returns the first of a list, or, if that is empty, of those we may use.
+func firstProcessor(list string) (string, error) {
+	if numbers := strings.FieldsFunc(list, func(c rune) bool { return c < '0' || c > '9' }); len(numbers) > 0 {
+		return numbers[0], nil
+	}
+	var allowed unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
+		return "", fmt.Errorf("sched_getaffinity: %w", err)
+	}
+	processor := 0
+	for !allowed.IsSet(processor) {
+		processor++
+	}
+	return strconv.Itoa(processor), nil
 }
 
 func (r *Running) program(name string) string { return filepath.Join(r.programs.Directory, name) }
@@ -88,7 +111,11 @@ func (r *Running) startListening(ctx context.Context, address string) error {
 	case Worker, NetHTTP:
 		return r.startWorker(ctx, r.command(r.program(string(r.Worker)), "-listen", address))
 	case Cheroot, CherootKeep:
-		return r.startWorker(ctx, r.cheroot(address))
+		command, err := r.cheroot(address)
+		if err != nil {
+			return err
+		}
+		return r.startWorker(ctx, command)
 	default:
 		return fmt.Errorf("%q cannot listen for itself", r.Worker)
 	}
@@ -97,15 +124,23 @@ func (r *Running) startListening(ctx context.Context, address string) error {
 // cherootKept is how many connections a cheroot keeps that has room for all.
 const cherootKept = "20000"
 
-func (r *Running) cheroot(address string, environment ...string) *exec.Cmd {
+func (r *Running) cheroot(address string, environment ...string) (*exec.Cmd, error) {
+	processors := r.programs.Pin
+	if r.OneProcessor {
+		one, err := firstProcessor(processors)
+		if err != nil {
+			return nil, err
+		}
+		processors = one
+	}
 	_, port, _ := strings.Cut(address, ":")
 	args := []string{filepath.Join(r.programs.Root, "bench/cheroot/app.py"), port}
 	if r.Worker == CherootKeep {
 		args = append(args, cherootKept)
 	}
-	command := r.command(r.programs.Python, args...)
+	command := pinned(processors, r.programs.Python, args...)
 	command.Env = append(os.Environ(), append(environment, "PYTHONPATH="+filepath.Join(r.programs.Root, "sdk/python"))...)
-	return command
+	return command, nil
 }
 
 // startAnteroom starts the sidecars and their hosts. All hosts are attached before clients come. The sidecar listens for the workers; cheroot
@@ -139,7 +174,11 @@ func (r *Running) startSidecar(ctx context.Context, front int, address string, w
 		return err
 	}
 	for i := range workers {
-		if err := r.startWorker(ctx, r.host(i, address, socket)); err != nil {
+		command, err := r.host(i, address, socket)
+		if err != nil {
+			return err
+		}
+		if err := r.startWorker(ctx, command); err != nil {
 			return err
 		}
 	}
@@ -161,11 +200,11 @@ func (r *Running) controlSocket(front int) string {
 	return "unix://" + filepath.Join(r.dir, fmt.Sprintf("control-%d.sock", front))
 }
 
-func (r *Running) host(i int, address, socket string) *exec.Cmd {
+func (r *Running) host(i int, address, socket string) (*exec.Cmd, error) {
 	if r.Worker == CherootKeep {
 		return r.cheroot(address, r.cherootAttaches(socket)...)
 	}
-	return r.command(r.program("worker"), "-handoff", socket, "-name", "worker-"+strconv.Itoa(i+1))
+	return r.command(r.program("worker"), "-handoff", socket, "-name", "worker-"+strconv.Itoa(i+1)), nil
 }
 
 // cherootAttaches is what cheroot's adapter is told. With a readiness it serves a named pool, which makes its capacity that of its threads.
