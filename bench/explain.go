@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -53,11 +54,10 @@ func (s *session) profile(ctx context.Context, load, arrangement string) (text s
 			return report.Sample{}, err
 		}
 		sample, measureErr := l.measure(m)
+		memory, memoryErr := gauge.Mappings(front)
 		text, err = profiler.End(m.ctx, sample.Requests)
-		if measureErr != nil {
-			return sample, measureErr
-		}
-		return sample, err
+		text += "\n\nMemory of the front:\n" + memory
+		return sample, errors.Join(measureErr, memoryErr, err)
 	})
 	return text, err
 }

@@ -46,7 +46,7 @@ var attacks = []attack{
 	ownAttack(slowAll, "All slow clients together", drive.Mix{Silent: 1000, Head: 1000, Body: 500, Read: 500}),
 	slowhttptest("H", "/100", "slow heads", 1000),
 	slowhttptest("B", "/100", "slow bodies", 500),
-	slowhttptest("X", "/1m", "slow readers", 300),
+	slowhttptest("X", "/1m", "slow readers", 200),
 }
 
 // slowAll is the load that has all kinds of slow clients at once.

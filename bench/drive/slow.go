@@ -62,7 +62,7 @@ func (c *Clients) Slowhttptest(ctx context.Context, url, mode string, connection
 	s := &slowhttptest{ended: make(chan struct{}), command: c.command(ctx, "slowhttptest", "-"+mode, "-u", url, "-c", n, "-r", n,
 		"-i", "1", // something each second
 		"-s", "65536", // the length of a body
-		"-n", "1", "-z", "512", "-w", "512", "-y", "1024", "-k", "4", // readers: 512 bytes each second, of 4 responses, so that not all of it fits into the kernel's buffers
+		"-n", "1", "-z", "512", "-w", "512", "-y", "1024", "-k", "3", // readers: 512 bytes each second, of 3 responses, so that not all of it fits into the kernel's buffers
 		"-l", strconv.Itoa(int(slowLimit.Seconds())), "-v", "1")}
 	s.command.Stdout, s.command.Stderr = &s.output, &s.output
 	if err := s.command.Start(); err != nil {

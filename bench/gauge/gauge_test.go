@@ -1,9 +1,11 @@
 package gauge
 
 import (
+	"maps"
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -147,5 +149,28 @@ func TestSpooledCountsFilesWithoutAName(t *testing.T) {
 	}
 	if after, err := Spooled(pids); err != nil || after-before != 1<<20 {
 		t.Errorf("grew by %d (%v), want 1 MiB", after-before, err)
+	}
+}
+
+func TestMappingsOfOneNameAreAddedUp(t *testing.T) {
+	sizes := map[string]int64{}
+	addMappings(sizes, `00400000-0080a000 r-xp 00000000 fe:00 1234 /bin/worker
+Rss:                 900 kB
+Pss:                 500 kB
+Pss_Dirty:             0 kB
+0080a000-00900000 rw-p 0040a000 fe:00 1234 /bin/worker
+Pss:                  20 kB
+c000000000-c000400000 rw-p 00000000 00:00 0
+Pss:                2048 kB
+VmFlags: rd wr mr
+7ff000-7ff100 r--p 00000000 00:00 0 [vvar]
+Pss:                   0 kB
+`)
+	want := map[string]int64{"/bin/worker": 520, "anonymous": 2048}
+	if !maps.Equal(sizes, want) {
+		t.Errorf("%v, want %v", sizes, want)
+	}
+	if table, err := Mappings([]int{os.Getpid()}); err != nil || !strings.Contains(table, " kB  anonymous") {
+		t.Errorf("our own:\n%s\n(%v)", table, err)
 	}
 }
