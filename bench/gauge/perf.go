@@ -31,8 +31,8 @@ type Profiler struct {
 const attachTime = 500 * time.Millisecond
 
 // counted are the system calls that are counted, those that a front makes often. perf takes seconds to attach to all there are.
-var counted = []string{"accept4", "close", "epoll_ctl", "epoll_pwait", "futex", "nanosleep", "read", "recvfrom", "recvmsg", "sched_yield", "sendfile64",
-	"sendmsg", "sendto", "setsockopt", "shutdown", "write"}
+var counted = []string{"accept4", "close", "epoll_ctl", "epoll_pwait", "futex", "nanosleep", "read", "recvfrom", "recvmmsg", "recvmsg", "sched_yield",
+	"sendfile64", "sendmmsg", "sendmsg", "sendto", "setsockopt", "shutdown", "splice", "write"}
 
 // tracepoint begins the name of a system call's event.
 const tracepoint = "syscalls:sys_enter_"
