@@ -23,13 +23,21 @@ func (s *session) explain(ctx context.Context) {
 			s.run.Why[i].Goals = append(s.run.Why[i].Goals, g.Name)
 			continue
 		}
-		fmt.Fprintf(os.Stderr, "why is %s short?\n", g.Name)
-		text, err := s.profile(ctx, g.Load, g.Arrangement)
-		if err != nil {
-			text = "No profile: " + err.Error()
+		text := "Not looked into, to be quick; the full plan does."
+		if len(s.run.Why) < s.plan.profiles {
+			fmt.Fprintf(os.Stderr, "why is %s short?\n", g.Name)
+			text = s.why(ctx, g)
 		}
 		s.run.Why = append(s.run.Why, report.Profile{Load: g.Load, Arrangement: g.Arrangement, Goals: []string{g.Name}, Text: text})
 	}
+}
+
+func (s *session) why(ctx context.Context, g report.Goal) string {
+	text, err := s.profile(ctx, g.Load, g.Arrangement)
+	if err != nil {
+		return "No profile: " + err.Error()
+	}
+	return text
 }
 
 // profile takes a binary of the sidecar that still has its symbols. Of the workers there is only the one.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"runtime"
 	"slices"
 	"strconv"
@@ -17,7 +18,13 @@ type plan struct {
 	rounds int
 	loads  []load
 	goals  func(*report.Run) []report.Goal // nil: none
+
+	// profiles is how often at most to look for why goals are short, which takes as long as a measurement and a little more.
+	profiles int
 }
+
+// everyTime has every goal looked into that is short.
+const everyTime = math.MaxInt
 
 // load is one kind of load, and who is measured under it.
 type load struct {
@@ -129,7 +136,7 @@ const idleConnections = 15_000
 const idleBesideCheroot = 500
 
 func fullPlan() plan {
-	return plan{title: "Anteroom beside its peers", rounds: 5, goals: fullGoals, loads: slices.Concat([]load{
+	return plan{title: "Anteroom beside its peers", rounds: 5, goals: fullGoals, profiles: everyTime, loads: slices.Concat([]load{
 		wrkLoad(keepAlive64, "/100", 100, connections, 2, allButCheroots()),
 		wrkLoad(keepAlive1, "/100", 100, 1, 2, more(rivals, onCores("nginx"), onCores("haproxy"), "nethttp")),
 		wrkLoad(keepAlive1000, "/100", 100, 1000, 2, without(allButCheroots(), apache)),
@@ -147,7 +154,7 @@ func fullPlan() plan {
 
 func quickPlan() plan {
 	threesome := []string{workerAlone, anteroom, nginx}
-	return plan{title: "Anteroom beside its peers, a quick look", rounds: 3, goals: quickGoals, loads: []load{
+	return plan{title: "Anteroom beside its peers, a quick look", rounds: 3, goals: quickGoals, profiles: 3, loads: []load{
 		wrkLoad(keepAlive64, "/100", 100, connections, 1, rivals),
 		wrkLoad(keepAlive1, "/100", 100, 1, 1, threesome),
 		wrkLoad(body1m, "/1m", 1<<20, 8, 1, threesome),

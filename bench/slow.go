@@ -76,12 +76,13 @@ func slowhttptest(mode, path, what string, connections int) attack {
 }
 
 func slowPlan() plan {
-	return plan{title: "Beside slow clients", rounds: 4, loads: slowLoads(5*time.Second, map[string]int{slowAlone: 1, slowNginx: 2}), goals: slowGoals}
+	return plan{title: "Beside slow clients", rounds: 4, loads: slowLoads(5*time.Second, map[string]int{slowAlone: 1, slowNginx: 2}),
+		goals: slowGoals, profiles: everyTime}
 }
 
 // quickSlowPlan leaves out cheroot alone, and nginx but for one load.
 func quickSlowPlan() plan {
-	p := plan{title: "Beside slow clients, a quick look", rounds: 1, goals: quickSlowGoals}
+	p := plan{title: "Beside slow clients, a quick look", rounds: 1, goals: quickSlowGoals, profiles: 1}
 	for _, a := range ownAttacks() {
 		of := []string{slowAnteroom}
 		if a.name == slowAll {
