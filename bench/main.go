@@ -4,7 +4,9 @@
 // a time, those to be compared one after the other; several rounds follow each other, each beginning with another arrangement. Ratios are
 // taken within a round, so that what the machine does meanwhile falls out of them. docs/performance.md explains the method.
 //
-// It ends with one line for each goal, and with status 1 if one of them falls short.
+// There are three suites: peers, which is make bench; slow, which is make slow; and loops, which compares one sidecar with two.
+//
+// It ends with one line for each goal, and with status 1 if one of them falls short or something could not be measured; the report has the rest.
 package main
 
 import (
