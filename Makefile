@@ -3,7 +3,8 @@
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 PYTHON   ?= /usr/bin/python3
 FUZZTIME ?= 30s
-REPORT   ?= bin/bench/report
+# Where bench and slow put their reports. Empty: bin/bench/report and bin/bench/slow.
+REPORT   ?=
 # More flags for anteroom serve while it is measured.
 SERVE_FLAGS ?=
 # The image that the containers are built on. Empty: one built here from Debian packages, without a registry.
@@ -45,7 +46,7 @@ help: ## Show this manual
 	@printf '  %-16s %s\n' \
 		PYTHON     "the Python with Debian's packages: $(PYTHON)" \
 		FUZZTIME   "how long to run each fuzz target: $(FUZZTIME)" \
-		REPORT     "where bench puts its report: $(REPORT)" \
+		REPORT     "where bench or slow puts its report; empty: bin/bench/report, bin/bench/slow" \
 		SERVE_FLAGS "more flags for anteroom serve while it is measured" \
 		BASE_IMAGE "image under the containers, such as debian:bookworm-slim; empty: built from Debian packages" \
 		VERSION    "what the binary calls itself: $(VERSION)"
@@ -131,16 +132,25 @@ BENCH := bin/bench/bench -root . -programs bin/bench -anteroom bin/anteroom -pyt
 
 .PHONY: bench
 bench: bench-programs ## Measure beside nginx, haproxy, Apache and others (half an hour) and write REPORT; fails if a goal falls short
-	$(BENCH) -out '$(REPORT)'
+	$(BENCH) -out '$(or $(REPORT),bin/bench/report)'
 
 .PHONY: bench-quick
 bench-quick: bench-programs ## The same with less of everything, in under two minutes
-	$(BENCH) -quick -out '$(REPORT)'
+	$(BENCH) -quick -out '$(or $(REPORT),bin/bench/report)'
 
+.PHONY: slow
+slow: bench-programs ## Measure beside slow clients, in a quarter of an hour, and write REPORT; fails if a goal falls short
+	$(BENCH) -suite slow -out '$(or $(REPORT),bin/bench/slow)'
+
+.PHONY: slow-quick
+slow-quick: bench-programs ## The same with less of everything, in under a minute
+	$(BENCH) -suite slow -quick -out '$(or $(REPORT),bin/bench/slow)'
+
+# With the sidecar, too, not stripped as it is by build: profilers need its symbols.
 .PHONY: bench-programs
 bench-programs: build
 	@scripts/install-debian-packages scripts/debian-packages-bench.txt
-	CGO_ENABLED=0 go build -trimpath -o bin/bench/ ./bench ./bench/worker ./bench/load ./bench/nethttp
+	CGO_ENABLED=0 go build -trimpath -o bin/bench/ ./bench ./bench/worker ./bench/load ./bench/nethttp ./cmd/anteroom
 
 ##@ Setting up
 

@@ -4,7 +4,9 @@
 // a time, those to be compared one after the other; several rounds follow each other, each beginning with another arrangement. Ratios are
 // taken within a round, so that what the machine does meanwhile falls out of them. docs/performance.md explains the method.
 //
-// It ends with one line for each goal, and with status 1 if one of them falls short.
+// There are three suites: peers, which is make bench; slow, which is make slow; and loops, which compares one sidecar with two.
+//
+// It ends with one line for each goal, and with status 1 if one of them falls short or something could not be measured; the report has the rest.
 package main
 
 import (
@@ -12,10 +14,12 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -27,6 +31,7 @@ import (
 
 // options are the flags.
 type options struct {
+	suite      string
 	quick      bool
 	rounds     int
 	only       string
@@ -42,7 +47,11 @@ type options struct {
 	ownNetwork bool
 }
 
-var errShort = errors.New("a goal falls short")
+// Why bench ends with status 1.
+var (
+	errShort  = errors.New("a goal falls short")
+	errMissed = errors.New("some of it could not be measured; the report says what and why")
+)
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -55,6 +64,7 @@ func main() {
 }
 
 func parse() (o options) {
+	flag.StringVar(&o.suite, "suite", "peers", "what to measure: peers, which is make bench; slow, make slow; or loops, which compares one sidecar with two")
 	flag.BoolVar(&o.quick, "quick", false, "the short plan: fewer arrangements, fewer loads, shorter")
 	flag.IntVar(&o.rounds, "rounds", 0, "how many rounds; 0: the plan's own number")
 	flag.StringVar(&o.only, "only", "", "measure only arrangements whose whole name matches this `regexp`")
@@ -80,14 +90,27 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	if err := s.measure(ctx); err != nil {
+	if err := s.preflight(ctx); err != nil {
 		return err
 	}
+	s.measure(ctx)
+	s.explain(ctx)
 	if err := s.write(o.out); err != nil {
 		return err
 	}
 	fmt.Printf("report: %s\n", filepath.Join(o.out, reportFile))
-	if !report.PrintGoals(os.Stdout, s.run.Goals) {
+	return s.verdict(ctx)
+}
+
+// verdict prints the goals. It returns an error unless all was measured and all are reached.
+func (s *session) verdict(ctx context.Context) error {
+	reached := report.PrintGoals(os.Stdout, s.run.Goals)
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("it was interrupted: %w", context.Cause(ctx))
+	case len(s.run.Failures) > 0:
+		return errMissed
+	case !reached:
 		return errShort
 	}
 	return nil
@@ -120,9 +143,13 @@ func newSession(ctx context.Context, o options) (*session, error) {
 }
 
 func choosePlan(o options) (plan, error) {
-	p := fullPlan()
+	suite, ok := suites[o.suite]
+	if !ok {
+		return plan{}, fmt.Errorf("-suite %s: there is none; it must be one of %s", o.suite, strings.Join(slices.Sorted(maps.Keys(suites)), ", "))
+	}
+	p := suite.full()
 	if o.quick {
-		p = quickPlan()
+		p = suite.quick()
 	}
 	if o.rounds > 0 {
 		p.rounds = o.rounds
@@ -133,7 +160,7 @@ func choosePlan(o options) (plan, error) {
 // settings says, for readers of the report, what was chosen.
 func settings(o options) (sentences []string) {
 	if o.pinServers == "" && o.pinClients == "" {
-		sentences = append(sentences, "Nothing is pinned: the kernel places clients, fronts and workers on all processors as it likes, for every arrangement alike.")
+		sentences = append(sentences, "Nothing is pinned, unless a table says so: the kernel places clients, fronts and workers on all processors as it likes, for every arrangement alike.")
 	} else {
 		sentences = append(sentences, fmt.Sprintf("Pinned: servers on processors %q, clients on %q (empty: anywhere).", o.pinServers, o.pinClients))
 	}

@@ -30,8 +30,12 @@ func (m *moment) clients() *drive.Clients { return &m.session.clients }
 // warmUp lets an arrangement open its connections to workers, grow its buffers and fill its caches: twice as many requests as there are
 // connections, in a fifth of a second.
 func (m *moment) warmUp(path string, connections int) error {
+	return m.warmUpAt(m.url(path), connections)
+}
+
+func (m *moment) warmUpAt(url string, connections int) error {
 	const d = time.Second / 5
-	_, err := m.clients().Rate(m.ctx, m.url(path), connections, 2*float64(connections)/d.Seconds(), d)
+	_, err := m.clients().Rate(m.ctx, url, connections, 2*float64(connections)/d.Seconds(), d)
 	return err
 }
 
@@ -42,7 +46,7 @@ func saturate(path string, size, connections int, d time.Duration) measurement {
 			return report.Sample{}, err
 		}
 		return m.under(size, func() (drive.Result, error) {
-			return m.clients().Wrk(m.ctx, m.url(path), connections, d)
+			return m.clients().Wrk(m.ctx, m.url(path), connections, 2, d)
 		})
 	}
 }
@@ -70,7 +74,7 @@ func freshConnections(d time.Duration) measurement {
 			return report.Sample{}, err
 		}
 		return m.under(100, func() (drive.Result, error) {
-			return m.clients().Fresh(m.ctx, m.url("/100"), connections, d)
+			return m.clients().Fresh(m.ctx, m.url("/100"), connections, 2, d)
 		})
 	}
 }
@@ -91,22 +95,41 @@ func besideIdle(idle int, d time.Duration) measurement {
 
 // under measures what a client finds and what it costs the servers.
 func (m *moment) under(size int, client func() (drive.Result, error)) (report.Sample, error) {
-	before, err := m.cpu()
-	if err != nil {
-		return report.Sample{}, err
-	}
-	result, err := client()
-	if err != nil {
-		return report.Sample{}, err
-	}
-	after, err := m.cpu()
+	result, used, err := m.observe(client)
 	if err != nil {
 		return report.Sample{}, err
 	}
 	if result.Requests == 0 {
 		return report.Sample{}, fmt.Errorf("no request was answered; the client printed:\n%s", result.Raw)
 	}
-	return sampleOf(result, size, after.front-before.front, after.workers-before.workers, len(m.FrontPIDs()) > 0), nil
+	return sampleOf(result, size, used, len(m.FrontPIDs()) > 0), nil
+}
+
+// usage is what a client's run took from the machine.
+type usage struct {
+	cpu
+	idle float64 // of all processors, in percent
+}
+
+// observe runs a client.
+func (m *moment) observe(client func() (drive.Result, error)) (result drive.Result, used usage, err error) {
+	ticks, err := gauge.ReadTicks()
+	if err != nil {
+		return result, used, err
+	}
+	before, err := m.cpu()
+	if err != nil {
+		return result, used, err
+	}
+	if result, err = client(); err != nil {
+		return result, used, err
+	}
+	after, err := m.cpu()
+	if err != nil {
+		return result, used, err
+	}
+	now, err := gauge.ReadTicks()
+	return result, usage{cpu{after.front - before.front, after.workers - before.workers}, now.IdleSince(ticks)}, err
 }
 
 // cpu is the processor time used so far.
@@ -142,27 +165,34 @@ func trees(roots []int) (pids []int, err error) {
 // largeBody is the size from which on figures per byte say something.
 const largeBody = 10_000
 
-func sampleOf(result drive.Result, size int, front, workers time.Duration, hasFront bool) report.Sample {
+func sampleOf(result drive.Result, size int, used usage, hasFront bool) report.Sample {
+	sample := report.Sample{Requests: result.Requests, Errors: result.Errors, Raw: result.Raw, Metrics: map[report.Metric]float64{
+		report.Rate:        float64(result.Requests) / result.Duration.Seconds(),
+		report.MachineIdle: used.idle,
+	}}
+	if result.Requests > 0 {
+		addPerRequest(sample.Metrics, result, size, used, hasFront)
+	}
+	return sample
+}
+
+func addPerRequest(metrics map[report.Metric]float64, result drive.Result, size int, used usage, hasFront bool) {
 	requests := float64(result.Requests)
 	gibibytes := requests * float64(size) / (1 << 30)
-	metrics := map[report.Metric]float64{
-		report.Rate:      requests / result.Duration.Seconds(),
-		report.ClientCPU: float64(result.Client.Nanoseconds()) / requests,
-	}
+	metrics[report.ClientCPU] = float64(result.Client.Nanoseconds()) / requests
 	if size >= largeBody {
 		metrics[report.Throughput] = gibibytes * 1024 / result.Duration.Seconds()
 	}
 	if hasFront {
-		metrics[report.FrontCPU] = float64(front.Nanoseconds()) / requests
+		metrics[report.FrontCPU] = float64(used.front.Nanoseconds()) / requests
 	}
 	if hasFront && size >= largeBody {
-		metrics[report.FrontPerGB] = front.Seconds() / gibibytes
+		metrics[report.FrontPerGB] = used.front.Seconds() / gibibytes
 	}
-	if workers > 0 {
-		metrics[report.WorkerCPU] = float64(workers.Nanoseconds()) / requests
+	if used.workers > 0 {
+		metrics[report.WorkerCPU] = float64(used.workers.Nanoseconds()) / requests
 	}
 	if result.P50 > 0 {
 		metrics[report.P50], metrics[report.P99] = float64(result.P50.Nanoseconds()), float64(result.P99.Nanoseconds())
 	}
-	return report.Sample{Requests: result.Requests, Errors: result.Errors, Metrics: metrics, Raw: result.Raw}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"runtime"
 	"slices"
 	"strconv"
@@ -16,14 +17,23 @@ type plan struct {
 	title  string
 	rounds int
 	loads  []load
+	goals  func(*report.Run) []report.Goal // nil: none
+
+	// profiles is how often at most to look for why goals are short, which takes as long as a measurement and a little more.
+	profiles int
 }
+
+// everyTime has every goal looked into that is short.
+const everyTime = math.MaxInt
 
 // load is one kind of load, and who is measured under it.
 type load struct {
 	name         string
 	what         string
 	arrangements []string
-	rounds       int // only in so many of the first rounds; 0: in all
+	rounds       int            // only in so many of the first rounds; 0: in all
+	roundsOf     map[string]int // the same for some of the arrangements
+	needs        []string       // programs, beside wrk and what the arrangements need
 	measure      measurement
 }
 
@@ -48,7 +58,9 @@ func onCores(name string) string { return name + "-" + strconv.Itoa(cores) }
 
 // arrangements lists all there are, in the order of tables. The number in a name is that of the front's processes or threads; Anteroom's is
 // that of its hosts. Anteroom waits for a request's whole head, as a proxy does, and with "bytes" for its first byte only.
-var arrangements = []arrange.Arrangement{
+var arrangements = slices.Concat(peers, slowArrangements, loopArrangements)
+
+var peers = []arrange.Arrangement{
 	{Name: workerAlone, Front: arrange.Alone, Worker: arrange.Worker},
 	{Name: anteroom, Front: arrange.Anteroom, Threads: 1, Worker: arrange.Worker, Workers: 1, Ready: "head"},
 	{Name: anteroomBytes, Front: arrange.Anteroom, Threads: 1, Worker: arrange.Worker, Workers: 1, Ready: "bytes"},
@@ -70,7 +82,9 @@ var arrangements = []arrange.Arrangement{
 	{Name: cherootNginx, Front: arrange.Nginx, Threads: 1, Worker: arrange.CherootKeep, Workers: 1},
 }
 
-func arrangementNames() (names []string) {
+func arrangementNames() []string { return namesOf(arrangements) }
+
+func namesOf(arrangements []arrange.Arrangement) (names []string) {
 	for _, a := range arrangements {
 		names = append(names, a.Name)
 	}
@@ -90,7 +104,7 @@ var (
 
 func more(names []string, others ...string) []string { return slices.Concat(names, others) }
 
-func allButCheroots() []string { return without(arrangementNames(), cheroots...) }
+func allButCheroots() []string { return without(namesOf(peers), cheroots...) }
 
 func without(names []string, others ...string) []string {
 	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return slices.Contains(others, name) })
@@ -122,7 +136,7 @@ const idleConnections = 15_000
 const idleBesideCheroot = 500
 
 func fullPlan() plan {
-	return plan{title: "Anteroom beside its peers", rounds: 5, loads: []load{
+	return plan{title: "Anteroom beside its peers", rounds: 5, goals: fullGoals, profiles: everyTime, loads: slices.Concat([]load{
 		wrkLoad(keepAlive64, "/100", 100, connections, 2, allButCheroots()),
 		wrkLoad(keepAlive1, "/100", 100, 1, 2, more(rivals, onCores("nginx"), onCores("haproxy"), "nethttp")),
 		wrkLoad(keepAlive1000, "/100", 100, 1000, 2, without(allButCheroots(), apache)),
@@ -135,12 +149,12 @@ func fullPlan() plan {
 		cherootLoad(cherootBusy, 0, 3, cheroots),
 		cherootLoad(cherootIdle, idleBesideCheroot, 3, cheroots),
 		idleLoad(idleMany, 10*time.Second, []string{anteroom, nginx, haproxy}),
-	}}
+	}, slowLoads(4*time.Second, map[string]int{slowAlone: 1, slowNginx: 1, slowAnteroom: 3}))}
 }
 
 func quickPlan() plan {
 	threesome := []string{workerAlone, anteroom, nginx}
-	return plan{title: "Anteroom beside its peers, a quick look", rounds: 3, loads: []load{
+	return plan{title: "Anteroom beside its peers, a quick look", rounds: 3, goals: quickGoals, profiles: 3, loads: []load{
 		wrkLoad(keepAlive64, "/100", 100, connections, 1, rivals),
 		wrkLoad(keepAlive1, "/100", 100, 1, 1, threesome),
 		wrkLoad(body1m, "/1m", 1<<20, 8, 1, threesome),
@@ -223,6 +237,30 @@ func (p plan) filter(loads, only string) (plan, error) {
 		p.loads[i].arrangements = slices.DeleteFunc(kept, func(name string) bool { return !names.MatchString(name) })
 	}
 	return p, nil
+}
+
+// suites are the plans by name, each in full and in short.
+var suites = map[string]struct{ full, quick func() plan }{
+	"peers": {fullPlan, quickPlan},
+	"slow":  {slowPlan, quickSlowPlan},
+	"loops": {loopsPlan, quickLoopsPlan},
+}
+
+// measures reports whether an arrangement is measured under the load in a round.
+func (l load) measures(name string, round int) bool {
+	rounds, ok := l.roundsOf[name]
+	if !ok {
+		rounds = l.rounds
+	}
+	return rounds == 0 || round <= rounds
+}
+
+// load returns one of the plan's loads; nil if there is none of that name.
+func (p plan) load(name string) *load {
+	if i := slices.IndexFunc(p.loads, func(l load) bool { return l.name == name }); i >= 0 {
+		return &p.loads[i]
+	}
+	return nil
 }
 
 func (p plan) described() (loads []report.Load) {

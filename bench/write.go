@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 
@@ -24,6 +25,7 @@ var (
 	workerCPU = report.Column{Title: "worker, CPU per request", Metric: report.WorkerCPU}
 	p50       = report.Column{Title: "p50", Metric: report.P50}
 	p99       = report.Column{Title: "p99", Metric: report.P99}
+	idle      = report.Column{Title: "nobody's", Metric: report.MachineIdle}
 )
 
 func over(title string, m report.Metric, other string) report.Column {
@@ -55,6 +57,8 @@ func (s *session) sections() (list []report.Section) {
 		cherootIdle:   {Title: "cheroot beside idle connections", Columns: python, Charts: []report.Chart{chartOf(report.Rate)}},
 		idleMany:      {Title: "Idle connections", Columns: idleColumns(), Charts: []report.Chart{chartOf(report.IdleMemory)}},
 	}
+	maps.Copy(all, slowSections())
+	maps.Copy(all, loopsSections())
 	for _, l := range s.plan.loads {
 		section := all[l.name]
 		section.Load, section.Text = l.name, l.what+"."
@@ -98,7 +102,7 @@ func (s *session) write(dir string) error {
 	files := map[string]func(io.Writer){
 		jsonFile:   func(w io.Writer) { _, _ = w.Write(append(samples, '\n')) },
 		benchFile:  s.run.GoBench,
-		reportFile: func(w io.Writer) { s.run.Markdown(w, sections, order) },
+		reportFile: func(w io.Writer) { s.run.Markdown(w, []report.Summary{slowSummary()}, sections, order) },
 	}
 	for _, section := range sections {
 		for _, chart := range section.Charts {

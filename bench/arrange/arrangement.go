@@ -20,7 +20,13 @@ type Arrangement struct {
 	Threads int    // of the front: processes, threads or loops
 	Worker  Kind
 	Workers int
-	Ready   string // Anteroom: what it waits for before it lends a connection: bytes, head or request
+	Ready   string // Anteroom: what it waits for before it lends a connection: bytes, head or request; empty: as the host says
+	Spools  bool   // nginx: what a client has not taken of a response goes to a file, as by default, so that the worker need not wait
+	Fronts  int    // Anteroom: sidecars side by side, each with its share of the workers; 0: one
+
+	// OneProcessor has cheroot run on one processor, which is all that Python's lock lets its threads use. Where they may run on several, they
+	// pass the lock across them, and throughput doubles or halves with what else the machine does.
+	OneProcessor bool
 }
 
 // Kind is a program that can be in front or work.
@@ -57,7 +63,8 @@ type Programs struct {
 // Running is an arrangement that serves.
 type Running struct {
 	Arrangement
-	Address string // host:port of where clients connect
+	Address string   // host:port of where clients connect
+	Further []string // the same of the other fronts, if there are several
 
 	dir      string
 	front    []*child
@@ -118,6 +125,14 @@ func (r *Running) FrontPIDs() []int { return pids(r.front) }
 
 // WorkerPIDs returns the roots of the workers' processes.
 func (r *Running) WorkerPIDs() []int { return pids(r.workers) }
+
+// Control returns the address of the sidecar's gRPC; empty if the front is none.
+func (r *Running) Control() string {
+	if r.Front != Anteroom {
+		return ""
+	}
+	return r.controlSocket(0)
+}
 
 func pids(children []*child) (list []int) {
 	for _, c := range children {

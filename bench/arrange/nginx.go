@@ -29,8 +29,7 @@ http {
 	scgi_temp_path {DIR}/scgi;
 `
 
-// nginxProxy keeps connections to the workers open. Nothing is written to disk: with the default, bodies that a client has not taken yet
-// go to a file.
+// nginxProxy keeps connections to the workers open. Nothing is written to disk unless the arrangement spools.
 const nginxProxy = nginxCommon + `
 	upstream workers {
 {SERVERS}		keepalive 1024;
@@ -43,7 +42,7 @@ const nginxProxy = nginxCommon + `
 			proxy_pass http://workers;
 			proxy_http_version 1.1;
 			proxy_set_header Connection "";
-			proxy_max_temp_file_size 0;
+			{SPOOL}
 		}
 	}
 }
@@ -58,7 +57,11 @@ const nginxReturn = nginxCommon + `
 `
 
 func (r *Running) startNginx(upstreams []string) error {
-	path, err := r.writeNginx(nginxProxy, "{SERVERS}", eachLine("\t\tserver ", upstreams, ";"))
+	spool := "proxy_max_temp_file_size 0;"
+	if r.Spools {
+		spool = ""
+	}
+	path, err := r.writeNginx(nginxProxy, "{SERVERS}", eachLine("\t\tserver ", upstreams, ";"), "{SPOOL}", spool)
 	if err != nil {
 		return err
 	}

@@ -12,13 +12,18 @@ import sys
 
 import cheroot.wsgi
 
-BODY = b"x" * 100
+SMALL = b"x" * 100
+LARGE = b"x" * (1 << 20)
 
 
 def app(environ, start_response):
-    """Answer 100 bytes to everything."""
-    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(BODY)))])
-    return [BODY]
+    """Read what is posted; answer /1m with 1 MB, everything else with 100 bytes."""
+    if environ["REQUEST_METHOD"] == "POST":
+        while environ["wsgi.input"].read(64 << 10):
+            pass
+    body = LARGE if environ["PATH_INFO"] == "/1m" else SMALL
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    return [body]
 
 
 def leave(*_):

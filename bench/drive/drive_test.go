@@ -1,6 +1,8 @@
 package drive
 
 import (
+	"net"
+	"os"
 	"testing"
 	"time"
 )
@@ -50,5 +52,39 @@ func TestParseWrk(t *testing.T) {
 func TestParseWrkWithoutResults(t *testing.T) {
 	if _, err := parseWrk("unable to connect to 127.0.0.1:1 Connection refused\n"); err == nil {
 		t.Error("no error for an output without results")
+	}
+}
+
+// wrk prints this for a server that answers nothing.
+func TestParseWrkOfNothing(t *testing.T) {
+	r, err := parseWrk("  0 requests in 3.00s, 0.00B read\nRequests/sec:      0.00\nTransfer/sec:       0.00B\n")
+	if err != nil || r.Requests != 0 || r.Errors != 0 || r.Duration != 0 {
+		t.Errorf("%+v (%v)", r, err)
+	}
+}
+
+func TestSocketsAreCounted(t *testing.T) {
+	before, err := sockets(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		l, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = l.Close() }()
+	}
+	// Go's own epoll instance is no socket.
+	if after, err := sockets(os.Getpid()); err != nil || after != before+3 {
+		t.Errorf("%d sockets, then %d (%v)", before, after, err)
+	}
+}
+
+func TestColoursAreTakenOut(t *testing.T) {
+	s := slowhttptest{}
+	s.output.WriteString("\x1b[H\x1b[2J\x1b[1;32mconnected:   \x1b[1;31m 300\x1b[0m")
+	if got, want := s.said(), "connected:    300"; got != want {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

@@ -1,13 +1,9 @@
 package drive
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -22,8 +18,8 @@ func (c *Clients) Rate(ctx context.Context, url string, connections int, perSeco
 }
 
 // Fresh opens a new connection for each request, a number of them at once.
-func (c *Clients) Fresh(ctx context.Context, url string, connections int, d time.Duration) (Result, error) {
-	return c.load(ctx, "fresh", "-connections", strconv.Itoa(connections), "-threads", "2", "-for", d.String(), url)
+func (c *Clients) Fresh(ctx context.Context, url string, connections, threads int, d time.Duration) (Result, error) {
+	return c.load(ctx, "fresh", "-connections", strconv.Itoa(connections), "-threads", strconv.Itoa(threads), "-for", d.String(), url)
 }
 
 func (c *Clients) load(ctx context.Context, args ...string) (Result, error) {
@@ -63,89 +59,4 @@ func (c *Clients) command(ctx context.Context, name string, args ...string) *exe
 	command := exec.CommandContext(ctx, name, args...)
 	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return command
-}
-
-// perHolder is how many idle connections one process holds: half of the usual 20,000 descriptors.
-const perHolder = 7_500
-
-// Idle is a number of connections that have been served once and now stay idle.
-type Idle struct{ holders []*holder }
-
-type holder struct {
-	command *exec.Cmd
-	stdin   io.Closer
-	stdout  *bufio.Scanner
-	stderr  strings.Builder
-}
-
-// Hold opens idle connections, in as many processes as their number of descriptors asks for.
-func (c *Clients) Hold(ctx context.Context, url string, connections int) (*Idle, error) {
-	idle := &Idle{}
-	for left := connections; left > 0; left -= perHolder {
-		h, err := startHolder(c.command(ctx, c.Load, "idle", "-connections", strconv.Itoa(min(left, perHolder)), url))
-		if err != nil {
-			return nil, errors.Join(err, idle.kill())
-		}
-		idle.holders = append(idle.holders, h)
-	}
-	for _, h := range idle.holders {
-		if err := h.awaitReady(); err != nil {
-			return nil, errors.Join(err, idle.kill())
-		}
-	}
-	return idle, nil
-}
-
-func startHolder(command *exec.Cmd) (*holder, error) {
-	h := &holder{command: command}
-	stdin, err := command.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	stdout, err := command.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	command.Stderr = &h.stderr
-	h.stdin, h.stdout = stdin, bufio.NewScanner(stdout)
-	return h, command.Start()
-}
-
-func (h *holder) awaitReady() error {
-	if h.stdout.Scan() && h.stdout.Text() == "ready" {
-		return nil
-	}
-	err := h.command.Wait()
-	return fmt.Errorf("holding idle connections: %w: %s", err, strings.TrimSpace(h.stderr.String()))
-}
-
-func (h *holder) release() (lost int, err error) {
-	_ = h.stdin.Close()
-	if !h.stdout.Scan() {
-		return 0, fmt.Errorf("holding idle connections: %w: %s", h.command.Wait(), strings.TrimSpace(h.stderr.String()))
-	}
-	var result struct{ Lost int }
-	err = json.Unmarshal(h.stdout.Bytes(), &result)
-	return result.Lost, errors.Join(err, h.command.Wait())
-}
-
-// Release ends the connections and says how many the server had ended before.
-func (i *Idle) Release() (lost int, err error) {
-	for _, h := range i.holders {
-		n, e := h.release()
-		lost += n
-		err = errors.Join(err, e)
-	}
-	return lost, err
-}
-
-// kill ends what has begun when not all of it could.
-func (i *Idle) kill() error {
-	for _, h := range i.holders {
-		if err := h.command.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-			return err
-		}
-		_ = h.command.Wait() // its failure is the one that is being reported
-	}
-	return nil
 }

@@ -25,9 +25,9 @@ type Clients struct {
 	Pin  string // a list of processors for taskset(1); empty: where the kernel likes
 }
 
-// Wrk runs wrk: every connection asks again as soon as it is answered.
-func (c *Clients) Wrk(ctx context.Context, url string, connections int, d time.Duration) (Result, error) {
-	threads := min(connections, 2)
+// Wrk runs wrk: every connection asks again as soon as it is answered. Its time is in whole seconds.
+func (c *Clients) Wrk(ctx context.Context, url string, connections, threads int, d time.Duration) (Result, error) {
+	threads = min(connections, threads)
 	out, used, err := c.run(ctx, "wrk", "--latency", "--timeout", "10s", "--threads", strconv.Itoa(threads),
 		"--connections", strconv.Itoa(connections), "--duration", strconv.Itoa(int(d.Seconds()))+"s", url)
 	if err != nil {
@@ -35,6 +35,9 @@ func (c *Clients) Wrk(ctx context.Context, url string, connections int, d time.D
 	}
 	result, err := parseWrk(out)
 	result.Client = used
+	if result.Duration == 0 { // no request was answered
+		result.Duration = d
+	}
 	return result, err
 }
 

@@ -82,3 +82,35 @@ func parentOf(pid int) (int, error) {
 	}
 	return strconv.Atoi(fields[1])
 }
+
+// Ticks is the whole machine's processor time, in the kernel's ticks, since it started.
+type Ticks struct{ Idle, All int64 }
+
+// ReadTicks reads the first line of /proc/stat (proc(5)): user, nice, system, idle, iowait, irq, softirq, steal. What follows counts guests again.
+func ReadTicks() (t Ticks, err error) {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return t, err
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	fields := strings.Fields(line)
+	if len(fields) < 9 || fields[0] != "cpu" {
+		return t, fmt.Errorf("/proc/stat begins with %q", line)
+	}
+	for i, field := range fields[1:9] {
+		n, err := strconv.ParseInt(field, 10, 64)
+		if err != nil {
+			return t, fmt.Errorf("/proc/stat: %w", err)
+		}
+		t.All += n
+		if i == 3 || i == 4 {
+			t.Idle += n
+		}
+	}
+	return t, nil
+}
+
+// IdleSince returns how much of all processors nobody used since an earlier reading, in percent.
+func (t Ticks) IdleSince(before Ticks) float64 {
+	return 100 * float64(t.Idle-before.Idle) / float64(max(t.All-before.All, 1))
+}

@@ -1,11 +1,15 @@
 package gauge
 
 import (
+	"maps"
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestCPUGrowsByWhatThisProcessWorks(t *testing.T) {
@@ -87,5 +91,86 @@ func TestTCPPages(t *testing.T) {
 	}
 	if k, err := KernelMemory(); err != nil || k.Slab == 0 {
 		t.Errorf("KernelMemory = %+v, %v", k, err)
+	}
+}
+
+func TestTicksGrow(t *testing.T) {
+	before, err := ReadTicks()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if before.Idle < 0 || before.All < before.Idle {
+		t.Fatalf("%+v", before)
+	}
+	for begin := time.Now(); ; {
+		now, err := ReadTicks()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now.All > before.All {
+			if idle := now.IdleSince(before); idle < 0 || idle > 100 {
+				t.Errorf("%v %% idle from %+v to %+v", idle, before, now)
+			}
+			return
+		}
+		if time.Since(begin) > 10*time.Second {
+			t.Fatal("no processor's time has passed in 10 s")
+		}
+	}
+}
+
+func TestIdleShare(t *testing.T) {
+	if idle := (Ticks{Idle: 150, All: 400}).IdleSince(Ticks{Idle: 100, All: 200}); idle != 25 {
+		t.Errorf("50 of 200 ticks are %v %%", idle)
+	}
+}
+
+func TestSpooledCountsFilesWithoutAName(t *testing.T) {
+	pids := []int{os.Getpid()}
+	before, err := Spooled(pids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	memfd, err := unix.MemfdCreate("bench", unix.MFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inMemory := os.NewFile(uintptr(memfd), "memfd")
+	defer func() { _ = inMemory.Close() }()
+	named, err := os.Create(t.TempDir() + "/named")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = named.Close() }()
+	for _, f := range []*os.File{inMemory, named} {
+		if _, err := f.Write(make([]byte, 1<<20)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after, err := Spooled(pids); err != nil || after-before != 1<<20 {
+		t.Errorf("grew by %d (%v), want 1 MiB", after-before, err)
+	}
+}
+
+func TestMappingsOfOneNameAreAddedUp(t *testing.T) {
+	sizes := map[string]int64{}
+	addMappings(sizes, `00400000-0080a000 r-xp 00000000 fe:00 1234 /bin/worker
+Rss:                 900 kB
+Pss:                 500 kB
+Pss_Dirty:             0 kB
+0080a000-00900000 rw-p 0040a000 fe:00 1234 /bin/worker
+Pss:                  20 kB
+c000000000-c000400000 rw-p 00000000 00:00 0
+Pss:                2048 kB
+VmFlags: rd wr mr
+7ff000-7ff100 r--p 00000000 00:00 0 [vvar]
+Pss:                   0 kB
+`)
+	want := map[string]int64{"/bin/worker": 520, "anonymous": 2048}
+	if !maps.Equal(sizes, want) {
+		t.Errorf("%v, want %v", sizes, want)
+	}
+	if table, err := Mappings([]int{os.Getpid()}); err != nil || !strings.Contains(table, " kB  anonymous") {
+		t.Errorf("our own:\n%s\n(%v)", table, err)
 	}
 }

@@ -1,10 +1,16 @@
 package gauge
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Memory is what processes hold themselves, in bytes.
@@ -24,6 +30,69 @@ func MemoryOf(pids []int) (m Memory, err error) {
 		m.PSS += values["Pss"] << 10
 	}
 	return m, nil
+}
+
+// Mappings returns a table of what processes hold (PSS) by mapping, the largest first (/proc/PID/smaps, proc(5)). Mappings of one name are
+// added up; those without one are anonymous memory, a Go program's heap among them.
+func Mappings(pids []int) (string, error) {
+	sizes := map[string]int64{}
+	for _, pid := range pids {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", pid))
+		if err != nil {
+			return "", err
+		}
+		addMappings(sizes, string(text))
+	}
+	names := slices.SortedFunc(maps.Keys(sizes), func(a, b string) int { return cmp.Or(cmp.Compare(sizes[b], sizes[a]), cmp.Compare(a, b)) })
+	var table strings.Builder
+	for _, name := range names[:min(len(names), Lines)] {
+		fmt.Fprintf(&table, "%10d kB  %s\n", sizes[name], name)
+	}
+	return strings.TrimRight(table.String(), "\n"), nil
+}
+
+// addMappings reads smaps: a line "START-END PERMISSIONS OFFSET DEVICE INODE NAME", then lines such as "Pss:   123 kB".
+func addMappings(sizes map[string]int64, smaps string) {
+	name := ""
+	for line := range strings.Lines(smaps) {
+		fields := strings.Fields(line)
+		switch {
+		case len(fields) < 2:
+		case !strings.HasSuffix(fields[0], ":"):
+			name = "anonymous"
+			if len(fields) > 5 {
+				name = fields[5]
+			}
+		case fields[0] == "Pss:":
+			if kilobytes, err := strconv.ParseInt(fields[1], 10, 64); err == nil && kilobytes > 0 {
+				sizes[name] += kilobytes
+			}
+		}
+	}
+}
+
+// Spooled adds up the files that processes have open and that have no name (any more): temporary files, and memfds (memfd_create(2)). What
+// they hold is in no process's resident memory.
+func Spooled(pids []int) (size int64, err error) {
+	seen := map[[2]uint64]bool{} // by device and inode: a file that is open twice is one
+	for _, pid := range pids {
+		files, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+		if err != nil {
+			return 0, err
+		}
+		for _, path := range files {
+			var file unix.Stat_t
+			if unix.Stat(path, &file) != nil { // closed meanwhile
+				continue
+			}
+			key := [2]uint64{file.Dev, file.Ino}
+			if file.Mode&unix.S_IFMT == unix.S_IFREG && file.Nlink == 0 && !seen[key] {
+				seen[key] = true
+				size += file.Blocks * 512 // the unit of stat(2)
+			}
+		}
+	}
+	return size, nil
 }
 
 // Kernel is memory the kernel holds, of the whole machine, in bytes: both ends of each loopback connection, and whatever else goes on.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -42,21 +43,27 @@ const sources = 16
 
 // dial opens a socket to the target. Its address is chosen by n, its port by the kernel at connect(2). A non-blocking one is not yet
 // connected when it is returned.
-func (t *target) dial(n int, flags int) (int, error) {
+func (t *target) dial(n int, flags int, more ...socketOption) (int, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|flags, 0)
 	if err != nil {
 		return -1, fmt.Errorf("socket: %w", err)
 	}
-	if err := t.connect(fd, n); err != nil && !errors.Is(err, unix.EINPROGRESS) {
+	if err := t.connect(fd, n, more); err != nil && !errors.Is(err, unix.EINPROGRESS) {
 		_ = unix.Close(fd)
 		return -1, err
 	}
 	return fd, nil
 }
 
-func (t *target) connect(fd, n int) error {
-	for _, option := range [][2]int{{unix.IPPROTO_TCP, unix.TCP_NODELAY}, {unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT}} {
-		if err := unix.SetsockoptInt(fd, option[0], option[1], 1); err != nil {
+// socketOption is an integer option of setsockopt(2).
+type socketOption struct{ level, name, value int }
+
+// always is what every connection asks for.
+var always = []socketOption{{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1}, {unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1}}
+
+func (t *target) connect(fd, n int, more []socketOption) error {
+	for _, o := range slices.Concat(always, more) {
+		if err := unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
 			return fmt.Errorf("setsockopt: %w", err)
 		}
 	}

@@ -12,6 +12,16 @@ type Goal struct {
 	AtMost   bool     `json:"at_most"`  // else at least
 	Wanted   float64  `json:"wanted"`
 	Unit     string   `json:"unit,omitempty"`
+
+	// What the goal is about, to look into if it falls short; empty if it is about nothing in particular.
+	Load        string `json:"load,omitempty"`
+	Arrangement string `json:"arrangement,omitempty"`
+}
+
+// Under returns the goal with what it is about.
+func (g Goal) Under(of Of) Goal {
+	g.Load, g.Arrangement = of.Load, of.Arrangement
+	return g
 }
 
 // AtMost makes a goal that a spread's median must not exceed.

@@ -9,16 +9,21 @@ import (
 )
 
 // Markdown writes the report. order is the order of arrangements.
-func (r *Run) Markdown(w io.Writer, sections []Section, order []string) {
+func (r *Run) Markdown(w io.Writer, summaries []Summary, sections []Section, order []string) {
 	fmt.Fprintf(w, "# %s\n\n", r.Title)
 	r.writeMachine(w)
 	r.writeGoals(w)
+	for _, s := range summaries {
+		r.writeSummary(w, s, order)
+	}
 	for _, s := range sections {
 		if names := r.Arrangements(s.Load, order); len(names) > 0 {
 			r.writeSection(w, s, names)
 		}
 	}
+	r.writeWhy(w)
 	r.writeErrors(w)
+	r.writeFailures(w)
 }
 
 func (r *Run) writeMachine(w io.Writer) {
@@ -36,6 +41,9 @@ func (r *Run) writeMachine(w io.Writer) {
 }
 
 func (r *Run) writeGoals(w io.Writer) {
+	if len(r.Goals) == 0 {
+		return
+	}
 	fmt.Fprint(w, "## Goals\n\n")
 	writeRow(w, "goal", "measured", "wanted", "")
 	writeRow(w, "---", "---:", "---:", "---")
@@ -75,7 +83,18 @@ func (r *Run) writeErrors(w io.Writer) {
 		}
 	}
 	if len(lines) > 0 {
-		fmt.Fprintf(w, "## Requests that failed\n\n%s", strings.Join(lines, ""))
+		fmt.Fprintf(w, "## Requests that failed\n\n%s\n", strings.Join(lines, ""))
+	}
+}
+
+// writeFailures names what could not be measured.
+func (r *Run) writeFailures(w io.Writer) {
+	if len(r.Failures) == 0 {
+		return
+	}
+	fmt.Fprint(w, "## What could not be measured\n\n")
+	for _, f := range r.Failures {
+		fmt.Fprintf(w, "* %s, %s, round %d:\n\n```\n%s\n```\n", f.Load, f.Arrangement, f.Round, f.Error)
 	}
 }
 

@@ -40,6 +40,17 @@ var scales = map[Metric]scale{
 	IdleMemory:   {"bytes", 1},
 	KernelMemory: {"kB", 1000},
 	RestCPU:      {"% of a core", 1},
+
+	Undisturbed:    {"thousand requests/s", 1000},
+	Kept:           {"%", 1},
+	UndisturbedP99: {"µs", 1000},
+	Leases:         {"at once", 1},
+	HeldLeases:     {"at once", 1},
+	FrontRSS:       {"MB", 1e6},
+	FrontPSS:       {"MB", 1e6},
+	Spooled:        {"MB", 1e6},
+	CrowdCPU:       {"% of a core", 1},
+	MachineIdle:    {"% of the machine", 1},
 }
 
 // cell is a spread in a table: the median, and from where to where.

@@ -81,7 +81,7 @@ func TestMarkdown(t *testing.T) {
 	r := threeRounds()
 	r.Goals = []Goal{AtLeast("rate", SpreadOf([]float64{3}), 2, "")}
 	var out bytes.Buffer
-	r.Markdown(&out, []Section{section, {Title: "Unmeasured", Load: "other"}}, []string{"theirs", "ours", "nobody"})
+	r.Markdown(&out, nil, []Section{section, {Title: "Unmeasured", Load: "other"}}, []string{"theirs", "ours", "nobody"})
 	for _, want := range []string{
 		"# A test\n",
 		"| rate | 3.00 | >=2.00 | ok |\n",
@@ -145,5 +145,36 @@ func TestGoBench(t *testing.T) {
 	}
 	if lines != 6 || !strings.Contains(out.String(), "BenchmarkLoad/load=small/of=ours 10 2000 front-ns/req 300 req/s 5000 worker-ns/req\n") {
 		t.Errorf("%d lines:\n%s", lines, out.String())
+	}
+}
+
+func TestSummaryHasARowForEachLoad(t *testing.T) {
+	r := threeRounds()
+	r.Add(Sample{Round: 1, Load: "large", Arrangement: "ours", Metrics: map[Metric]float64{Rate: 40}})
+	var out bytes.Buffer
+	r.Markdown(&out, []Summary{{Title: "All", Metric: Rate, Loads: []string{"small", "large", "unmeasured"}}, {Title: "None", Metric: Rate, Loads: []string{"unmeasured"}}},
+		nil, []string{"theirs", "ours", "nobody"})
+	want := "## All\n\nIn thousand requests/s.\n\n|  | theirs | ours |\n| --- | ---: | ---: |\n" +
+		"| small | 0.1 (0.05–0.1) | 0.3 (0.16–0.31) |\n| large | – | 0.04 |\n\n"
+	if !strings.Contains(out.String(), want) || strings.Contains(out.String(), "None") {
+		t.Errorf("%s\nwant in it\n%s", out.String(), want)
+	}
+}
+
+func TestWhatIsShortOrMissedStandsInTheReport(t *testing.T) {
+	r := threeRounds()
+	var out bytes.Buffer
+	r.Markdown(&out, nil, nil, nil)
+	if strings.Contains(out.String(), "Why") || strings.Contains(out.String(), "could not") || strings.Contains(out.String(), "## Goals") {
+		t.Errorf("sections of nothing:\n%s", out.String())
+	}
+	r.Why = []Profile{{Load: "small", Arrangement: "ours", Goals: []string{"rate", "cpu"}, Text: "90 %  write"}}
+	r.Failures = []Failure{{Round: 2, Load: "large", Arrangement: "theirs", Error: "it did not start"}}
+	out.Reset()
+	r.Markdown(&out, nil, nil, nil)
+	for _, want := range []string{"### small, ours\n\nGoals: rate, cpu.\n\n```\n90 %  write\n```", "* large, theirs, round 2:\n\n```\nit did not start\n```"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%s\nhas not\n%s", out.String(), want)
+		}
 	}
 }

@@ -27,6 +27,19 @@ const (
 	IdleMemory   Metric = "B/conn" // what each of them adds
 	KernelMemory Metric = "kernel-B/conn"
 	RestCPU      Metric = "rest-%" // of one core, in front, while they do nothing
+
+	// Of a load beside slow clients.
+	Undisturbed    Metric = "undisturbed-req/s" // without them, just before or after
+	Kept           Metric = "kept-%"            // of that rate, with them
+	UndisturbedP99 Metric = "undisturbed-p99-ns"
+	Leases         Metric = "leases"      // the most there were at once
+	HeldLeases     Metric = "held-leases" // those there are while only the slow clients are left
+	FrontRSS       Metric = "front-rss-B" // resident memory of the front beside them, shared pages counted in full
+	FrontPSS       Metric = "front-pss-B" // the same, shared pages counted in part
+	Spooled        Metric = "spooled-B"   // in temporary files and memfds that the front has open
+	CrowdCPU       Metric = "crowd-%"     // processor time of the slow clients themselves, of one core
+
+	MachineIdle Metric = "machine-idle-%" // of all processors
 )
 
 // Sample is one measurement of one arrangement, in one round.
@@ -39,6 +52,14 @@ type Sample struct {
 	Errors      int                `json:"errors"`
 	Metrics     map[Metric]float64 `json:"metrics"`
 	Raw         string             `json:"raw,omitempty"` // what the client printed
+}
+
+// Failure is a measurement that could not be made.
+type Failure struct {
+	Round       int    `json:"round"`
+	Load        string `json:"load"`
+	Arrangement string `json:"arrangement"`
+	Error       string `json:"error"`
 }
 
 // Load describes one kind of load that arrangements were measured under.
@@ -57,7 +78,9 @@ type Run struct {
 	Rounds   int           `json:"rounds"`
 	Loads    []Load        `json:"loads"`
 	Samples  []Sample      `json:"samples"`
+	Failures []Failure     `json:"failures,omitempty"`
 	Goals    []Goal        `json:"goals"`
+	Why      []Profile     `json:"why,omitempty"` // of goals that are short
 }
 
 // Add takes a sample in.
