@@ -221,7 +221,7 @@ class Client:
     def has(self, feature: str) -> bool:
         """Whether the sidecar has agreed to the feature."""
         session = self._session
-        return session is not None and session.welcome is not None and feature in session.welcome.features
+        return session is not None and feature in session.features
 
     def set_capacity(self, capacity: int) -> None:
         """Take up to ``capacity`` leases at once from now on; 0 pauses this host. Never raises for a lost link."""

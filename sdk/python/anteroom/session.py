@@ -7,7 +7,7 @@ import os
 import threading
 import weakref
 from dataclasses import dataclass
-from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
+from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Tuple
 
 from . import errors
 from .events import Adopted, Attached, Draining, Forgotten, Listening, Turned, Unlistened, Welcome
@@ -57,6 +57,11 @@ class Session:
         self._answering = 0  # leases between finish and answered: their answers have still to go over the link
         self._dropped: Deque[Tuple[int, int]] = collections.deque()
         link.send(hello.encode())
+
+    @property
+    def features(self) -> Sequence[str]:
+        """Those agreed."""
+        return self.welcome.features if self.welcome is not None else ()
 
     def turn(self, events: List[Any]) -> None:
         """Read once, send what waits, and append what has happened to ``events``. Raises LinkLost."""
