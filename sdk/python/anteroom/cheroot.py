@@ -384,7 +384,7 @@ class ConnectionManager(_STOCK):
         for _, what in ready:
             if what is self._client.waker:
                 what.clear()
-        self._inbox.extend(self._client.turn())
+        self._client.turn(self._inbox)
         self._selector.follow(self._client)
         self._room.push()
         if time.monotonic() >= self._settings_due:
@@ -768,7 +768,7 @@ class ConnectionManager(_STOCK):
             if left <= 0:
                 self._shut_listener()
                 break
-            self._inbox.extend(self._client.wait(left))
+            self._client.wait(left, self._inbox)
             self._refuse_leases()
 
     def _refuse_leases(self) -> None:

@@ -1,5 +1,6 @@
 """A host: a process that borrows connections from a sidecar."""
 
+import collections
 import itertools
 import json
 import os
@@ -8,7 +9,7 @@ import select
 import socket
 import threading
 import time
-from typing import Any, Iterator, List, Optional, Sequence
+from typing import Any, Deque, Iterable, Iterator, List, Optional, Sequence
 
 from . import errors
 from ._version import __version__
@@ -16,7 +17,7 @@ from .backoff import Backoff
 from .events import Attached, Detached, Draining, Listening, Turned, Unlistened
 from .frame import MAX_AGENT, MAX_CAPACITY, MAX_MILLISECONDS, MAX_NAME, Flag, NackReason, Type
 from .lease import Lease
-from .link import Link
+from .link import Link, move
 from .session import Hello, Session
 from .waker import Waker
 
@@ -97,8 +98,8 @@ class Client:
         self._offer_at: Optional[float] = None  # when denied listeners are offered again
         self._offer_backoff = Backoff()
         self._leaving = False
-        self._early: List[Any] = []  # what came together with the WELCOME that connect waited for
-        self._arrived: List[Any] = []  # by a turn that a signal handler has interrupted
+        self._early: Deque[Any] = collections.deque()  # what came together with the WELCOME that connect waited for
+        self._arrived: Deque[Any] = collections.deque()  # by a turn that is not over yet, or was left by an interrupt
         self._lock = threading.RLock()  # the session and the listeners change under it
 
     # What an event loop needs.
@@ -131,8 +132,11 @@ class Client:
             return session.link.opened + WELCOME_TIMEOUT
         return self._offer_at
 
-    def turn(self) -> List[Any]:
-        """Connect if it is time to, else read and send what can be without waiting. Returns leases and events, in order. Never raises."""
+    def turn(self, into: Any = None) -> Any:
+        """Connect if it is time to, else read and send what can be without waiting. Returns leases and events, in order. Never raises.
+
+        They are added to ``into``, a list or deque, if given: then nothing is lost if a signal handler raises an exception meanwhile.
+        """
         events = self._arrived
         try:
             session = self._session or self._connect()
@@ -145,8 +149,9 @@ class Client:
             events.append(self._lose(why))
         else:
             self._attend(events)
-        self._arrived = []
-        return events
+        into = [] if into is None else into
+        move(events, into, len(events))
+        return into
 
     # What a thread needs.
 
@@ -169,18 +174,19 @@ class Client:
             events = self.wait(max(0.0, deadline - time.monotonic()))
             for number, event in enumerate(events, 1):
                 if isinstance(event, Attached):
-                    self._early = events[number:]
+                    self._early.extend(events[number:])
                     return
                 if isinstance(event, Detached):
                     raise event.error
             if time.monotonic() >= deadline:
                 raise errors.NobodyListens(f"The sidecar at {self.path} took our HELLO and did not answer within {timeout:g} s.")
 
-    def wait(self, timeout: Optional[float] = None) -> List[Any]:
+    def wait(self, timeout: Optional[float] = None, into: Any = None) -> Any:
         """Wait until something happens, for at most ``timeout`` seconds, and return it, as ``turn`` does. May return an empty list."""
         if self._early:
-            early, self._early = self._early, []
-            return early
+            into = [] if into is None else into
+            move(self._early, into, len(self._early))
+            return into
         poll = select.poll()
         poll.register(self.waker, select.POLLIN)
         if self.fileno() >= 0:
@@ -192,7 +198,7 @@ class Client:
         ready = poll.poll(None if timeout is None else timeout * 1000)
         if any(fd == self.waker.fileno() for fd, _ in ready):
             self.waker.clear()
-        return self.turn()
+        return self.turn(into)
 
     def leases(self) -> Iterator[Lease]:
         """The leases as they come, through all reconnects, until ``drain`` was called and the last lease is answered."""
@@ -295,6 +301,7 @@ class Client:
             session, self._session = self._session, None
         if session is not None:
             session.close()
+        self._arrived.clear()
         self.waker.close()
 
     def _connect(self) -> Optional[Session]:
@@ -315,7 +322,7 @@ class Client:
         if session.welcome is None and time.monotonic() > session.link.opened + WELCOME_TIMEOUT:
             raise errors.LinkLost(f"The sidecar did not answer HELLO within {WELCOME_TIMEOUT:g} s.")
 
-    def _attend(self, events: List[Any]) -> None:
+    def _attend(self, events: Iterable[Any]) -> None:
         """Do what events ask of the client itself."""
         for event in events:
             kind = type(event)

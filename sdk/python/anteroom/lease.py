@@ -3,13 +3,10 @@
 import contextlib
 import os
 import socket
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional, Protocol, Sequence
 
 from .errors import LinkLost
 from .frame import HEADER, MAX_MILLISECONDS, CloseReason, Flag, Frame, NackReason, Type
-
-if TYPE_CHECKING:
-    from .session import Session
 
 _LAST = int(Flag.LAST)
 _FRESH = int(Flag.FRESH)
@@ -17,6 +14,28 @@ _SILENT = int(Flag.SILENT)
 _STICKY = int(Flag.STICKY)
 _FD = int(Flag.FD)
 _CLOSE = int(Flag.CLOSE)
+
+
+class Borrower(Protocol):
+    """What a lease needs of the attachment it came over."""
+
+    over: bool
+
+    @property
+    def features(self) -> Sequence[str]:
+        """Those agreed."""
+
+    def finish(self, lease: "Lease") -> bool:
+        """Whether ``lease`` may still be answered; whoever is told so must, and then call ``answered``."""
+
+    def answer(self, data: bytes, fd: Optional[int]) -> None:
+        """Send an answer. Raises LinkLost."""
+
+    def answered(self) -> None:
+        """An answer was given."""
+
+    def dropped(self, conn: int, seq: int) -> None:
+        """A lease was collected without an answer. At any point of any thread."""
 
 
 class Lease:
@@ -30,7 +49,7 @@ class Lease:
 
     __slots__ = ("conn", "seq", "flags", "head_length", "request_length", "waited", "peer", "tag", "_session", "_fd", "_over", "__weakref__")
 
-    def __init__(self, session: "Session", frame: Frame, fd: Optional[int], peer: Optional[str]) -> None:
+    def __init__(self, session: Borrower, frame: Frame, peer: Optional[str]) -> None:
         self.conn = frame.conn
         """The connection's id, the same for all of its leases."""
         self.seq = frame.seq
@@ -46,6 +65,11 @@ class Lease:
         self.tag: Any = None
         """For the caller's own use."""
         self._session = session
+        self._fd: Optional[int] = None
+        self._over = True  # until it is lent
+
+    def _lend(self, fd: Optional[int]) -> None:
+        """From now on it must be answered. May be called again with the same descriptor."""
         self._fd = fd
         self._over = False
 
@@ -127,7 +151,7 @@ class Lease:
             self._close_descriptor()
             return False
         try:
-            session.link.send(HEADER.pack(type_, flags, 0, self.seq, self.conn, a, b), fd)
+            session.answer(HEADER.pack(type_, flags, 0, self.seq, self.conn, a, b), fd)
         except LinkLost:
             if fd is not None:
                 self._say_lost()
@@ -140,7 +164,7 @@ class Lease:
     def _say_lost(self) -> None:
         """Perhaps there was only no room to duplicate a descriptor: the client learns it from the connection's end."""
         with contextlib.suppress(LinkLost):
-            self._session.link.send(HEADER.pack(Type.CLOSE, 0, 0, self.seq, self.conn, CloseReason.APP, 0))
+            self._session.answer(HEADER.pack(Type.CLOSE, 0, 0, self.seq, self.conn, CloseReason.APP, 0), None)
 
     def _close_descriptor(self) -> None:
         fd, self._fd = self._fd, None
@@ -148,7 +172,8 @@ class Lease:
             os.close(fd)
 
     def __del__(self) -> None:
-        # Collected in whatever thread, perhaps one that holds a lock of ours: only note it down here.
-        if not self._over:
+        # Collected in whatever thread, perhaps one that holds a lock of ours: only note it down here. An interrupt may have left it half made.
+        if not getattr(self, "_over", True):
             self._session.dropped(self.conn, self.seq)
-        self._close_descriptor()
+        if getattr(self, "_fd", None) is not None:
+            self._close_descriptor()
