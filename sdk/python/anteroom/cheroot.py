@@ -24,8 +24,9 @@ from typing import Any, Callable, Deque, Dict, Iterable, List, Mapping, Optional
 import cheroot.connections
 from cheroot.makefile import MakeFile
 
+from .address import client_address
 from .cheroot_gateway import extend
-from .client import NAME_VARIABLE, READY_VARIABLE, Client, Listener, check_capacity
+from .client import NAME_VARIABLE, READY_VARIABLE, Client, Listener, check_capacity, environment_capacity
 from .errors import AnteroomError
 from .events import Attached, Detached, Forgotten, Turned
 from .frame import MAX_CAPACITY, CloseReason, NackReason
@@ -33,7 +34,7 @@ from .host_socket import HostSocket, SilentSocket, sever
 from .lease import Lease
 from .link import Link
 from .sendfile import ROOT_VARIABLE, check_root
-from .spill import RESPONSE, TOTAL, Rest, Room
+from .spill import RESPONSE, TOTAL, Room
 from .waker import Waker
 
 __all__ = ["ConnectionManager", "Options", "attach", "install", "uninstall"]
@@ -74,8 +75,8 @@ class Options:
     name: Optional[str] = None
     """What operators see; else ANTEROOM_NAME, else cheroot- and the process id."""
 
-    capacity: Optional[int] = None
-    """Leases at once. By default as many as there are threads in a named pool, so that requests wait in the sidecar, where the pool's other
+    capacity: Optional[int] = field(default_factory=environment_capacity)
+    """Leases at once; else ANTEROOM_CAPACITY, else as many as there are threads in a named pool, so that requests wait in the sidecar, where the pool's other
     hosts can take them; four times that in a private pool; for a server with a bounded queue (``accepted_queue_size``) its places and one
     more than threads, so that the overload it shall answer with 503 can reach it."""
 
@@ -521,7 +522,7 @@ class ConnectionManager(_STOCK):
             return None
         sock = (SilentSocket if lease.silent else HostSocket)(fileno=lease.take())
         try:
-            address = _address_of(lease, sock)
+            address = client_address(lease, sock)
         except OSError:  # reset by the client meanwhile
             conn = None
         else:
@@ -638,18 +639,11 @@ class ConnectionManager(_STOCK):
     def _answer_put(self, conn: Any, ticket: _Ticket, sticky: bool = False) -> bool:
         rest = None if sticky else conn.socket.take_rest()
         if rest is not None:
-            return self._finish(conn, ticket.lease, rest)
+            finished = rest.finish(ticket.lease)
+            if not finished:
+                conn.socket.rest = rest
+            return finished
         return ticket.lease.put(max(self._timeout(), 0.001), ticket.requests, sticky)
-
-    def _finish(self, conn: Any, lease: Lease, rest: Rest, close: bool = False) -> bool:
-        """Leave what the client has not taken to the sidecar."""
-        rest.lend(lease.conn, close)
-        if not lease.finish(rest.file, rest.offset, rest.length, close):
-            self._room.sent(lease.conn)
-            conn.socket.rest = rest
-            return False
-        rest.close()
-        return True
 
     def _may_hold(self) -> bool:
         # cheroot counts what a connection has served in all once more after each request; a new object for each keeps the sums right.
@@ -698,7 +692,9 @@ class ConnectionManager(_STOCK):
         with contextlib.suppress(Exception):
             conn.socket.close()
         rest = conn.socket.take_rest() if isinstance(conn.socket, HostSocket) else None
-        if rest is not None and self._finish(conn, ticket.lease, rest, close=True):
+        if rest is not None:
+            rest.finish(ticket.lease, close=True)
+            rest.close()
             return
         # Only an overload ends a connection in the thread of run.
         reason = CloseReason.OVERLOAD if self._runner == threading.get_ident() else CloseReason.DONE
@@ -857,14 +853,6 @@ def _name_of(bind_addr: Any) -> str:
     if isinstance(bind_addr, tuple):
         return ":".join(str(part) for part in bind_addr[:2])
     return bind_addr if isinstance(bind_addr, str) else bind_addr.decode("utf-8", "replace")
-
-
-def _address_of(lease: Lease, sock: socket.socket) -> Any:
-    """What accept(2) would have said of the client, or what the lease says. Raises OSError if the client is gone."""
-    if lease.peer is None:
-        return sock.getpeername()
-    host, _, port = lease.peer.rpartition(":")
-    return host.strip("[]"), int(port) if port.isdigit() else 0
 
 
 def _skip_empty_lines(rfile: Any) -> None:

@@ -26,6 +26,7 @@ PATH_VARIABLE = "ANTEROOM_HANDOFF"
 POOL_VARIABLE = "ANTEROOM_POOL"
 NAME_VARIABLE = "ANTEROOM_NAME"
 READY_VARIABLE = "ANTEROOM_READY"
+CAPACITY_VARIABLE = "ANTEROOM_CAPACITY"
 
 WELCOME_TIMEOUT = 5.0
 """Seconds within which the sidecar must answer HELLO; then the link is given up and made anew."""
@@ -74,19 +75,20 @@ class Client:
         *,
         name: Optional[str] = None,
         pool: Optional[str] = None,
-        capacity: int = 1,
+        capacity: Optional[int] = None,
         features: Sequence[str] = (),
         agent: str = f"anteroom-python/{__version__}",
     ) -> None:
-        """Arguments win over the environment: ``path`` over ANTEROOM_HANDOFF, ``name`` over ANTEROOM_NAME, ``pool`` over ANTEROOM_POOL.
+        """Arguments win over the environment: ``path`` over ANTEROOM_HANDOFF, ``name`` over ANTEROOM_NAME, ``pool`` over ANTEROOM_POOL, ``capacity`` over
+        ANTEROOM_CAPACITY.
 
-        An empty pool, the default, is a private one that ends with this host. ``capacity`` is how many leases may be out at once, at
-        most 4096. Raises ValueError for what the protocol does not allow.
+        An empty pool, the default, is a private one that ends with this host. ``capacity`` is how many leases may be out at once, by
+        default 1, at most 4096. Raises ValueError for what the protocol does not allow.
         """
         self.path = path or os.environ.get(PATH_VARIABLE) or DEFAULT_PATH
         self.name = check_name(name or os.environ.get(NAME_VARIABLE) or f"python-{os.getpid()}", "name")
         self.pool = check_pool(pool if pool is not None else os.environ.get(POOL_VARIABLE, ""))
-        self.capacity = check_capacity(capacity)
+        self.capacity = check_capacity(capacity if capacity is not None else environment_capacity() or 1)
         self.waker = Waker()
         self._features = tuple(features)
         self._agent = agent[:MAX_AGENT]
@@ -443,6 +445,18 @@ def check_name(name: str, what: str) -> str:
 
 def check_pool(pool: str) -> str:
     return check_name(pool, "pool") if pool else ""
+
+
+def environment_capacity() -> Optional[int]:
+    """What ANTEROOM_CAPACITY says, None if it is not set. Raises ValueError."""
+    value = os.environ.get(CAPACITY_VARIABLE)
+    return parse_capacity(value) if value else None
+
+
+def parse_capacity(value: str) -> int:
+    if not value.isascii() or not value.isdigit():
+        raise ValueError(f"{CAPACITY_VARIABLE} is {value!r}; it must be a number from 1 to {MAX_CAPACITY}")
+    return check_capacity(int(value))
 
 
 def check_capacity(capacity: int, least: int = 1) -> int:

@@ -26,6 +26,9 @@ class HostSocket(socket.socket):
     rest: Optional[Rest] = None
     """What the client has not taken. It outlives ``close``. Only the thread that serves the client may set it."""
 
+    deaf = False
+    """Whether ``recv`` is to say that there is nothing more, without looking: to find out what a parser has already."""
+
     was_shut = False
     """Whether ``shutdown`` was called."""
 
@@ -93,6 +96,8 @@ class HostSocket(socket.socket):
         return length
 
     def recv(self, *args: Any) -> bytes:
+        if self.deaf:
+            return b""
         if self.rest is not None:
             self.flush()
         return super().recv(*args)

@@ -7,6 +7,8 @@ import time
 import weakref
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
+from .lease import Lease
+
 RESPONSE = 64 << 20
 """Bytes of one response that may be put into memory, by default."""
 
@@ -51,15 +53,20 @@ class Room:
         with self._lock:
             self._taken -= count
 
-    def lend(self, conn: int, count: int, closing: bool) -> None:
+    def lend(self, conn: int, count: int) -> None:
         """They are the sidecar's to send."""
-        if count == 0:
-            return
         with self._lock:
-            if closing:
-                self._closing.append((time.monotonic() + CLOSING, count))
-            else:
-                self._lent[conn] = self._lent.get(conn, 0) + count
+            self._lent[conn] = self._lent.get(conn, 0) + count
+
+    def unlend(self, conn: int) -> bool:
+        """They are not. Returns False if they have been given back already."""
+        with self._lock:
+            return self._lent.pop(conn, None) is not None
+
+    def lend_last(self, count: int) -> None:
+        """They are the sidecar's to send, and then the connection ends."""
+        with self._lock:
+            self._closing.append((time.monotonic() + CLOSING, count))
 
     def sent(self, conn: int) -> None:
         """Nothing of that connection waits any more."""
@@ -164,11 +171,22 @@ class Rest:
             self.length -= sent
         return True
 
-    def lend(self, conn: int, closing: bool) -> None:
-        """From now on the memory counts as the sidecar's, for that connection."""
-        if self._room is not None:
-            self._room.lend(conn, self._counted, closing)
-            self._room = None
+    def finish(self, lease: Lease, close: bool = False) -> bool:
+        """Leave it to the sidecar, as the answer to the lease; from then on the connection's next lease may come at any time. Returns False, and nothing has
+        changed, if the sidecar no longer waits for an answer.
+        """
+        room = self._room
+        if room is not None and not close:
+            room.lend(lease.conn, self._counted)  # before the sidecar can tell that they are sent
+        finished = lease.finish(self.file, self.offset, self.length, close)
+        if room is not None:
+            if finished and close:
+                room.lend_last(self._counted)
+            if finished or not close and not room.unlend(lease.conn):
+                self._counted = 0
+        if finished:
+            self.close()
+        return finished
 
     def close(self) -> None:
         """May be called more than once."""

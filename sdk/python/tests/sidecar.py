@@ -338,7 +338,7 @@ class Sidecar:
             elif conn.lessee is host:
                 conn.lessee = None
                 self.counts["returned"] += 1
-                self._ready(conn)
+                self._on_readable(conn) if _has_unread(conn.sock) else self._close(conn)
         if getattr(host, "private", False):
             self._close_pool(host.pool)
         host.sock.close()
@@ -534,6 +534,13 @@ class Sidecar:
         self._closing.pop(conn.number, None)
         self._unwatch(conn.sock)
         conn.sock.close()
+
+
+def _has_unread(sock):
+    try:
+        return len(sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)) > 0
+    except OSError:
+        return False
 
 
 def reset(sock):
