@@ -521,6 +521,7 @@ class ConnectionManager(_STOCK):
             lease.nack(NackReason.UNKNOWN)  # it was dropped here while the lease was on its way
             return None
         sock = (SilentSocket if lease.silent else HostSocket)(fileno=lease.take())
+        sock.leased = not self.server.ssl_adapter
         try:
             address = client_address(lease, sock)
         except OSError:  # reset by the client meanwhile
@@ -686,6 +687,8 @@ class ConnectionManager(_STOCK):
     def _tell_end(self, conn: Any, ticket: _Ticket) -> None:
         if conn.linger:
             _send_rest(conn)
+            if isinstance(conn.socket, HostSocket):
+                conn.socket.leased = False
             if _close_unless_shared(conn):
                 ticket.lease.detach()  # somebody else goes on with the socket, a WebSocket tool for instance
                 return

@@ -5,7 +5,7 @@ from typing import Any, Iterable, Optional
 from cheroot.wsgi import Gateway
 
 from .host_socket import HostSocket
-from .sendfile import FileWrapper, SendFile, content_length, has_body
+from .sendfile import FileWrapper, SendFile, content_length, has_body, wants_close
 from .spill import Room
 
 
@@ -27,6 +27,7 @@ class _Gateway(Gateway):
     sendfile_root: Optional[str]
     _length: Optional[int] = None
     _sent = 0
+    _trailer: Any = None
 
     def get_environ(self) -> Any:
         environ = super().get_environ()
@@ -36,9 +37,12 @@ class _Gateway(Gateway):
     def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Any:
         write = super().start_response(status, headers, exc_info)
         self._length = content_length(headers)
+        if wants_close(headers):
+            self.req.close_connection = True  # cheroot sends that header, and keeps the connection all the same
         return write
 
     def respond(self) -> None:
+        self._note_trailer_reading()
         app = self.req.server.wsgi_app
         if self.sendfile_root is not None:
             app = SendFile(app, self.sendfile_root)
@@ -51,12 +55,34 @@ class _Gateway(Gateway):
             if hasattr(response, "close"):
                 response.close()
         self._put_aside()
+        self._skip_trailer()
 
     def write(self, chunk: bytes) -> None:
         self._sent += len(chunk)
         if self._length is not None:
             self._put_aside(self._length, self._sent < self._length)
         super().write(chunk)
+
+    def _note_trailer_reading(self) -> None:
+        """What is behind a chunked body is the app's to read, or to leave."""
+        rfile = self.req.rfile
+        self._trailer = read = getattr(rfile, "read_trailer_lines", None)
+        if read is not None:
+
+            def read_and_note() -> Any:
+                self._trailer = None
+                return read()
+
+            rfile.read_trailer_lines = read_and_note
+
+    def _skip_trailer(self) -> None:
+        """Else it would be taken for the next request."""
+        if self._trailer is not None and self.req.rfile.closed and not self.req.close_connection:
+            try:
+                for _ in self._trailer():
+                    pass
+            except (OSError, ValueError):
+                self.req.close_connection = True
 
     def _send_blocks(self, response: Iterable[bytes]) -> None:
         if isinstance(response, (list, tuple)):

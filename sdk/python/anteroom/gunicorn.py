@@ -4,6 +4,7 @@ Each worker process is a host with as many leases at once as it has threads. The
 and what gunicorn is bound to; the sidecar accepts on that, for this pool. So the clients' connections outlive each worker.
 """
 
+import concurrent.futures as futures
 import contextlib
 import functools
 import os
@@ -13,7 +14,7 @@ import sys
 import time
 import weakref
 from collections import deque
-from typing import Any, Callable, Deque, Dict, Iterable, Optional, Set
+from typing import Any, Callable, Deque, Dict, Iterable, Optional, Set, Tuple
 
 from gunicorn import http
 from gunicorn.workers.gthread import ThreadWorker
@@ -22,10 +23,10 @@ from .address import client_address
 from .client import CAPACITY_VARIABLE, NAME_VARIABLE, POOL_VARIABLE, READY_VARIABLE, Client, check_capacity, check_pool, parse_capacity
 from .complaints import Complaints
 from .events import Attached, Forgotten
-from .frame import MAX_NAME, CloseReason, NackReason
+from .frame import MAX_CAPACITY, MAX_NAME, CloseReason, NackReason
 from .host_socket import HostSocket, sever
 from .lease import Lease
-from .sendfile import ROOT_VARIABLE, SendFile, check_root, content_length
+from .sendfile import ROOT_VARIABLE, SendFile, check_root, content_length, wants_close
 from .spill import Room
 
 READY = ("bytes", "head", "request")
@@ -91,6 +92,10 @@ class Worker(ThreadWorker):
         client = getattr(self, "_client", None)  # a signal may come before there is one
         if client is not None:
             client.waker.wake()
+
+    def get_thread_pool(self) -> futures.ThreadPoolExecutor:
+        """As many threads as it takes: it is the capacity that bounds them, and what was detached does not count."""
+        return futures.ThreadPoolExecutor(max_workers=MAX_CAPACITY)
 
     # The main thread.
 
@@ -196,6 +201,8 @@ class _Conn:
         self.server = server
         self.lease = lease
         self.requests = 1
+        sock.leased, sock.last = True, lease.last
+        sock.conn = weakref.proxy(self)
         self.parser = getattr(http, "get_parser", http.RequestParser)(cfg, sock, client)
 
     def init(self) -> None:
@@ -203,17 +210,35 @@ class _Conn:
 
     def has_unread(self) -> bool:
         """Read the request's body to its end. Returns whether more has been read than that; empty lines between requests do not count."""
+        more = self._read_ahead().lstrip(b"\r\n")
+        if more:
+            self.parser.unreader.unread(more)
+        return bool(more)
+
+    def detach(self) -> Tuple[socket.socket, bytes]:
+        """What an app calls as ``environ["anteroom.detach"]()`` to go on with the connection by itself, in its thread or another. Returns its socket,
+        which is then the app's to close, and what the client has sent beyond its request. The app's response goes nowhere. Raises RuntimeError if there
+        is no lease any more.
+        """
+        unread = self._read_ahead()
+        self.sock.flush()
+        own = HostSocket(fileno=os.dup(self.sock.fileno()))
+        if not self.lease.detach():
+            own.close()
+            raise RuntimeError("The connection is not leased to this process any more.")
+        own.settimeout(None)
+        sever(self.sock)
+        return own, unread
+
+    def _read_ahead(self) -> bytes:
+        """Read the request's body to its end. Returns what was read beyond it."""
         while self.parser.mesg.body.read(8192):
             pass
-        unreader = self.parser.unreader
         self.sock.deaf = True
         try:
-            more = unreader.read().lstrip(b"\r\n")
+            return self.parser.unreader.read()
         finally:
             self.sock.deaf = False
-        if more:
-            unreader.unread(more)
-        return bool(more)
 
     def end(self, keep: bool, keep_alive: float) -> None:
         """Answer the lease."""
@@ -243,6 +268,7 @@ class _App:
 
     def __call__(self, environ: Dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         sock = environ["gunicorn.socket"]
+        environ["anteroom.detach"] = sock.conn.detach
         response = self._app(environ, functools.partial(self._start, sock, start_response))
         if isinstance(response, (list, tuple)):
             self._put_aside(sock)
@@ -253,8 +279,8 @@ class _App:
         length = content_length(headers)
         if length is not None and length <= self._room.response:
             self._put_aside(sock, more=True)
-        if any(name.lower() == "connection" and value.lower() == "close" for name, value in headers):
-            start_response.__self__.force_close()  # gunicorn drops that header, and would keep the connection
+        if sock.last or wants_close(headers):
+            start_response.__self__.force_close()  # gunicorn drops the app's header, and would keep the connection
         return write
 
     def _put_aside(self, sock: HostSocket, more: bool = False) -> None:

@@ -26,6 +26,12 @@ class HostSocket(socket.socket):
     rest: Optional[Rest] = None
     """What the client has not taken. It outlives ``close``. Only the thread that serves the client may set it."""
 
+    leased = False
+    """Whether the lease will be answered with more than DETACH, so that ending the connection is the sidecar's."""
+
+    last = False
+    """Whether the response must end the connection, as the lease says."""
+
     deaf = False
     """Whether ``recv`` is to say that there is nothing more, without looking: to find out what a parser has already."""
 
@@ -53,12 +59,11 @@ class HostSocket(socket.socket):
         self.settimeout(None if flag else 0.0)
 
     def shutdown(self, how: int) -> None:
-        """As ever, but shutting down both ways leaves reading to the sidecar: were it shut too, whatever the client still sends (the rest
-        of a refused body) would be answered with a reset, and that can destroy the response before the client reads it. While there
-        is a rest, writing is left to it, too.
+        """While the connection is ``leased``, it is only noted: the sidecar ends it when it is told CLOSE. Else as ever, but shutting down both ways leaves
+        reading open: were it shut, too, whatever the client still sends would be answered with a reset, and that can destroy the response before the client reads it.
         """
         self.was_shut = True
-        if self.rest is None:
+        if not self.leased:
             super().shutdown(socket.SHUT_WR if how == socket.SHUT_RDWR else how)
 
     def send(self, data: Any, flags: int = 0) -> int:

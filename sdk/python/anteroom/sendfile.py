@@ -52,6 +52,10 @@ def content_length(headers: Headers) -> Optional[int]:
     return None
 
 
+def wants_close(headers: Headers) -> bool:
+    return any(name.lower() == "connection" and value.lower() == "close" for name, value in headers)
+
+
 def has_body(method: str, status: str) -> bool:
     return method != "HEAD" and not status.startswith(_BODILESS)
 
