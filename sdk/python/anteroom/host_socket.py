@@ -63,7 +63,9 @@ class HostSocket(socket.socket):
         reading open: were it shut, too, whatever the client still sends would be answered with a reset, and that can destroy the response before the client reads it.
         """
         self.was_shut = True
-        if not self.leased:
+        if self.leased:
+            self.getpeername()  # raises what shutdown would, for a client that is gone
+        else:
             super().shutdown(socket.SHUT_WR if how == socket.SHUT_RDWR else how)
 
     def send(self, data: Any, flags: int = 0) -> int:

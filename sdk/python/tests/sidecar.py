@@ -346,12 +346,16 @@ class Sidecar:
     # Connections.
 
     def _accept(self, listener):
-        with contextlib.suppress(BlockingIOError):
+        try:
             sock, _ = listener.sock.accept()
-            self.counts["accepted"] += 1
-            conn = self._add_connection(sock, listener.pool)
-            conn.listener = listener
-            self._arm(conn, listener.first_byte_timeout)
+        except BlockingIOError:
+            return
+        except OSError:
+            return self._unwatch(listener.sock)  # its host has shut it down
+        self.counts["accepted"] += 1
+        conn = self._add_connection(sock, listener.pool)
+        conn.listener = listener
+        return self._arm(conn, listener.first_byte_timeout)
 
     def _add_connection(self, sock, pool):
         sock.setblocking(False)

@@ -173,6 +173,30 @@ def test_x_sendfile(gunicorn, tmp_path, how):
         assert "X-Sendfile" in server.log()
 
 
+def test_an_app_may_take_its_connection_over(gunicorn):
+    server = gunicorn(APP, "--threads", "1")
+    with Client(server) as client:
+        client.send("/upgrade", headers=["Upgrade: echo", "Connection: Upgrade"], body=b"behind")
+        with client.sock.makefile("rb") as stream:
+            assert stream.readline() == b"HTTP/1.1 101 Switching Protocols\r\n"
+            while stream.readline() != b"\r\n":
+                pass
+            assert stream.read(6) == b"behind"
+            client.sock.sendall(b"ping")
+            assert stream.read(4) == b"ping"
+            with Client(server) as other:  # it counts for nothing
+                assert other.get().text == b"hello from python\n"
+            client.sock.shutdown(socket.SHUT_WR)
+            assert stream.read() == b""
+
+
+def test_no_place_is_left_when_the_sidecar_says_so(fake, tmp_path):
+    fake.last = True
+    with Gunicorn(fake.path, tmp_path, APP) as server, Client(server) as client:
+        assert client.get().headers["Connection"] == "close"
+        assert client.at_end()
+
+
 # Workers come and go; connections stay.
 
 
