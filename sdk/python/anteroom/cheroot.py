@@ -24,13 +24,17 @@ from typing import Any, Callable, Deque, Dict, Iterable, List, Mapping, Optional
 import cheroot.connections
 from cheroot.makefile import MakeFile
 
-from .client import NAME_VARIABLE, READY_VARIABLE, Client, Listener, check_capacity
+from .address import client_address
+from .cheroot_gateway import extend
+from .client import NAME_VARIABLE, READY_VARIABLE, Client, Listener, check_capacity, environment_capacity
 from .errors import AnteroomError
 from .events import Attached, Detached, Forgotten, Turned
 from .frame import MAX_CAPACITY, CloseReason, NackReason
 from .host_socket import HostSocket, SilentSocket, sever
 from .lease import Lease
 from .link import Link
+from .sendfile import ROOT_VARIABLE, check_root
+from .spill import RESPONSE, TOTAL, Room
 from .waker import Waker
 
 __all__ = ["ConnectionManager", "Options", "attach", "install", "uninstall"]
@@ -71,13 +75,23 @@ class Options:
     name: Optional[str] = None
     """What operators see; else ANTEROOM_NAME, else cheroot- and the process id."""
 
-    capacity: Optional[int] = None
-    """Leases at once. By default as many as there are threads in a named pool, so that requests wait in the sidecar, where the pool's other
+    capacity: Optional[int] = field(default_factory=environment_capacity)
+    """Leases at once; else ANTEROOM_CAPACITY, else as many as there are threads in a named pool, so that requests wait in the sidecar, where the pool's other
     hosts can take them; four times that in a private pool; for a server with a bounded queue (``accepted_queue_size``) its places and one
     more than threads, so that the overload it shall answer with 503 can reach it."""
 
     cache: int = 256
     """Idle connections whose descriptor and HTTPConnection are kept here, which saves making them for each request."""
+
+    spill: int = RESPONSE
+    """Bytes of one response that may be put into memory (a memfd), to be sent by the sidecar, if its client does not take them at once. Beyond that
+    the thread waits for the client, as for cheroot alone. 0: it always does."""
+
+    spill_total: int = TOTAL
+    """The same for all responses of the server that are still on their way."""
+
+    sendfile_root: Optional[str] = field(default_factory=lambda: os.environ.get(ROOT_VARIABLE))
+    """The directory whose files the app may send by answering with the header X-Sendfile; else ANTEROOM_SENDFILE_ROOT, else that header means nothing."""
 
     fallback: str = "wait"
     """What to do if the sidecar cannot be reached when the server starts: "wait" for it, with clients waiting in the backlog, or serve as
@@ -97,6 +111,10 @@ class Options:
             check_capacity(self.capacity)
         if self.cache < 0:
             raise ValueError(f"cache is {self.cache}; it must be 0 or more")
+        if self.spill < 0 or self.spill_total < 0:
+            raise ValueError(f"spill is {self.spill}, spill_total {self.spill_total}; they must be 0 or more")
+        if self.sendfile_root is not None:
+            check_root(self.sendfile_root)
 
 
 def install(**options: Any) -> None:
@@ -248,13 +266,17 @@ class ConnectionManager(_STOCK):
             self.options.path,
             name=self.options.name or os.environ.get(NAME_VARIABLE) or f"cheroot-{os.getpid()}",
             pool=self.options.pool,
-            features=("track", "address", "cache") if self.options.cache else ("track", "address"),
+            features=["track", "address", *(["cache"] if self.options.cache else []), *(["finish"] if self.options.spill else [])],
         )
         self._selector = _Selector(self._client.waker, self._held_connections, self._let_go)
         self._listener: Optional[Listener] = None
         self._first_byte_timeout: Optional[float] = None
         self._settings_due = 0.0
         self._caching = False
+        self._room = Room(self.options.spill, self.options.spill_total, self._client.waker.wake)
+        self.room: Optional[Room] = None
+        """Where responses may wait for their clients, if the sidecar sends them; for the gateway."""
+        self._gateway: Any = None  # the server's own, while it is extended
         self._inbox: Deque[Any] = deque()
         # Reentrant, for a signal handler may stop the server.
         self._lock = threading.RLock()  # the idle connections and the promised places change under it
@@ -299,6 +321,8 @@ class ConnectionManager(_STOCK):
         """Let go of the idle connections. Responses that are under way are finished. Never raises."""
         with self._lock:
             self._closed = True
+        if self._gateway is not None:
+            self.server.gateway = self._gateway
         if self._local:
             self._close_locally()
         else:
@@ -339,6 +363,7 @@ class ConnectionManager(_STOCK):
         self._client.set_capacity(self._wanted_capacity())
         if self._is_local():
             return super()._run(expiration_interval)
+        self._extend_gateway()
         while not self._stop_requested:
             try:
                 ready = self._selector.select(timeout=self._patience(expiration_interval))
@@ -351,12 +376,18 @@ class ConnectionManager(_STOCK):
             self._turn(ready, expiration_interval)
         return None
 
+    def _extend_gateway(self) -> None:
+        if self._gateway is None:
+            self._gateway = self.server.gateway
+            self.server.gateway = extend(self._gateway, self, self.options.sendfile_root)
+
     def _turn(self, ready: Iterable[Tuple[int, Any]], expiration_interval: float) -> None:
         for _, what in ready:
             if what is self._client.waker:
                 what.clear()
-        self._inbox.extend(self._client.turn())
+        self._client.turn(self._inbox)
         self._selector.follow(self._client)
+        self._room.push()
         if time.monotonic() >= self._settings_due:
             self._settings_due = time.monotonic() + expiration_interval
             self._follow_settings()
@@ -377,7 +408,9 @@ class ConnectionManager(_STOCK):
 
     def _patience(self, expiration_interval: float) -> float:
         """How long to wait. The interval needs no more than to look at the settings; expiry is the sidecar's."""
-        due = self._client.due
+        due, push = self._client.due, self._room.due
+        if push is not None:
+            expiration_interval = min(expiration_interval, push)
         return expiration_interval if due is None else min(expiration_interval, max(0.0, due - time.monotonic()))
 
     def _attend(self, event: Any) -> None:
@@ -388,6 +421,7 @@ class ConnectionManager(_STOCK):
     def _on_lease(self, lease: Lease) -> None:
         if lease.tag is not None:
             return  # it was here before, when an interrupt came
+        self._room.sent(lease.conn)
         conn = self._connection_of(lease)
         if conn is not None:
             conn.anteroom_ticket = _Ticket(lease)
@@ -395,6 +429,7 @@ class ConnectionManager(_STOCK):
             self.server.process_conn(conn)
 
     def _on_forgotten(self, event: Forgotten) -> None:
+        self._room.sent(event.conn)
         if event.lease is None:
             self._drop(self._forget(event.conn))
         elif event.lease.tag is not None:
@@ -404,11 +439,14 @@ class ConnectionManager(_STOCK):
 
     def _on_attached(self, event: Attached) -> None:
         self._caching = "cache" in event.welcome.features
+        self.room = self._room if "finish" in event.welcome.features else None
         if self._complaints:
             self._complaints.clear()
             self.server.error_log("Anteroom: attached to the sidecar.", level=logging.INFO)
 
     def _on_detached(self, event: Detached) -> None:
+        self.room = None
+        self._room.all_sent()  # or never
         self._drop_idle()
         if event.retry_in is not None:
             self._complain(event.error, "Clients wait in the backlog; trying again until the sidecar is there.")
@@ -483,8 +521,9 @@ class ConnectionManager(_STOCK):
             lease.nack(NackReason.UNKNOWN)  # it was dropped here while the lease was on its way
             return None
         sock = (SilentSocket if lease.silent else HostSocket)(fileno=lease.take())
+        sock.leased = not self.server.ssl_adapter
         try:
-            address = _address_of(lease, sock)
+            address = client_address(lease, sock)
         except OSError:  # reset by the client meanwhile
             conn = None
         else:
@@ -526,6 +565,8 @@ class ConnectionManager(_STOCK):
         if not _claim(ticket) and ticket.requests == 1:
             conn.close = _nothing
             return False  # it was refused meanwhile
+        if isinstance(conn.socket, HostSocket):
+            conn.socket.room = None  # until this response is at hand
         ticket.kept = False
         ticket.kept = kept = type(conn).communicate(conn)
         return kept
@@ -585,7 +626,7 @@ class ConnectionManager(_STOCK):
             if hold:
                 self._held[lease.conn] = conn
         # From here on the next lease of this connection may come at any time.
-        taken = lease.put(max(self._timeout(), 0.001), ticket.requests, sticky)
+        taken = self._answer_put(conn, ticket, sticky)
         if not taken:
             return self._forget(lease.conn) is None and hold  # if it has been dropped meanwhile, nothing is left to end
         if not hold:
@@ -595,6 +636,15 @@ class ConnectionManager(_STOCK):
         elif not sticky and len(self._held) > self.options.cache:
             self._shrink_cache()
         return True
+
+    def _answer_put(self, conn: Any, ticket: _Ticket, sticky: bool = False) -> bool:
+        rest = None if sticky else conn.socket.take_rest()
+        if rest is not None:
+            finished = rest.finish(ticket.lease)
+            if not finished:
+                conn.socket.rest = rest
+            return finished
+        return ticket.lease.put(max(self._timeout(), 0.001), ticket.requests, sticky)
 
     def _may_hold(self) -> bool:
         # cheroot counts what a connection has served in all once more after each request; a new object for each keeps the sums right.
@@ -615,6 +665,8 @@ class ConnectionManager(_STOCK):
         ticket = _ticket_of(conn)
         if self._keep(conn, ticket):
             return
+        if ticket is None or ticket.lease.over:
+            _send_rest(conn)
         try:
             type(conn).close(conn)
         finally:
@@ -626,18 +678,27 @@ class ConnectionManager(_STOCK):
         """A server that stops closes what it has just answered, though the client was told to go on: the sidecar can keep it."""
         if ticket is None or not ticket.kept or conn.linger or not isinstance(conn.socket, HostSocket) or _has_unread(conn):
             return False
-        if not ticket.lease.put(max(self._timeout(), 0.001), ticket.requests):
+        if not self._answer_put(conn, ticket):
             return False
         self._release(ticket)
         self._drop(conn)
         return True
 
     def _tell_end(self, conn: Any, ticket: _Ticket) -> None:
-        if conn.linger and _close_unless_shared(conn):
-            ticket.lease.detach()  # somebody else goes on with the socket, a WebSocket tool for instance
-            return
+        if conn.linger:
+            _send_rest(conn)
+            if isinstance(conn.socket, HostSocket):
+                conn.socket.leased = False
+            if _close_unless_shared(conn):
+                ticket.lease.detach()  # somebody else goes on with the socket, a WebSocket tool for instance
+                return
         with contextlib.suppress(Exception):
             conn.socket.close()
+        rest = conn.socket.take_rest() if isinstance(conn.socket, HostSocket) else None
+        if rest is not None:
+            rest.finish(ticket.lease, close=True)
+            rest.close()
+            return
         # Only an overload ends a connection in the thread of run.
         reason = CloseReason.OVERLOAD if self._runner == threading.get_ident() else CloseReason.DONE
         ticket.lease.close(reason, ticket.requests)
@@ -706,7 +767,7 @@ class ConnectionManager(_STOCK):
             if left <= 0:
                 self._shut_listener()
                 break
-            self._inbox.extend(self._client.wait(left))
+            self._client.wait(left, self._inbox)
             self._refuse_leases()
 
     def _refuse_leases(self) -> None:
@@ -797,14 +858,6 @@ def _name_of(bind_addr: Any) -> str:
     return bind_addr if isinstance(bind_addr, str) else bind_addr.decode("utf-8", "replace")
 
 
-def _address_of(lease: Lease, sock: socket.socket) -> Any:
-    """What accept(2) would have said of the client, or what the lease says. Raises OSError if the client is gone."""
-    if lease.peer is None:
-        return sock.getpeername()
-    host, _, port = lease.peer.rpartition(":")
-    return host.strip("[]"), int(port) if port.isdigit() else 0
-
-
 def _skip_empty_lines(rfile: Any) -> None:
     """Drop the empty line that ends a chunked body; else a worker would wait for a request behind it (RFC 9112, 2.2)."""
     while rfile.has_data() and rfile.peek(0)[:2] == b"\r\n":
@@ -819,6 +872,14 @@ def _has_unread(conn: Any) -> bool:
             return True
     pending = getattr(conn.socket, "pending", None)
     return pending is not None and pending() > 0
+
+
+def _send_rest(conn: Any) -> None:
+    """Send what was put aside, waiting for the client, and put nothing aside any more: the sidecar will not send it."""
+    if isinstance(conn.socket, HostSocket):
+        conn.socket.room = None
+        with contextlib.suppress(OSError):
+            conn.socket.flush()
 
 
 def _close_unless_shared(conn: Any) -> bool:

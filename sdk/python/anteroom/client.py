@@ -1,5 +1,6 @@
 """A host: a process that borrows connections from a sidecar."""
 
+import collections
 import itertools
 import json
 import os
@@ -8,7 +9,7 @@ import select
 import socket
 import threading
 import time
-from typing import Any, Iterator, List, Optional, Sequence
+from typing import Any, Deque, Iterable, Iterator, List, Optional, Sequence
 
 from . import errors
 from ._version import __version__
@@ -16,7 +17,7 @@ from .backoff import Backoff
 from .events import Attached, Detached, Draining, Listening, Turned, Unlistened
 from .frame import MAX_AGENT, MAX_CAPACITY, MAX_MILLISECONDS, MAX_NAME, Flag, NackReason, Type
 from .lease import Lease
-from .link import Link
+from .link import Link, move
 from .session import Hello, Session
 from .waker import Waker
 
@@ -25,6 +26,7 @@ PATH_VARIABLE = "ANTEROOM_HANDOFF"
 POOL_VARIABLE = "ANTEROOM_POOL"
 NAME_VARIABLE = "ANTEROOM_NAME"
 READY_VARIABLE = "ANTEROOM_READY"
+CAPACITY_VARIABLE = "ANTEROOM_CAPACITY"
 
 WELCOME_TIMEOUT = 5.0
 """Seconds within which the sidecar must answer HELLO; then the link is given up and made anew."""
@@ -73,19 +75,20 @@ class Client:
         *,
         name: Optional[str] = None,
         pool: Optional[str] = None,
-        capacity: int = 1,
+        capacity: Optional[int] = None,
         features: Sequence[str] = (),
         agent: str = f"anteroom-python/{__version__}",
     ) -> None:
-        """Arguments win over the environment: ``path`` over ANTEROOM_HANDOFF, ``name`` over ANTEROOM_NAME, ``pool`` over ANTEROOM_POOL.
+        """Arguments win over the environment: ``path`` over ANTEROOM_HANDOFF, ``name`` over ANTEROOM_NAME, ``pool`` over ANTEROOM_POOL, ``capacity`` over
+        ANTEROOM_CAPACITY.
 
-        An empty pool, the default, is a private one that ends with this host. ``capacity`` is how many leases may be out at once, at
-        most 4096. Raises ValueError for what the protocol does not allow.
+        An empty pool, the default, is a private one that ends with this host. ``capacity`` is how many leases may be out at once, by
+        default 1, at most 4096. Raises ValueError for what the protocol does not allow.
         """
         self.path = path or os.environ.get(PATH_VARIABLE) or DEFAULT_PATH
         self.name = check_name(name or os.environ.get(NAME_VARIABLE) or f"python-{os.getpid()}", "name")
         self.pool = check_pool(pool if pool is not None else os.environ.get(POOL_VARIABLE, ""))
-        self.capacity = check_capacity(capacity)
+        self.capacity = check_capacity(capacity if capacity is not None else environment_capacity() or 1)
         self.waker = Waker()
         self._features = tuple(features)
         self._agent = agent[:MAX_AGENT]
@@ -97,8 +100,8 @@ class Client:
         self._offer_at: Optional[float] = None  # when denied listeners are offered again
         self._offer_backoff = Backoff()
         self._leaving = False
-        self._early: List[Any] = []  # what came together with the WELCOME that connect waited for
-        self._arrived: List[Any] = []  # by a turn that a signal handler has interrupted
+        self._early: Deque[Any] = collections.deque()  # what came together with the WELCOME that connect waited for
+        self._arrived: Deque[Any] = collections.deque()  # by a turn that is not over yet, or was left by an interrupt
         self._lock = threading.RLock()  # the session and the listeners change under it
 
     # What an event loop needs.
@@ -131,8 +134,11 @@ class Client:
             return session.link.opened + WELCOME_TIMEOUT
         return self._offer_at
 
-    def turn(self) -> List[Any]:
-        """Connect if it is time to, else read and send what can be without waiting. Returns leases and events, in order. Never raises."""
+    def turn(self, into: Any = None) -> Any:
+        """Connect if it is time to, else read and send what can be without waiting. Returns leases and events, in order. Never raises.
+
+        They are added to ``into``, a list or deque, if given: then nothing is lost if a signal handler raises an exception meanwhile.
+        """
         events = self._arrived
         try:
             session = self._session or self._connect()
@@ -145,8 +151,9 @@ class Client:
             events.append(self._lose(why))
         else:
             self._attend(events)
-        self._arrived = []
-        return events
+        into = [] if into is None else into
+        move(events, into, len(events))
+        return into
 
     # What a thread needs.
 
@@ -169,18 +176,19 @@ class Client:
             events = self.wait(max(0.0, deadline - time.monotonic()))
             for number, event in enumerate(events, 1):
                 if isinstance(event, Attached):
-                    self._early = events[number:]
+                    self._early.extend(events[number:])
                     return
                 if isinstance(event, Detached):
                     raise event.error
             if time.monotonic() >= deadline:
                 raise errors.NobodyListens(f"The sidecar at {self.path} took our HELLO and did not answer within {timeout:g} s.")
 
-    def wait(self, timeout: Optional[float] = None) -> List[Any]:
+    def wait(self, timeout: Optional[float] = None, into: Any = None) -> Any:
         """Wait until something happens, for at most ``timeout`` seconds, and return it, as ``turn`` does. May return an empty list."""
         if self._early:
-            early, self._early = self._early, []
-            return early
+            into = [] if into is None else into
+            move(self._early, into, len(self._early))
+            return into
         poll = select.poll()
         poll.register(self.waker, select.POLLIN)
         if self.fileno() >= 0:
@@ -192,7 +200,7 @@ class Client:
         ready = poll.poll(None if timeout is None else timeout * 1000)
         if any(fd == self.waker.fileno() for fd, _ in ready):
             self.waker.clear()
-        return self.turn()
+        return self.turn(into)
 
     def leases(self) -> Iterator[Lease]:
         """The leases as they come, through all reconnects, until ``drain`` was called and the last lease is answered."""
@@ -221,7 +229,7 @@ class Client:
     def has(self, feature: str) -> bool:
         """Whether the sidecar has agreed to the feature."""
         session = self._session
-        return session is not None and session.welcome is not None and feature in session.welcome.features
+        return session is not None and feature in session.features
 
     def set_capacity(self, capacity: int) -> None:
         """Take up to ``capacity`` leases at once from now on; 0 pauses this host. Never raises for a lost link."""
@@ -295,6 +303,7 @@ class Client:
             session, self._session = self._session, None
         if session is not None:
             session.close()
+        self._arrived.clear()
         self.waker.close()
 
     def _connect(self) -> Optional[Session]:
@@ -315,7 +324,7 @@ class Client:
         if session.welcome is None and time.monotonic() > session.link.opened + WELCOME_TIMEOUT:
             raise errors.LinkLost(f"The sidecar did not answer HELLO within {WELCOME_TIMEOUT:g} s.")
 
-    def _attend(self, events: List[Any]) -> None:
+    def _attend(self, events: Iterable[Any]) -> None:
         """Do what events ask of the client itself."""
         for event in events:
             kind = type(event)
@@ -436,6 +445,18 @@ def check_name(name: str, what: str) -> str:
 
 def check_pool(pool: str) -> str:
     return check_name(pool, "pool") if pool else ""
+
+
+def environment_capacity() -> Optional[int]:
+    """What ANTEROOM_CAPACITY says, None if it is not set. Raises ValueError."""
+    value = os.environ.get(CAPACITY_VARIABLE)
+    return parse_capacity(value) if value else None
+
+
+def parse_capacity(value: str) -> int:
+    if not value.isascii() or not value.isdigit():
+        raise ValueError(f"{CAPACITY_VARIABLE} is {value!r}; it must be a number from 1 to {MAX_CAPACITY}")
+    return check_capacity(int(value))
 
 
 def check_capacity(capacity: int, least: int = 1) -> int:

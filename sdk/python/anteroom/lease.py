@@ -1,23 +1,45 @@
 """A lease: one client's connection, lent to this host for one request."""
 
+import contextlib
 import os
 import socket
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional, Protocol, Sequence
 
 from .errors import LinkLost
 from .frame import HEADER, MAX_MILLISECONDS, CloseReason, Flag, Frame, NackReason, Type
-
-if TYPE_CHECKING:
-    from .session import Session
 
 _LAST = int(Flag.LAST)
 _FRESH = int(Flag.FRESH)
 _SILENT = int(Flag.SILENT)
 _STICKY = int(Flag.STICKY)
+_FD = int(Flag.FD)
+_CLOSE = int(Flag.CLOSE)
+
+
+class Borrower(Protocol):
+    """What a lease needs of the attachment it came over."""
+
+    over: bool
+
+    @property
+    def features(self) -> Sequence[str]:
+        """Those agreed."""
+
+    def finish(self, lease: "Lease") -> bool:
+        """Whether ``lease`` may still be answered; whoever is told so must, and then call ``answered``."""
+
+    def answer(self, data: bytes, fd: Optional[int]) -> None:
+        """Send an answer. Raises LinkLost."""
+
+    def answered(self) -> None:
+        """An answer was given."""
+
+    def dropped(self, conn: int, seq: int) -> None:
+        """A lease was collected without an answer. At any point of any thread."""
 
 
 class Lease:
-    """A connection with a request on it. Answer it exactly once: ``put``, ``close``, ``detach`` or ``nack``.
+    """A connection with a request on it. Answer it exactly once: ``put``, ``close``, ``finish``, ``detach`` or ``nack``.
 
     The answers may be given from any thread and never raise. They return False if the sidecar no longer waits for one: the lease was
     answered before, or taken back, or the link is gone. A lease that is dropped without an answer is closed.
@@ -27,7 +49,7 @@ class Lease:
 
     __slots__ = ("conn", "seq", "flags", "head_length", "request_length", "waited", "peer", "tag", "_session", "_fd", "_over", "__weakref__")
 
-    def __init__(self, session: "Session", frame: Frame, fd: Optional[int], peer: Optional[str]) -> None:
+    def __init__(self, session: Borrower, frame: Frame, peer: Optional[str]) -> None:
         self.conn = frame.conn
         """The connection's id, the same for all of its leases."""
         self.seq = frame.seq
@@ -43,6 +65,11 @@ class Lease:
         self.tag: Any = None
         """For the caller's own use."""
         self._session = session
+        self._fd: Optional[int] = None
+        self._over = True  # until it is lent
+
+    def _lend(self, fd: Optional[int]) -> None:
+        """From now on it must be answered. May be called again with the same descriptor."""
         self._fd = fd
         self._over = False
 
@@ -103,19 +130,41 @@ class Lease:
         """Not now, or not here: the sidecar leases the connection again, to another host where there is one."""
         return self._answer(Type.NACK, 0, reason)
 
-    def _answer(self, type_: Type, flags: int = 0, a: int = 0, b: int = 0) -> bool:
+    def finish(self, file: Any, offset: int, length: int, close: bool = False) -> bool:
+        """The rest of the response is in ``file`` (a descriptor, or what has one): ``length`` bytes from ``offset``. The sidecar sends them as the
+        client takes them, and then puts the connection, with its pool's keep-alive time, or, with ``close``, ends it.
+
+        ``file`` stays the caller's. It must be a regular file or memfd that has those bytes, and keep them, or a pipe that holds them
+        already (whose ``offset`` is ignored). Needs the feature "finish". Raises ValueError, and has answered nothing, if that was not agreed,
+        or for an ``offset`` below 0 or a ``length`` below 1.
+        """
+        if "finish" not in self._session.features:
+            raise ValueError('The feature "finish" was not agreed: ask for it with Client(features=["finish"]), and see Client.has().')
+        if offset < 0 or length < 1:
+            raise ValueError(f"offset {offset}, length {length}: the offset must be 0 or more, the length 1 or more")
+        fd = file if isinstance(file, int) else file.fileno()
+        return self._answer(Type.FINISH, _FD | (_CLOSE if close else 0), offset, length, fd)
+
+    def _answer(self, type_: Type, flags: int = 0, a: int = 0, b: int = 0, fd: Optional[int] = None) -> bool:
         session = self._session
         if not session.finish(self):
             self._close_descriptor()
             return False
         try:
-            session.link.send(HEADER.pack(type_, flags, 0, self.seq, self.conn, a, b))
+            session.answer(HEADER.pack(type_, flags, 0, self.seq, self.conn, a, b), fd)
         except LinkLost:
+            if fd is not None:
+                self._say_lost()
             return False
         finally:
             self._close_descriptor()
             session.answered()
         return True
+
+    def _say_lost(self) -> None:
+        """Perhaps there was only no room to duplicate a descriptor: the client learns it from the connection's end."""
+        with contextlib.suppress(LinkLost):
+            self._session.answer(HEADER.pack(Type.CLOSE, 0, 0, self.seq, self.conn, CloseReason.APP, 0), None)
 
     def _close_descriptor(self) -> None:
         fd, self._fd = self._fd, None
@@ -123,7 +172,8 @@ class Lease:
             os.close(fd)
 
     def __del__(self) -> None:
-        # Collected in whatever thread, perhaps one that holds a lock of ours: only note it down here.
-        if not self._over:
+        # Collected in whatever thread, perhaps one that holds a lock of ours: only note it down here. An interrupt may have left it half made.
+        if not getattr(self, "_over", True):
             self._session.dropped(self.conn, self.seq)
-        self._close_descriptor()
+        if getattr(self, "_fd", None) is not None:
+            self._close_descriptor()

@@ -3,12 +3,13 @@
 import array
 import collections
 import contextlib
+import itertools
 import os
 import socket
 import threading
 import time
 import weakref
-from typing import Callable, Deque, List, Optional, Tuple
+from typing import Any, Callable, Deque, Iterable, List, NamedTuple, Optional, Tuple
 
 from . import errors
 from .frame import BadFrame, Flag, Frame, NackReason, Type, decode
@@ -19,11 +20,47 @@ MAX_UNSENT = 1 << 20
 _RECEIVE = 65536
 # The protocol allows one descriptor per message. Room for more, so that a surplus is seen and closed.
 _CONTROL = socket.CMSG_SPACE(16 * array.array("i").itemsize)
-_RECEIVE_FLAGS = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+_RECEIVE_ONCE = ((_RECEIVE, _CONTROL, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC),)
 _SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _FD = int(Flag.FD)
 
+_LOST = -1  # instead of a descriptor that found no room
+
 Received = Tuple[Frame, Optional[int]]
+
+
+class _Inflow(NamedTuple):
+    """What has arrived. It is replaced as a whole, so that an interrupt (an exception from a signal handler) comes before a step or behind it."""
+
+    message: Any = None  # the last one that is part of it
+    partial: bytes = b""
+    descriptors: Tuple[int, ...] = ()  # not yet claimed by a frame
+    lost: int = 0
+    frames: Deque[Received] = collections.deque()
+
+    def after(self, message: Any) -> "_Inflow":
+        """With one more result of recvmsg. Raises ProtocolError."""
+        data, control, flags, _ = message
+        fds = _descriptors_in(control)
+        if len(fds) > 1:
+            raise errors.ProtocolError("The sidecar sent two descriptors in one message.")
+        descriptors = collections.deque((*self.descriptors, *fds))
+        lost = self.lost + (1 if flags & socket.MSG_CTRUNC and not fds else 0)
+        data = self.partial + data
+        frames = self.frames.copy()
+        try:
+            frame, start = decode(data)
+            while frame is not None:
+                fd = None
+                if frame.flags & _FD:
+                    if not descriptors and not lost:
+                        raise errors.ProtocolError("The sidecar announced a descriptor that did not come.")
+                    fd, lost = (descriptors.popleft(), lost) if descriptors else (_LOST, lost - 1)
+                frames.append((frame, fd))
+                frame, start = decode(data, start)
+        except BadFrame as why:
+            raise errors.ProtocolError(f"The sidecar sent {why}.") from why
+        return _Inflow(message, data[start:], tuple(descriptors), lost, frames)
 
 
 class Link:
@@ -31,6 +68,8 @@ class Link:
 
     ``send`` may be called from any thread. ``receive`` and ``flush`` are for the one thread that waits for ``fileno``. After a
     LinkLost from any of them the link is of no use but to be closed.
+
+    What a signal handler raises may leave any method at any point. Nothing that was received is lost by that: the next ``receive`` goes on.
     """
 
     def __init__(self, sock: socket.socket, on_blocked: Callable[[], None] = lambda: None) -> None:
@@ -40,14 +79,15 @@ class Link:
         self._on_blocked = on_blocked
         # Reentrant, because a signal handler may send while the thread it interrupts does.
         self._lock = threading.RLock()  # all below changes under it, and no system call is made
-        self._sending = False  # by some thread
+        self._sender: Optional[int] = None  # the thread that is sending
         self._blocked = False  # the socket is full
         self._closed = False
         self._unsent: Deque[Tuple[bytes, Optional[int]]] = collections.deque()  # with descriptors of our own
         self._unsent_bytes = 0
-        self._partial = b""
-        self._descriptors: Deque[int] = collections.deque()  # arrived, not yet claimed by a frame
-        self._lost_descriptors = 0
+        self._messages: Deque[Any] = collections.deque()  # results of recvmsg
+        self._inflow = _Inflow(frames=collections.deque())
+        self.frames: Deque[Any] = collections.deque()
+        """The frames received, each with its descriptor, which belongs to whoever takes it, or puts something else in its place. ``close`` empties it."""
         self.opened = time.monotonic()
         _open_links.add(self)
 
@@ -78,44 +118,63 @@ class Link:
 
         While another thread is sending, that one sends these, too. Raises LinkLost.
         """
-        with self._lock:
-            self._keep(data, fd)
-            if self._sending or self._blocked:
-                return
-            self._sending = True
-        self._send_kept()
+        mine = False
+        try:
+            with self._lock:
+                self._keep(data, fd)
+                if self._sender is not None or self._blocked:
+                    return
+                mine = True
+                self._sender = threading.get_ident()
+            self._send_kept()
+        except BaseException:
+            if mine:
+                self._stop_sending()
+            raise
         if self._blocked:
             self._on_blocked()
 
     def flush(self) -> None:
         """Send what ``send`` could not. Raises LinkLost."""
-        with self._lock:
-            if self._sending:
-                return
-            self._sending, self._blocked = True, False
-        self._send_kept()
-
-    def receive(self) -> List[Received]:
-        """Read once. Returns the frames that are complete, each with its descriptor, which is then the caller's.
-
-        PING is answered here, and a LEASE whose descriptor was lost; neither is returned. Raises LinkLost when the sidecar has hung up.
-        """
+        mine = False
         try:
-            data, control, flags, _ = self._sock.recvmsg(_RECEIVE, _CONTROL, _RECEIVE_FLAGS)
-        except (BlockingIOError, InterruptedError):
-            return []
-        except OSError as why:
-            raise errors.LinkLost(f"The link to the sidecar broke: {why}") from why
-        self._take_descriptors(control, flags)
-        if not data:
-            raise errors.LinkLost("The sidecar hung up.")
-        return self._parse(self._partial + data if self._partial else data)
+            with self._lock:
+                if self._sender is not None:
+                    return
+                mine = True
+                self._sender, self._blocked = threading.get_ident(), False
+            self._send_kept()
+        except BaseException:
+            if mine:
+                self._stop_sending()
+            raise
+
+    def receive(self) -> None:
+        """Read once, and put the frames that are complete into ``frames``.
+
+        PING is answered here, and a LEASE whose descriptor was lost; neither is passed on. Raises LinkLost when the sidecar has hung up.
+        """
+        messages = self._messages
+        if not messages:
+            try:
+                messages.extend(itertools.starmap(self._sock.recvmsg, _RECEIVE_ONCE))  # in one step, for an interrupt
+            except (BlockingIOError, InterruptedError):
+                pass
+            except OSError as why:
+                raise errors.LinkLost(f"The link to the sidecar broke: {why}") from why
+        while messages:
+            if not messages[0][0]:
+                raise errors.LinkLost("The sidecar hung up.")
+            if messages[0] is not self._inflow.message:
+                self._inflow = self._inflow.after(messages[0])
+            messages.popleft()
+        self._sort(self._inflow.frames)
 
     def close(self) -> None:
         """Hang up, once a thread that is sending has done so. Descriptors that nobody has claimed are closed. May be called more than once."""
         with self._lock:
             self._closed = True
-            if not self._sending:
+            if self._sender is None:
                 self._close()
 
     def _close(self) -> None:
@@ -124,26 +183,35 @@ class Link:
         for _, fd in self._unsent:
             _close(fd)
         self._unsent.clear()
-        while self._descriptors:
-            _close(self._descriptors.popleft())
+        self._close_received()
+
+    def _close_received(self) -> None:
+        """Close the descriptors that have arrived and that nobody has taken."""
+        inflow, self._inflow = self._inflow, _Inflow(frames=collections.deque())
+        while self._messages:
+            message = self._messages.popleft()
+            if message is not inflow.message:
+                _close_all(_descriptors_in(message[1]))
+        _close_all(inflow.descriptors)
+        _close_all(fd for _, fd in inflow.frames)
+        while self.frames:
+            what = self.frames.popleft()
+            if type(what) is tuple and type(what[0]) is Frame:
+                _close(what[1])
 
     def _send_kept(self) -> None:
-        """Send what waits, and what others add to it meanwhile. For the one thread that has set ``_sending``.
+        """Send what waits, and what others add to it meanwhile. For the ``_sender``.
 
         No lock is held during a system call: whoever made it may have to wait for the interpreter's lock afterwards, and everybody who has
         something to send would wait with it.
         """
-        try:
+        batch = self._take_unsent()
+        while batch is not None:
+            self._write_batch(*batch)
             batch = self._take_unsent()
-            while batch is not None:
-                self._write_batch(*batch)
-                batch = self._take_unsent()
-        except BaseException:
-            self._stop_sending()
-            raise
 
     def _take_unsent(self) -> Optional[Tuple[bytes, Optional[int]]]:
-        """What can go with one write: plain frames, or one frame with its descriptor. None, after the end of ``_sending``, if there is nothing."""
+        """What can go with one write: plain frames, or one frame with its descriptor. None, after which nobody is sending, if there is nothing."""
         with self._lock:
             if not self._unsent or self._blocked:
                 self._stop_sending()
@@ -158,9 +226,11 @@ class Link:
             return data, fd
 
     def _stop_sending(self) -> None:
+        """Does nothing if this thread has stopped already, and another one is sending."""
         with self._lock:
-            self._sending = False
-            if self._closed:
+            if self._sender == threading.get_ident():
+                self._sender = None
+            if self._closed and self._sender is None:
                 self._close()
 
     def _write_batch(self, data: bytes, fd: Optional[int]) -> None:
@@ -197,55 +267,35 @@ class Link:
         self._unsent.append((data, None if fd is None else _duplicate(fd)))
         self._unsent_bytes += len(data)
 
-    def _take_descriptors(self, control: list, flags: int) -> None:
-        before = len(self._descriptors)
-        for level, kind, data in control:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                fds = array.array("i")
-                fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-                self._descriptors.extend(fds)
-        if len(self._descriptors) > before + 1:
-            raise errors.ProtocolError("The sidecar sent two descriptors in one message.")
-        if flags & socket.MSG_CTRUNC and len(self._descriptors) == before:
-            self._lost_descriptors += 1
-
-    def _parse(self, data: bytes) -> List[Received]:
-        received: List[Received] = []
-        try:
-            frame, start = decode(data)
-            while frame is not None:
-                self._sort(frame, received)
-                frame, start = decode(data, start)
-        except (BadFrame, errors.LinkLost) as why:
-            _close_all(received)
-            if isinstance(why, BadFrame):
-                raise errors.ProtocolError(f"The sidecar sent {why}.") from why
-            raise
-        self._partial = data[start:]
-        return received
-
-    def _sort(self, frame: Frame, received: List[Received]) -> None:
-        fd, lost = self._descriptor_of(frame) if frame.flags & _FD else (None, False)
-        if frame.type == Type.PING:
-            self.send(Frame(Type.PONG, a=frame.a).encode())
-        elif frame.type == Type.LEASE and lost:
-            self.send(Frame(Type.NACK, seq=frame.seq, conn=frame.conn, a=NackReason.NO_DESCRIPTOR).encode())
-        elif frame.type in _SIDECAR_SAYS:
-            received.append((frame, fd))
-        else:
-            _close(fd)  # a word of a later version, which may be ignored
-
-    def _descriptor_of(self, frame: Frame) -> Tuple[Optional[int], bool]:
-        """The descriptor that is due, and whether it was lost."""
-        if self._descriptors:
-            return self._descriptors.popleft(), False
-        if self._lost_descriptors:
-            self._lost_descriptors -= 1
-            return None, True
-        raise errors.ProtocolError("The sidecar announced a descriptor that did not come.")
+    def _sort(self, frames: Deque[Received]) -> None:
+        while frames:
+            frame, fd = frames[0]
+            if frame.type in _SIDECAR_SAYS and (fd is None or frame.type == Type.LEASE and fd != _LOST):
+                move(frames, self.frames, 1)
+                continue
+            if frame.type == Type.PING:
+                self.send(Frame(Type.PONG, a=frame.a).encode())
+            elif frame.type == Type.LEASE:
+                self.send(Frame(Type.NACK, seq=frame.seq, conn=frame.conn, a=NackReason.NO_DESCRIPTOR).encode())
+            frames.popleft()
+            if fd != _LOST:
+                _close(fd)  # a word, or a use of it, of a later version, which may be ignored
 
 
-_SIDECAR_SAYS = frozenset(int(t) for t in Type if t >= Type.WELCOME)
+def move(source: Deque[Any], target: Any, count: int) -> None:
+    """Move that many from the beginning of ``source`` to the end of ``target``, a list or deque; for an interrupt, in one step."""
+    target.extend(map(collections.deque.popleft, itertools.repeat(source, count)))
+
+
+_SIDECAR_SAYS = frozenset(int(t) for t in Type if t >= Type.WELCOME and t != Type.PING)
+
+
+def _descriptors_in(control: Iterable[Tuple[int, int, bytes]]) -> List[int]:
+    fds = array.array("i")
+    for level, kind, data in control:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return list(fds)
 
 
 def _duplicate(fd: int) -> int:
@@ -260,9 +310,10 @@ def _close(fd: Optional[int]) -> None:
         os.close(fd)
 
 
-def _close_all(received: List[Received]) -> None:
-    for _, fd in received:
-        _close(fd)
+def _close_all(fds: Iterable[Optional[int]]) -> None:
+    for fd in fds:
+        if fd != _LOST:
+            _close(fd)
 
 
 # A forked child shares the link's socket: the sidecar would not see its parent die, and both would read the same stream.

@@ -3,17 +3,16 @@
 import collections
 import contextlib
 import json
-import os
 import threading
 import weakref
 from dataclasses import dataclass
-from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
+from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Tuple
 
 from . import errors
 from .events import Adopted, Attached, Draining, Forgotten, Listening, Turned, Unlistened, Welcome
 from .frame import HEADER, MAGIC, VERSION, CloseReason, Flag, Frame, Type
 from .lease import Lease
-from .link import Link
+from .link import Link, move
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,7 @@ class Session:
 
     def __init__(self, link: Link, hello: Hello, wake: Callable[[], None]) -> None:
         self.link = link
+        self.answer = link.send
         self.welcome: Optional[Welcome] = None
         self.over = False
         self.draining = False
@@ -58,20 +58,41 @@ class Session:
         self._dropped: Deque[Tuple[int, int]] = collections.deque()
         link.send(hello.encode())
 
+    @property
+    def features(self) -> Sequence[str]:
+        """Those agreed."""
+        return self.welcome.features if self.welcome is not None else ()
+
     def turn(self, events: List[Any]) -> None:
         """Read once, send what waits, and append what has happened to ``events``. Raises LinkLost."""
         self.close_dropped()
         if self.link.wants_write:
             self.link.flush()
-        received = collections.deque(self.link.receive())
+        self.link.receive()
         try:
-            while received:
-                frame, fd = received.popleft()
-                self._handlers[frame.type](self, frame, fd, events)
-        finally:
-            for _, fd in received:
-                if fd is not None:
-                    os.close(fd)
+            while self.link.frames:
+                self._hand_on(self.link.frames[0])
+                move(self.link.frames, events, 1)
+        except IndexError:
+            pass  # the link was closed meanwhile, in another thread or in a signal handler
+
+    def _hand_on(self, what: Any) -> None:
+        """Put what it means in the place of the first frame. An exception from a signal handler may come at any point: the next turn goes
+        on with what stands there then, and no lease is there twice or loses its descriptor.
+        """
+        frames: Deque[Any] = self.link.frames
+        if type(what) is tuple and type(what[0]) is Frame:
+            frame, fd = what
+            event = self._handlers[frame.type](self, frame)
+            frames[0] = what = (event, fd) if isinstance(event, Lease) else event
+        if type(what) is tuple:
+            self._lend(*what)
+            frames[0] = what[0]
+
+    def _lend(self, lease: Lease, fd: Optional[int]) -> None:
+        with self._lock:
+            lease._lend(fd)
+            self._leases[lease.conn] = weakref.ref(lease)
 
     def send(self, type_: Type, seq: int = 0, a: int = 0, flags: int = 0, conn: int = 0, payload: bytes = b"", fd: Optional[int] = None) -> None:
         """Send one frame. Raises LinkLost."""
@@ -129,49 +150,49 @@ class Session:
         with self._lock:
             self.over = True
             self._leases.clear()
+            for what in self.link.frames:
+                if type(what) is tuple and type(what[0]) is Lease:
+                    what[0]._lend(what[1])  # an interrupt came before
         self.link.close()
 
-    def _on_welcome(self, frame: Frame, fd: Optional[int], events: List[Any]) -> None:
+    def _on_welcome(self, frame: Frame) -> Any:
         self.welcome = Welcome.of(_object(frame))
-        events.append(Attached(self.welcome))
+        return Attached(self.welcome)
 
-    def _on_lease(self, frame: Frame, fd: Optional[int], events: List[Any]) -> None:
+    def _on_lease(self, frame: Frame) -> Any:
         peer = _object(frame).get("peer") if frame.payload else None
-        lease = Lease(self, frame, fd, peer)
-        with self._lock:
-            self._leases[frame.conn] = weakref.ref(lease)
-        events.append(lease)
+        return Lease(self, frame, peer)
 
-    def _on_forget(self, frame: Frame, fd: Optional[int], events: List[Any]) -> None:
+    def _on_forget(self, frame: Frame) -> Any:
         with self._lock:
             reference = self._leases.pop(frame.conn, None)
             lease = reference() if reference else None
             if lease is not None:
                 lease._over = True
-        events.append(Forgotten(frame.conn, frame.a, lease))
+        return Forgotten(frame.conn, frame.a, lease)
 
-    def _on_adopted(self, frame: Frame, fd: Optional[int], events: List[Any]) -> None:
-        events.append(Adopted(frame.seq, frame.conn))
+    def _on_adopted(self, frame: Frame) -> Any:
+        return Adopted(frame.seq, frame.conn)
 
-    def _on_listening(self, frame: Frame, fd: Optional[int], events: List[Any]) -> None:
-        events.append(Listening(frame.seq, frame.a))
+    def _on_listening(self, frame: Frame) -> Any:
+        return Listening(frame.seq, frame.a)
 
-    def _on_unlistened(self, frame: Frame, fd: Optional[int], events: List[Any]) -> None:
-        events.append(Unlistened(frame.a))
+    def _on_unlistened(self, frame: Frame) -> Any:
+        return Unlistened(frame.a)
 
-    def _on_denied(self, frame: Frame, fd: Optional[int], events: List[Any]) -> None:
-        events.append(Turned(frame.seq, errors.Denied(frame.a, _sentence(frame))))
+    def _on_denied(self, frame: Frame) -> Any:
+        return Turned(frame.seq, errors.Denied(frame.a, _sentence(frame)))
 
-    def _on_draining(self, frame: Frame, fd: Optional[int], events: List[Any]) -> None:
-        events.append(Draining(frame.a))
+    def _on_draining(self, frame: Frame) -> Any:
+        return Draining(frame.a)
 
-    def _on_refuse(self, frame: Frame, fd: Optional[int], events: List[Any]) -> None:
+    def _on_refuse(self, frame: Frame) -> Any:
         raise errors.refused(frame.a, _sentence(frame))
 
-    def _on_error(self, frame: Frame, fd: Optional[int], events: List[Any]) -> None:
+    def _on_error(self, frame: Frame) -> Any:
         raise errors.Ended(frame.a, _sentence(frame))
 
-    _handlers: Dict[int, Callable[["Session", Frame, Optional[int], List[Any]], None]] = {
+    _handlers: Dict[int, Callable[["Session", Frame], Any]] = {
         Type.WELCOME: _on_welcome,
         Type.LEASE: _on_lease,
         Type.FORGET: _on_forget,

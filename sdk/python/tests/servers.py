@@ -46,10 +46,10 @@ def make_app(gates):
 
 
 @contextlib.contextmanager
-def running(bind_addr=("127.0.0.1", 0), options=None, log=None, server_class=Server, configure=None, **settings):
+def running(bind_addr=("127.0.0.1", 0), options=None, log=None, server_class=Server, configure=None, app=None, **settings):
     """A server behind the sidecar of ``options``, in a thread. Anything in its error log that ``log`` does not expect is a failure."""
     gates = Gates()
-    server = server_class(bind_addr, make_app(gates), **settings)
+    server = server_class(bind_addr, app or make_app(gates), **settings)
     server.gates, server.logged, server.raised = gates, [], []
     server.error_log = lambda msg="", level=20, traceback=False: server.logged.append((level, msg))
     server.shutdown_timeout = 5
@@ -95,14 +95,17 @@ class _Reader(io.BufferedReader):
 class Client:
     """One connection."""
 
-    def __init__(self, server, wrap=None, address=None):
+    def __init__(self, server, wrap=None, address=None, receive_buffer=0):
+        """``receive_buffer``: bytes that the kernel takes for a client that does not read; 0: some megabytes."""
         address = address or server.bind_addr
         if isinstance(address, (str, bytes)):
             self.sock = socket.socket(socket.AF_UNIX)
-            self.sock.settimeout(10)
-            self.sock.connect(address)
         else:
-            self.sock = socket.create_connection(address, timeout=10)
+            self.sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+        if receive_buffer:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.sock.settimeout(10)
+        self.sock.connect(address)
         if wrap:
             self.sock = wrap(self.sock)
         self._reader = _Reader(socket.SocketIO(self.sock, "r"))

@@ -17,9 +17,9 @@ import time
 
 from anteroom.frame import MAGIC, VERSION, Code, Flag, ForgetReason, Frame, Type, decode
 
-FEATURES = ("cache", "track", "address")
+FEATURES = ("cache", "track", "address", "finish")
 LINGER = 1.0
-ANSWERS = {Type.PUT, Type.CLOSE, Type.DETACH, Type.NACK}
+ANSWERS = {Type.PUT, Type.CLOSE, Type.DETACH, Type.NACK, Type.FINISH}
 
 
 class Fault(Exception):
@@ -112,6 +112,7 @@ class Connection:
         self.holder = None  # the host that holds a descriptor
         self.sticky = None
         self.tracker = None
+        self.rest = None  # of a response: file, offset, length
 
 
 class Sidecar:
@@ -218,6 +219,9 @@ class Sidecar:
         self._stopping = True
         for each in [*self._hosts.values(), *self._listeners.values(), *self._connections.values(), *self._closing.values()]:
             each.sock.close()
+        for each in self._connections.values():
+            if each.rest:
+                os.close(each.rest[0])
 
     # Hosts.
 
@@ -244,7 +248,7 @@ class Sidecar:
         if host.pool is None:
             return self._on_hello(host, frame)
         if frame.type in ANSWERS:
-            return self._on_answer(host, frame)
+            return self._on_answer(host, frame, fd)
         if frame.type == Type.LISTEN:
             self._on_listen(host, frame, fd)
         elif frame.type == Type.UNLISTEN:
@@ -318,7 +322,7 @@ class Sidecar:
             self._remove_listener(listener)
 
     def _close_pool(self, pool):
-        for conn in [each for each in self._connections.values() if each.pool == pool and each.state != "leased"]:
+        for conn in [each for each in self._connections.values() if each.pool == pool and each.state not in ("leased", "finishing")]:
             self._close(conn, ForgetReason.STOPPED)
 
     def _lose(self, host):
@@ -334,7 +338,7 @@ class Sidecar:
             elif conn.lessee is host:
                 conn.lessee = None
                 self.counts["returned"] += 1
-                self._ready(conn)
+                self._on_readable(conn) if _has_unread(conn.sock) else self._close(conn)
         if getattr(host, "private", False):
             self._close_pool(host.pool)
         host.sock.close()
@@ -342,12 +346,16 @@ class Sidecar:
     # Connections.
 
     def _accept(self, listener):
-        with contextlib.suppress(BlockingIOError):
+        try:
             sock, _ = listener.sock.accept()
-            self.counts["accepted"] += 1
-            conn = self._add_connection(sock, listener.pool)
-            conn.listener = listener
-            self._arm(conn, listener.first_byte_timeout)
+        except BlockingIOError:
+            return
+        except OSError:
+            return self._unwatch(listener.sock)  # its host has shut it down
+        self.counts["accepted"] += 1
+        conn = self._add_connection(sock, listener.pool)
+        conn.listener = listener
+        return self._arm(conn, listener.first_byte_timeout)
 
     def _add_connection(self, sock, pool):
         sock.setblocking(False)
@@ -409,22 +417,26 @@ class Sidecar:
         self.counts["leases with descriptor"] += conn.holder is not host
         host.send(Frame(Type.LEASE, flags, conn.seq, conn.number), None if conn.holder is host else conn.sock.fileno())
 
-    def _on_answer(self, host, frame):
+    def _on_answer(self, host, frame, fd):
         conn = self._connections.get(frame.conn)
         if conn is None or conn.state != "leased" or conn.seq != frame.seq:
             self.counts["late answers"] += 1
+            if fd is not None:
+                os.close(fd)
             return
         if conn.lessee is not host:
             raise Fault(Code.NOT_YOURS, f"connection {frame.conn} is leased to another host")
         host.leases.discard(conn.number)
         conn.lessee, conn.served, conn.silent = None, True, False
-        self.counts["requests"] += frame.b
+        self.counts["requests"] += 1 if frame.type == Type.FINISH else frame.b
         if frame.type == Type.PUT:
             self._on_put(host, conn, frame)
         elif frame.type == Type.CLOSE:
             conn.holder = conn.tracker = None
             self.counts[f"close {frame.a}"] += 1
             self._close(conn)
+        elif frame.type == Type.FINISH:
+            self._on_finish(host, conn, frame, fd)
         elif frame.type == Type.DETACH:
             del self._connections[conn.number]
             conn.sock.close()
@@ -444,6 +456,34 @@ class Sidecar:
         if host.draining and host.private:
             return self._close(conn, ForgetReason.STOPPED)
         return self._idle(conn, frame.a)
+
+    def _on_finish(self, host, conn, frame, fd):
+        if "finish" not in host.features:
+            raise Fault(Code.NOT_AGREED, "FINISH was not agreed")
+        ends = frame.flags & Flag.CLOSE
+        conn.holder = host if "cache" in host.features and not ends else None
+        conn.tracker = host if "track" in host.features and not ends else None
+        conn.state, conn.rest = "finishing", [fd, frame.a, frame.b]
+        self.counts["finished bytes"] += frame.b
+        self._watch(conn.sock, lambda: self._send_rest(host, conn, ends), select.EPOLLOUT)
+
+    def _send_rest(self, host, conn, ends):
+        file, offset, left = conn.rest
+        try:
+            sent = os.sendfile(conn.sock.fileno(), file, offset, left)
+        except BlockingIOError:
+            return
+        except OSError:
+            sent, left, ends = 0, 0, True
+        conn.rest = [file, offset + sent, left - sent]
+        if conn.rest[2] <= 0:
+            self._unwatch(conn.sock)
+            os.close(file)
+            conn.rest = None
+            if ends or host.draining and host.private:
+                self._close(conn, ForgetReason.STOPPED)
+            else:
+                self._idle(conn, 0)
 
     def _idle(self, conn, milliseconds):
         self._arm(conn, milliseconds / 1000 or self.keep_alive)
@@ -498,6 +538,13 @@ class Sidecar:
         self._closing.pop(conn.number, None)
         self._unwatch(conn.sock)
         conn.sock.close()
+
+
+def _has_unread(sock):
+    try:
+        return len(sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)) > 0
+    except OSError:
+        return False
 
 
 def reset(sock):

@@ -186,6 +186,49 @@ def test_the_empty_line_behind_a_chunked_body_keeps_no_thread(options):
         assert other.get().text == b"hello"  # by the only thread
 
 
+CHUNKED = ("Transfer-Encoding: chunked",)
+
+
+def test_a_trailer_is_not_taken_for_the_next_request(options):
+    with running(options=options) as server, Client(server) as client:
+        for _ in range(2):
+            client.send("/upload", "POST", CHUNKED, b"5\r\nhello\r\n0\r\nX-Trailer: yes\r\n\r\n")
+            assert client.receive().text == b"hello"
+        assert client.get().text == b"hello"
+
+
+def test_an_app_may_read_the_trailer_itself(options):
+    def app(environ, start_response):
+        environ["wsgi.input"].read()
+        body = b"".join(environ["wsgi.input"].read_trailer_lines())
+        start_response("200 OK", [("Content-Length", str(len(body)))])
+        return [body]
+
+    with running(options=options, app=app) as server, Client(server) as client:
+        for _ in range(2):
+            client.send("/", "POST", CHUNKED, b"5\r\nhello\r\n0\r\nX-Trailer: yes\r\n\r\n")
+            assert client.receive().text == b"X-Trailer: yes\r\n"
+
+
+def test_a_trailer_that_is_none_ends_the_connection(options):
+    with running(options=options) as server, Client(server) as client:
+        client.send("/upload", "POST", CHUNKED, b"5\r\nhello\r\n0\r\nX-Trailer: yes\n")
+        assert client.receive().text == b"hello"
+        assert client.at_end()
+
+
+def test_an_app_may_end_the_connection(options):
+    """cheroot sends that header, and keeps the connection."""
+
+    def app(environ, start_response):
+        start_response("200 OK", [("Content-Length", "5"), ("Connection", "close")])
+        return [b"hello"]
+
+    with running(options=options, app=app) as server, Client(server) as client:
+        assert client.get().text == b"hello"
+        assert client.at_end()
+
+
 # Newcomers.
 
 

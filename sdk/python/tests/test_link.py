@@ -39,13 +39,21 @@ def same_file(a, b):
     return os.path.samestat(os.fstat(a), os.fstat(b))
 
 
+def receive(link):
+    """What has come now."""
+    link.receive()
+    received = list(link.frames)
+    link.frames.clear()
+    return received
+
+
 def test_plain_frames_followed_by_one_with_a_descriptor_come_in_one_read(ends):
     link, theirs = ends
     with open("/dev/null") as file:
         theirs.send(lease(1).encode() + lease(2).encode())
         send_with_descriptor(theirs, lease_with_descriptor(3), file.fileno())
         theirs.send(lease(4).encode())
-        received = link.receive() + link.receive()
+        received = receive(link) + receive(link)
         assert [frame.conn for frame, _ in received] == [1, 2, 3, 4]
         assert [fd is not None for _, fd in received] == [False, False, True, False]
         assert same_file(received[2][1], file.fileno())
@@ -58,10 +66,10 @@ def test_a_frame_read_in_two_halves_keeps_its_descriptor_although_the_next_one_i
     with open(tmp_path / "1", "w") as one, open(tmp_path / "2", "w") as two:
         whole = lease_with_descriptor(1)
         send_with_descriptor(theirs, whole[:10], one.fileno())
-        assert link.receive() == []
+        assert receive(link) == []
         theirs.send(whole[10:])
         send_with_descriptor(theirs, lease_with_descriptor(2), two.fileno())
-        received = link.receive()
+        received = receive(link)
         assert [frame.conn for frame, _ in received] == [1, 2]
         for (_, fd), file in zip(received, (one, two)):
             assert same_file(fd, file.fileno())
@@ -73,7 +81,7 @@ def test_a_lease_whose_descriptor_found_no_room_is_answered_with_nack(ends):
     with open("/dev/null") as file:
         send_with_descriptor(theirs, lease_with_descriptor(7), file.fileno())
         with no_descriptor_left():
-            assert link.receive() == []
+            assert receive(link) == []
     nack = Frame(Type.NACK, seq=1, conn=7, a=NackReason.NO_DESCRIPTOR)
     assert theirs.recv(100) == nack.encode()
 
@@ -94,7 +102,7 @@ def test_an_unknown_frame_is_skipped_and_its_descriptor_closed(ends):
     link, theirs = ends
     with open("/dev/null") as file:
         send_with_descriptor(theirs, Frame(0x7F, Flag.FD, payload=b"later").encode(), file.fileno())
-    assert link.receive() == []  # nothing_is_left sees to the descriptor
+    assert receive(link) == []  # nothing_is_left sees to the descriptor
 
 
 def test_two_descriptors_in_one_message_end_the_link(ends):
@@ -124,7 +132,7 @@ def test_garbage_ends_the_link_and_no_descriptor_leaks(ends):
 def test_ping_is_answered(ends):
     link, theirs = ends
     theirs.send(Frame(Type.PING, a=12345).encode())
-    assert link.receive() == []
+    assert receive(link) == []
     assert theirs.recv(100) == Frame(Type.PONG, a=12345).encode()
 
 
