@@ -24,6 +24,7 @@ from typing import Any, Callable, Deque, Dict, Iterable, List, Mapping, Optional
 import cheroot.connections
 from cheroot.makefile import MakeFile
 
+from .address import client_address
 from .client import NAME_VARIABLE, READY_VARIABLE, Client, Listener, check_capacity
 from .errors import AnteroomError
 from .events import Attached, Detached, Forgotten, Turned
@@ -484,7 +485,7 @@ class ConnectionManager(_STOCK):
             return None
         sock = (SilentSocket if lease.silent else HostSocket)(fileno=lease.take())
         try:
-            address = _address_of(lease, sock)
+            address = client_address(lease, sock)
         except OSError:  # reset by the client meanwhile
             conn = None
         else:
@@ -795,14 +796,6 @@ def _name_of(bind_addr: Any) -> str:
     if isinstance(bind_addr, tuple):
         return ":".join(str(part) for part in bind_addr[:2])
     return bind_addr if isinstance(bind_addr, str) else bind_addr.decode("utf-8", "replace")
-
-
-def _address_of(lease: Lease, sock: socket.socket) -> Any:
-    """What accept(2) would have said of the client, or what the lease says. Raises OSError if the client is gone."""
-    if lease.peer is None:
-        return sock.getpeername()
-    host, _, port = lease.peer.rpartition(":")
-    return host.strip("[]"), int(port) if port.isdigit() else 0
 
 
 def _skip_empty_lines(rfile: Any) -> None:

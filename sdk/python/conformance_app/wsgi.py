@@ -113,9 +113,10 @@ class _Exchange:
         detach = self.environ.get("anteroom.detach")
         if detach is None or self.environ.get("HTTP_UPGRADE", "").lower() != "echo":
             return self.text(501, "there is no upgrade here\n")
-        with detach() as sock:
+        sock, unread = detach()
+        with sock:
             sock.settimeout(None)
-            sock.sendall(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+            sock.sendall(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n" + unread)
             for block in iter(lambda: sock.recv(_BLOCK), b""):
                 sock.sendall(block)
         return []
