@@ -69,7 +69,10 @@ def _common() -> argparse.ArgumentParser:
 
 
 def _work(options: argparse.Namespace, supervision: prefork.Supervision) -> None:
-    app = load(options.app)
+    try:
+        app = load(options.app)
+    except Exception as why:
+        raise prefork.Unusable(f"The app {options.app} cannot be loaded: {why}") from why
     kind = kind_of(app) if options.kind == "auto" else options.kind
     attachment = {"path": options.handoff, "pool": options.pool, "name": options.name}
     if kind == "wsgi":
@@ -96,20 +99,13 @@ def _work_asgi(options: argparse.Namespace, app: Any, attachment: Dict[str, Any]
 
 
 def load(name: str) -> Any:
-    """The app that ``module:attribute`` names, or that ``module:factory()`` makes. Raises Unusable; what the module itself raises, as it is."""
+    """The app that ``module:attribute`` names, or that ``module:factory()`` makes. Raises ValueError, and whatever the module raises."""
     module_name, colon, attribute = name.partition(":")
     if not (module_name and colon and attribute):
-        raise prefork.Unusable(f"{name!r} names no app; write module:attribute, for example hello:app")
-    try:
-        app = importlib.import_module(module_name)
-    except ModuleNotFoundError as why:
-        if why.name is None or not module_name.startswith(why.name):
-            raise
-        raise prefork.Unusable(f"There is no module {module_name} in {os.getcwd()} or on the Python path.") from why
+        raise ValueError("write module:attribute, for example hello:app")
+    app = importlib.import_module(module_name)
     path, call, _ = attribute.partition("()")
     for part in path.split("."):
-        if not hasattr(app, part):
-            raise prefork.Unusable(f"The module {module_name} has no {path}.")
         app = getattr(app, part)
     return app() if call else app
 

@@ -9,14 +9,12 @@ or ``await anteroom.asgi.serve(app)``, or ``python -m anteroom asgi module:app``
 import asyncio
 import collections
 import contextlib
-import copy
 import logging
 import os
 from typing import Any, Callable, Dict, List, Optional, OrderedDict, Set, Tuple, Type
 
 try:
     import uvicorn
-    import uvicorn.config
     from uvicorn.protocols.http.h11_impl import H11Protocol
 except ImportError as why:
     raise ImportError("anteroom.asgi needs uvicorn: install anteroom[uvicorn], or your system's package of it (python3-uvicorn)") from why
@@ -375,15 +373,8 @@ async def serve(
 
 def work(app: Any, options: Dict[str, Any], settings: Dict[str, Any], supervision: Supervision) -> None:
     """What a worker process does: attach, and serve until SIGTERM or SIGINT. Raises Unusable if the app's lifespan fails."""
-    config = uvicorn.Config(app, log_config=_log_to_stderr(), interface="asgi3", **settings)
+    config = uvicorn.Config(app, log_config=None, interface="asgi3", **settings)
     server = Server(config, on_attached=supervision.attached, **options)
     server.run()
     if not server.started:
         raise Unusable("The app's lifespan startup failed.")
-
-
-def _log_to_stderr() -> Dict[str, Any]:
-    config = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
-    for handler in config["handlers"].values():
-        handler["stream"] = "ext://sys.stderr"
-    return config

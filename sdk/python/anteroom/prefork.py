@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from typing import Callable, Dict, List, NoReturn, Optional
+from typing import Any, Callable, Dict, List, NoReturn, Optional
 
 from .backoff import Backoff
 from .errors import AnteroomError
@@ -149,36 +149,34 @@ class Master:
 
     # Workers.
 
+    def _staying(self) -> List[_Worker]:
+        return [worker for worker in self._workers.values() if worker.kill_at is None and worker.replaces is None]
+
     def _missing(self) -> int:
-        staying = sum(1 for worker in self._workers.values() if worker.kill_at is None and worker.replaces is None)
-        return 0 if self._leaving else self._wanted - staying
+        return 0 if self._leaving else self._wanted - len(self._staying())
 
     def _populate(self) -> None:
         missing = self._missing()
         if missing > 0 and time.monotonic() >= self._start_at:
             for _ in range(missing):
                 self._start()
-        for worker in list(self._workers.values())[: max(0, -missing)]:
+        for worker in self._staying()[: max(0, -missing)]:
             worker.leave(self._grace)
 
     def _start(self, replaces: Optional[_Worker] = None) -> None:
         ours, theirs = socket.socketpair()
-        try:
-            pid = os.fork()
-        except OSError as why:
-            logger.error("cannot fork: %s", why)
-            ours.close()
-            theirs.close()
-            self._start_at = time.monotonic() + self._backoff.delay()
-            return
+        # A signal must not reach the child while it still has the master's handlers.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        pid = os.fork()
         if pid == 0:
             ours.close()
-            self._become_worker(theirs)
+            self._become_worker(theirs, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         ours.setblocking(False)
         self._workers[pid] = _Worker(pid, ours, replaces)
 
-    def _become_worker(self, channel: socket.socket) -> NoReturn:
+    def _become_worker(self, channel: socket.socket, signals: Any) -> NoReturn:
         """Never returns. What this process has of the master's is dropped first: a master's death must be seen by all of its workers."""
         status = 1
         try:
@@ -187,12 +185,13 @@ class Master:
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the master says what is to be done
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_SETMASK, signals)
             for worker in self._workers.values():
                 worker.channel.close()
             self._work(Supervision(channel))
             status = 0
         except Unusable as why:
-            logger.error("%s", why)
+            logger.error("%s", why, exc_info=why.__cause__)
             status = EXIT_UNUSABLE
         except AnteroomError as why:
             logger.error("%s", why)
@@ -235,7 +234,7 @@ class Master:
         if worker.kill_at is not None:
             return
         logger.warning("worker %d has ended with %s", worker.pid, f"status {code}" if code >= 0 else signal.Signals(-code).name)
-        if code == EXIT_UNUSABLE and not self._proven:
+        if code == EXIT_UNUSABLE and not self._proven and worker.replaces is None:
             self._status = EXIT_UNUSABLE
             self._leave()
         elif worker.replaces is not None:
@@ -243,6 +242,15 @@ class Master:
             self._to_replace.clear()
         else:
             self._delay_next(worker)
+            self._promote_successor(worker)
+
+    def _promote_successor(self, dead: _Worker) -> None:
+        """A worker has died while it was being replaced: there is nobody to leave any more."""
+        for worker in self._workers.values():
+            if worker.replaces is dead:
+                worker.replaces = None
+                self._replace_next()
+                return
 
     def _delay_next(self, worker: _Worker) -> None:
         if time.monotonic() > worker.started + STABLE:
@@ -284,7 +292,7 @@ class Master:
         """Replace the workers one by one. If this is under way, those that are still to come, and those that have come, get their turn."""
         logger.info("replacing %d workers", self._wanted)
         idle = not any(worker.replaces for worker in self._workers.values())
-        self._to_replace = [worker for worker in self._workers.values() if worker.kill_at is None and worker.replaces is None]
+        self._to_replace = self._staying()
         if idle:
             self._replace_next()
 
