@@ -167,6 +167,33 @@ class _Leased:
 
 
 class _LeasedH11(_Leased):
+    def data_received(self, data: bytes) -> None:
+        if self.between_requests():
+            data = _without_empty_lines(data)
+        if data:  # h11 takes none for the client's end
+            super().data_received(data)
+
+    def on_response_complete(self) -> None:
+        unread, _ = self.conn.trailing_data
+        rest = _without_empty_lines(unread)
+        if rest == unread or self.conn.their_state is not h11.DONE:
+            return super().on_response_complete()
+        self.conn = h11.Connection(h11.SERVER)
+        if rest:
+            self.conn.receive_data(rest)
+        super().on_response_complete()
+        return self.handle_events()
+
+    def handle_upgrade(self, event: h11.Request) -> None:
+        """An upgrade to anything but a WebSocket is left unheeded, as RFC 9110 has it and later versions of uvicorn have, which do not call this."""
+        if any(name == b"upgrade" and value.lower() == b"websocket" for name, value in self.headers):
+            return super().handle_upgrade(event)
+        fields = [b"%s: %s\r\n" % field for field in self.headers if field[0] not in (b"connection", b"upgrade")]
+        unread, _ = self.conn.trailing_data
+        self.conn = h11.Connection(h11.SERVER)
+        self.conn.receive_data(b"%s %s HTTP/%s\r\n%s\r\n%s" % (event.method, event.target, event.http_version, b"".join(fields), unread))
+        return self.handle_events()
+
     def between_requests(self) -> bool:
         return self.conn.our_state is h11.IDLE and self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
 
@@ -184,6 +211,13 @@ class _LeasedHttpTools(_Leased):
 
     def between_requests(self) -> bool:
         return not self._within and not self.pipeline and self.cycle.response_complete
+
+
+def _without_empty_lines(data: bytes) -> bytes:
+    """What follows the empty lines that may precede a request (RFC 9112, 2.2), which h11 does not take."""
+    while data.startswith(b"\r\n"):
+        data = data[2:]
+    return data
 
 
 def _leased(protocol: Type[asyncio.Protocol]) -> Type[Any]:

@@ -19,14 +19,14 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
 from ._version import __version__
 from .address import client_address
 from .client import Client
 from .complaints import Complaints
 from .events import Attached
-from .frame import CloseReason
+from .frame import CloseReason, NackReason
 from .host_socket import HostSocket
 from .http1 import BadRequest, Body, ChunkedBody, LengthBody, Request, Stream, read_request
 from .lease import Lease
@@ -68,6 +68,7 @@ class Server:
         self._client = client
         self._settings = settings
         self._leases: "queue.SimpleQueue[Optional[Lease]]" = queue.SimpleQueue()
+        self._threads: Set[threading.Thread] = set()
 
     def run(self, on_attached: Callable[[], None] = lambda: None) -> None:
         """Serve until ``stop`` was called and the last lease is answered."""
@@ -87,45 +88,61 @@ class Server:
 
     @contextlib.contextmanager
     def _running_threads(self) -> Iterator[None]:
-        threads = [threading.Thread(target=self._work, name=f"anteroom wsgi {number}") for number in range(self._settings.threads)]
-        for thread in threads:
-            thread.start()
+        for _ in range(self._settings.threads):
+            self._start_thread()
         try:
             yield
         finally:
-            for _ in threads:
+            for _ in range(self._settings.threads):
                 self._leases.put(None)
-            for thread in threads:
+            for thread in list(self._threads):
                 thread.join()
+
+    def _start_thread(self) -> None:
+        # Daemons, for those that have detached a connection may have it for ever.
+        thread = threading.Thread(target=self._work, name="anteroom wsgi", daemon=True)
+        self._threads.add(thread)
+        thread.start()
 
     def _work(self) -> None:
         for lease in iter(self._leases.get, None):
             try:
-                serve(lease, self._app, self._settings)
+                serve(lease, self._app, self._settings, self._replace_thread)
             except BaseException:  # SystemExit, too: it would cost a thread, not the process
                 logger.exception("A lease could not be served.")
                 lease.close(CloseReason.APP)
             del lease  # while the thread waits, it holds nothing
+            if threading.current_thread() not in self._threads:
+                return
+
+    def _replace_thread(self) -> None:
+        """This thread is busy with a connection that is nobody else's concern any more: another one takes its place."""
+        self._threads.discard(threading.current_thread())
+        self._start_thread()
 
 
-def serve(lease: Lease, app: App, settings: Settings) -> None:
-    """Answer the request of a lease, and those behind it that have been read with it. Raises only what is nobody's fault but ours."""
+def serve(lease: Lease, app: App, settings: Settings, on_detach: Callable[[], None] = lambda: None) -> None:
+    """Answer the request of a lease, and those behind it that have been read with it. Raises only what is nobody's fault but ours.
+
+    ``on_detach`` is called when the app takes the connection over, in the same thread.
+    """
     if not lease.has_descriptor:
-        lease.nack()
+        lease.nack(NackReason.UNKNOWN)
         return
     with HostSocket(fileno=lease.take()) as sock:
-        _Connection(lease, sock, app, settings).serve()
+        _Connection(lease, sock, app, settings, on_detach).serve()
 
 
 class _Connection:
     """A client's connection, for the length of a lease."""
 
-    def __init__(self, lease: Lease, sock: socket.socket, app: App, settings: Settings) -> None:
+    def __init__(self, lease: Lease, sock: socket.socket, app: App, settings: Settings, on_detach: Callable[[], None]) -> None:
         self.lease = lease
         self.sock = sock
         self.settings = settings
         self.detached = False
         self._app = app
+        self._on_detach = on_detach
         self._requests = 0
         self._stream = Stream(sock, 0.001 if lease.silent else settings.timeout)
 
@@ -176,6 +193,7 @@ class _Connection:
         if not self.lease.detach():
             raise RuntimeError("The connection is not leased to this process any more.")
         self.detached = True
+        self._on_detach()
         unread, self._stream.unread = self._stream.unread, b""
         return HostSocket(fileno=self.sock.detach()), unread
 
