@@ -338,7 +338,10 @@ class _Connections:
 
 
 class Server(uvicorn.Server):
-    """A ``uvicorn.Server`` that serves what the sidecar lends it. It binds no port: ``host``, ``port``, ``uds`` and ``fd`` of the config mean nothing."""
+    """A ``uvicorn.Server`` that serves what the sidecar lends it. It binds no port: ``host``, ``port``, ``uds`` and ``fd`` of the config mean nothing.
+
+    ``run`` and ``serve`` take ``sockets``, as uvicorn's do: listening sockets, on which then the sidecar accepts, for as long as the server runs.
+    """
 
     def __init__(
         self,
@@ -373,6 +376,8 @@ class Server(uvicorn.Server):
         def make() -> Any:
             return protocol(config=self.config, server_state=self.server_state, **self._state())
 
+        for sock in sockets or ():
+            self._client.listen(sock, ready="head", backlog=self.config.backlog)
         self._connections = _Connections(self._client, self._cache, make, self._on_attached)
         self._connections.start()
 
@@ -380,7 +385,7 @@ class Server(uvicorn.Server):
         try:
             if self._connections is not None:
                 await self._connections.drain()
-            await super().shutdown(sockets=[])
+            await super().shutdown(sockets=sockets)
         finally:
             if self._connections is not None:
                 await self._connections.close()
