@@ -43,29 +43,48 @@ def _parse(arguments: List[str]) -> argparse.Namespace:
     asgi = kinds.add_parser("asgi", parents=[common], help="an ASGI app; needs uvicorn", epilog=_EPILOG)
     either = kinds.add_parser("auto", parents=[common], epilog=_EPILOG)
     for each in (wsgi, either):
-        each.add_argument("--threads", type=_positive, default=_capacity(4), metavar="N", help=f"threads of each worker (WSGI); default: {CAPACITY_VARIABLE}, else 4")
-        each.add_argument("--timeout", type=_seconds, default=30.0, metavar="S", help="seconds within which a client must send or take more (WSGI); default 30")
-        each.add_argument("--keep-alive", type=_seconds, default=0.0, metavar="S", help="seconds an idle connection is kept (WSGI); default: the pool's time")
+        _add_wsgi_options(each)
     for each in (asgi, either):
-        each.add_argument("--capacity", type=_positive, default=_capacity(100), metavar="N", help=f"requests at once of each worker (ASGI); default: {CAPACITY_VARIABLE}, else 100")
-        each.add_argument("--cache", type=_natural, default=256, metavar="N", help="idle connections each worker keeps (ASGI); default 256")
-        each.add_argument("--http", default="auto", choices=("auto", "h11", "httptools"), help="uvicorn's HTTP protocol (ASGI)")
-        each.add_argument("--ws", default="auto", choices=("auto", "none", "websockets", "wsproto"), help="uvicorn's WebSocket protocol (ASGI)")
-        each.add_argument("--loop", default="auto", choices=("auto", "asyncio", "uvloop"), help="uvicorn's loop (ASGI)")
-        each.add_argument("--lifespan", default="auto", choices=("auto", "on", "off"), help="lifespan events (ASGI)")
+        _add_asgi_options(each)
     return parser.parse_args(arguments)
 
 
 def _common() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("app", help="module:attribute, or module:factory()")
-    common.add_argument("--workers", type=_natural, default=1, metavar="N", help="processes; 0: serve in this one, without a master; default 1")
-    common.add_argument("--handoff", default=None, metavar="PATH", help="the sidecar's handoff socket; default: ANTEROOM_HANDOFF, else /run/anteroom/handoff.sock")
-    common.add_argument("--pool", type=check_pool, default=os.environ.get(POOL_VARIABLE) or POOL, help=f"the pool to serve; default: {POOL_VARIABLE}, else {POOL}")
-    common.add_argument("--name", type=lambda name: check_name(name, "name"), default=None, help=f"what operators see; default: {NAME_VARIABLE}, else by the process id")
-    common.add_argument("--grace", type=_seconds, default=prefork.GRACE, metavar="S", help="seconds a worker may take to leave; default 30")
+    add = functools.partial(_add, common)
+    add("app", help="module:attribute, or module:factory()")
+    add("--workers", _natural, 1, "N", "processes; 0: serve in this one, without a master; default 1")
+    add("--handoff", str, None, "PATH", "the sidecar's handoff socket; default: ANTEROOM_HANDOFF, else /run/anteroom/handoff.sock")
+    add("--pool", check_pool, os.environ.get(POOL_VARIABLE) or POOL, "POOL", f"the pool to serve; default: {POOL_VARIABLE}, else {POOL}")
+    add("--name", _name, None, "NAME", f"what operators see; default: {NAME_VARIABLE}, else by the process id")
+    add("--grace", _seconds, prefork.GRACE, "S", "seconds a worker may take to leave; default 30")
     common.add_argument("--access-log", action="store_true", help="a line for each request, on stderr")
     return common
+
+
+def _add_wsgi_options(parser: argparse.ArgumentParser) -> None:
+    add = functools.partial(_add, parser)
+    add("--threads", _positive, _capacity(4), "N", f"threads of each worker (WSGI); default: {CAPACITY_VARIABLE}, else 4")
+    add("--timeout", _seconds, 30.0, "S", "seconds within which a client must send or take more (WSGI); default 30")
+    add("--keep-alive", _seconds, 0.0, "S", "seconds an idle connection is kept (WSGI); default: the pool's time")
+
+
+def _add_asgi_options(parser: argparse.ArgumentParser) -> None:
+    add = functools.partial(_add, parser)
+    add("--capacity", _positive, _capacity(100), "N", f"requests at once of each worker (ASGI); default: {CAPACITY_VARIABLE}, else 100")
+    add("--cache", _natural, 256, "N", "idle connections each worker keeps (ASGI); default 256")
+    choices = {
+        "--http": ("auto", "h11", "httptools"),
+        "--ws": ("auto", "none", "websockets", "wsproto"),
+        "--loop": ("auto", "asyncio", "uvloop"),
+        "--lifespan": ("auto", "on", "off"),
+    }
+    for name, words in choices.items():
+        parser.add_argument(name, default="auto", choices=words, help="as in uvicorn (ASGI)")
+
+
+def _add(parser: argparse.ArgumentParser, name: str, type_: Any = str, default: Any = None, metavar: Optional[str] = None, help: str = "") -> None:
+    parser.add_argument(name, type=type_, default=default, metavar=metavar, help=help)
 
 
 def _work(options: argparse.Namespace, supervision: prefork.Supervision) -> None:
@@ -132,6 +151,10 @@ def _capacity(default: int) -> int:
 
 def _positive(text: str) -> int:
     return check_capacity(int(text))
+
+
+def _name(text: str) -> str:
+    return check_name(text, "name")
 
 
 def _natural(text: str) -> int:

@@ -158,7 +158,9 @@ class Host:
                 raise self._failure
         except asyncio.TimeoutError as why:
             self._driver.close()
-            raise errors.NobodyListens(f"The sidecar at {self.client.path} took our HELLO and did not answer within {WELCOME_TIMEOUT:g} s.") from why
+            raise errors.NobodyListens(
+                f"The sidecar at {self.client.path} took our HELLO and did not answer within {WELCOME_TIMEOUT:g} s."
+            ) from why
         except BaseException:
             self._driver.close()
             raise
@@ -219,15 +221,13 @@ class Host:
             self._leases.append(lease)
 
 
-def attach(
-    path: Optional[str] = None, *, on_event: Optional[Callable[[Any], None]] = None, grace: float = GRACE, client: Optional[Client] = None, **options: Any
-) -> Host:
-    """A host, to be entered with ``async with``. ``options`` are those of ``anteroom.Client``, which may also be given ready-made.
+def attach(path: Optional[str] = None, *, on_event: Optional[Callable[[Any], None]] = None, grace: float = GRACE, **options: Any) -> Host:
+    """A host, to be entered with ``async with``. ``options`` are those of ``anteroom.Client``.
 
     ``on_event`` is called with what is no lease (``Attached``, ``Detached``, ``Forgotten`` …). Call this while a loop is running. Raises
     ValueError for what the protocol does not allow.
     """
-    return Host(client or Client(path, **options), on_event, grace)
+    return Host(Client(path, **options), on_event, grace)
 
 
 async def serve(

@@ -54,13 +54,14 @@ class _Leased:
     """
 
     lease: Optional[Lease] = None
+    leased_conn = 0  # the connection's id
     owner: "_Connections"
     _requests = 0
     _flushing = False  # the response is complete, and not yet all in the kernel
 
     def lend(self, lease: Lease) -> None:
         """A request has arrived. For a new connection this comes before ``connection_made``."""
-        self.lease = lease
+        self.lease, self.leased_conn = lease, lease.conn
         self._requests = 0
         close = [_CLOSE] if lease.last else []
         self.default_headers = self.server_state.default_headers + close
@@ -185,10 +186,12 @@ class _LeasedH11(_Leased):
         return self.handle_events()
 
     def handle_upgrade(self, event: h11.Request) -> None:
-        """An upgrade to anything but a WebSocket is left unheeded, as RFC 9110 has it and later versions of uvicorn have, which do not call this."""
+        """An upgrade to anything but a WebSocket is not heeded, as RFC 9110 allows and later versions of uvicorn have it, which do not call this."""
         if any(name == b"upgrade" and value.lower() == b"websocket" for name, value in self.headers):
             return super().handle_upgrade(event)
         fields = [b"%s: %s\r\n" % field for field in self.headers if field[0] not in (b"connection", b"upgrade")]
+        if any(name == b"connection" and b"close" in value.lower() for name, value in self.headers):
+            fields.append(b"connection: close\r\n")
         unread, _ = self.conn.trailing_data
         self.conn = h11.Connection(h11.SERVER)
         self.conn.receive_data(b"%s %s HTTP/%s\r\n%s\r\n%s" % (event.method, event.target, event.http_version, b"".join(fields), unread))
@@ -290,8 +293,8 @@ class _Connections:
     def lost(self, protocol: Any) -> None:
         """The connection of ``protocol`` is no longer among these."""
         for those in (self._leased, self._kept):
-            for conn in [conn for conn, each in those.items() if each is protocol]:
-                del those[conn]
+            if those.get(protocol.leased_conn) is protocol:
+                del those[protocol.leased_conn]
 
     def _hear(self, event: Any) -> None:
         if isinstance(event, Lease):
@@ -338,7 +341,8 @@ class _Connections:
 
 
 class Server(uvicorn.Server):
-    """A ``uvicorn.Server`` that serves what the sidecar lends it. It binds no port: ``host``, ``port``, ``uds`` and ``fd`` of the config mean nothing.
+    """A ``uvicorn.Server`` that serves what the sidecar lends it. It binds no port: ``host``, ``port``, ``uds`` and ``fd`` of its config
+    mean nothing.
 
     ``run`` and ``serve`` take ``sockets``, as uvicorn's do: listening sockets, on which then the sidecar accepts, for as long as the server runs.
     """
@@ -364,7 +368,8 @@ class Server(uvicorn.Server):
         self._cache = cache
         self._on_attached = on_attached
         features: Tuple[str, ...] = ("address", "cache") if cache else ("address",)
-        self._client = Client(path, name=name or os.environ.get(NAME_VARIABLE) or f"asgi-{os.getpid()}", pool=pool, capacity=capacity, features=features)
+        name = name or os.environ.get(NAME_VARIABLE) or f"asgi-{os.getpid()}"
+        self._client = Client(path, name=name, pool=pool, capacity=capacity, features=features)
         self._connections: Optional[_Connections] = None
 
     async def startup(self, sockets: Optional[List[Any]] = None) -> None:

@@ -318,6 +318,8 @@ class Client:
             raise
         with self._lock:
             self._session = session
+        if self._leaving:  # since a signal handler has said so meanwhile
+            self._leave(session)
         return session
 
     def _check_welcome(self, session: Session) -> None:

@@ -28,7 +28,7 @@ from .complaints import Complaints
 from .events import Attached
 from .frame import CloseReason, NackReason
 from .host_socket import HostSocket
-from .http1 import BadRequest, Body, ChunkedBody, LengthBody, Request, Stream, read_request
+from .http1 import BadRequest, Body, LengthBody, Request, Stream, read_request
 from .lease import Lease
 from .prefork import Supervision
 
@@ -187,8 +187,9 @@ class _Connection:
             raise _ClientGone(CloseReason.TOO_SLOW if isinstance(why, socket.timeout) else CloseReason.CLIENT) from why
 
     def detach(self) -> Tuple[socket.socket, bytes]:
-        """What an app calls as ``environ["anteroom.detach"]()`` to go on with the connection by itself. Returns its socket, which is then the
-        app's to close, and what the client has sent beyond its request. The app returns no response. Raises RuntimeError if there is no lease any more.
+        """What an app calls as ``environ["anteroom.detach"]()`` to go on with the connection by itself. Returns its socket, which is then
+        the app's to close, and what the client has sent beyond its request. The app returns no response. Raises RuntimeError if there is
+        no lease any more.
         """
         if not self.lease.detach():
             raise RuntimeError("The connection is not leased to this process any more.")

@@ -1,6 +1,6 @@
 """``python -m anteroom`` as a process: a master, its workers, and what they do at signals."""
 
-import contextlib
+import importlib.util
 import os
 import pathlib
 import signal
@@ -17,11 +17,7 @@ from anteroom import __main__ as main
 from anteroom import prefork
 
 HERE = pathlib.Path(__file__).parents[1]
-APPS = ["wsgi"]
-with contextlib.suppress(ImportError):
-    import uvicorn  # noqa: F401
-
-    APPS.append("asgi")
+APPS = ["wsgi", "asgi"] if importlib.util.find_spec("uvicorn") else ["wsgi"]
 
 HELLO = """
 import os
