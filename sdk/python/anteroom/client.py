@@ -202,18 +202,27 @@ class Client:
             self.waker.clear()
         return self.turn(into)
 
+    def events(self) -> Iterator[Any]:
+        """What happens, leases and events as they come, through all reconnects, until ``over``."""
+        while not self.over:
+            yield from self.wait()
+
     def leases(self) -> Iterator[Lease]:
-        """The leases as they come, through all reconnects, until ``drain`` was called and the last lease is answered."""
-        while not (self._leaving and self._session is None):
-            for event in self.wait():
-                if not isinstance(event, Lease):
-                    continue
-                if event.has_descriptor:
-                    yield event
-                else:
-                    event.nack(NackReason.UNKNOWN)  # nothing is held here that it could mean
+        """The leases as they come, through all reconnects, until ``over``."""
+        for event in self.events():
+            if not isinstance(event, Lease):
+                continue
+            if event.has_descriptor:
+                yield event
+            else:
+                event.nack(NackReason.UNKNOWN)  # nothing is held here that it could mean
 
     # From any thread.
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing happens any more: ``drain`` was called, and the last lease is answered or the link is lost."""
+        return self._leaving and self._session is None
 
     @property
     def left(self) -> bool:
@@ -318,6 +327,8 @@ class Client:
             raise
         with self._lock:
             self._session = session
+        if self._leaving:  # since a signal handler has said so meanwhile
+            self._leave(session)
         return session
 
     def _check_welcome(self, session: Session) -> None:

@@ -130,6 +130,7 @@ class Session:
             done = self.drained and not self._leases and not self._answering
         if done:
             self.close()
+            self._wake()
 
     def dropped(self, conn: int, seq: int) -> None:
         """A lease was collected without an answer. Takes no lock: this may run at any point of any thread."""

@@ -19,11 +19,11 @@ def kinds():
 class RealSidecar:
     """The binary, as a process. It has what of the double's surface works from outside."""
 
-    def __init__(self, path):
+    def __init__(self, path, *arguments):
         self.path = path
         self._log = open(f"{path}.log", "w+b")
         self._process = subprocess.Popen(
-            [os.environ[BINARY_VARIABLE], "serve", "--handoff", path, "--control", f"unix://{path}.control"],
+            [os.environ[BINARY_VARIABLE], "serve", "--handoff", path, "--control", f"unix://{path}.control", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
@@ -60,3 +60,16 @@ class RealSidecar:
 
 def start(kind, path):
     return RealSidecar(path) if kind == "real" else Sidecar(path)
+
+
+def start_listening(kind, path):
+    """As ``start``, and the sidecar accepts for the pool "default" at its ``address``, a TCP port."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as sock:
+        address = sock.getsockname()
+        if kind == "fake":
+            started = Sidecar(path)
+            started.listen(sock)
+    if kind == "real":
+        started = RealSidecar(path, "--listen", "tcp://{}:{}?pool=default&ready=head".format(*address))
+    started.address = address
+    return started

@@ -15,6 +15,7 @@ import anteroom
 from anteroom import errors
 from anteroom.backoff import Backoff
 from anteroom.frame import Flag, ForgetReason, Frame, Type
+from anteroom.link import Link
 from conftest import eventually
 from sidecar import Sidecar, reset
 
@@ -533,3 +534,18 @@ def test_a_reset_client_does_not_disturb(sidecar, listener):
             reset(connect(listener))
             with connect(listener) as sock:
                 assert ask(sock) == b"1"
+
+
+def test_a_drain_in_the_midst_of_connecting_is_not_lost(fake, monkeypatch):
+    """As a signal handler may say it."""
+    client = anteroom.Client(fake.path, pool="default")
+    connect = Link.open
+
+    def interrupted(*args, **how):
+        link = connect(*args, **how)
+        client.drain()
+        return link
+
+    monkeypatch.setattr(Link, "open", interrupted)
+    assert list(client.leases()) == []
+    client.close()
