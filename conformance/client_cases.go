@@ -11,7 +11,7 @@ const ruleClient = "PROTOCOL.md, CLOSE a=1"
 
 var clientCases = []Case{
 	{Name: "clients/slow-reader", Requires: "A client that takes 8 MB slowly gets them all, and others are served meanwhile.", Rule: "PROTOCOL.md, rule 5", run: func(t *T) {
-		const size = 8_000_000
+		const size = 8_000_000 // more than the kernel takes for a client that does not read
 		t.warm()
 		k, c := t.room(), t.connectWindow(smallWindow)
 		t.say(c, request("GET", "/bytes?n=8000000"))
@@ -21,9 +21,6 @@ var clientCases = []Case{
 			t.failf("no response: %v", err)
 		}
 		t.meanwhile(k, 5)
-		if l.answer != nil && l.answer.Type == handoff.TypePut && l.written < size {
-			t.failf("PUT when %d of %d bytes were written", l.written, size)
-		}
 		t.want(t.hear(c, "GET"), 200, pattern(size))
 		t.put(l)
 	}},

@@ -112,7 +112,7 @@ var leavingCases = []Case{
 		k, c := t.link(), t.connect()
 		t.works(k, c)
 		t.terminate()
-		if !k.draining {
+		if _ = t.sidecar.wait(t.opts.Timeout, nil, func() bool { return k.gone }); !t.holds(func() bool { return k.draining }) {
 			t.failf("the host left without DRAINING")
 		}
 		t.untouched(c)

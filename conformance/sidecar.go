@@ -54,12 +54,13 @@ func (s *sidecar) accept(l *net.UnixListener) {
 		if err != nil {
 			return
 		}
+		s.mu.Lock()
 		k, err := newLink(s, c)
 		if err != nil {
+			s.mu.Unlock()
 			_ = c.Close()
 			continue
 		}
-		s.mu.Lock()
 		s.links = append(s.links, k)
 		if s.meet != nil {
 			s.meet(k)
