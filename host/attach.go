@@ -46,6 +46,15 @@ type Options struct {
 	// files if that is less. Negative: none.
 	Hold int
 
+	// Spill is how many bytes of a response that its client does not take at once may be put into memory (a memfd). Then the handler goes on,
+	// and when it has returned the sidecar sends the rest (FINISH) while this host serves others. Beyond it the handler waits for its client,
+	// as with net/http alone. Several requests at once on one connection (pipelining) share it. Files need no memory for this. Only net/http
+	// servers use it. 0: DefaultSpill. Negative: none, files excepted.
+	Spill int64
+
+	// SpillTotal bounds the same for all responses of this host, those included that the sidecar is still sending. 0: DefaultSpillTotal.
+	SpillTotal int64
+
 	// Patience is how long Attach tries again if there is no sidecar yet. 0: one attempt.
 	Patience time.Duration
 
@@ -68,6 +77,9 @@ const (
 	DefaultCapacity = 256
 	DefaultHold     = 1024
 	DefaultGrace    = 30 * time.Second
+
+	DefaultSpill      = 64 << 20
+	DefaultSpillTotal = 512 << 20
 )
 
 // withDefaults checks the options and fills in what is left open. All mistakes are reported together.
@@ -78,6 +90,8 @@ func (o Options) withDefaults() (Options, error) {
 	capacity, capacityErr := capacityOf(os.Getenv(CapacityVariable))
 	o.Capacity = cmp.Or(o.Capacity, capacity, DefaultCapacity)
 	o.Grace = cmp.Or(o.Grace, DefaultGrace)
+	o.Spill = cmp.Or(o.Spill, DefaultSpill)
+	o.SpillTotal = cmp.Or(o.SpillTotal, DefaultSpillTotal)
 	o.Hold = holdLimit(o.Hold)
 	o.Agent = strings.TrimSpace("go-host/1 " + runtime.Version() + " " + o.Agent)
 	if o.Logger == nil {
