@@ -55,6 +55,10 @@ type Options struct {
 	// SpillTotal bounds the same for all responses of this host, those included that the sidecar is still sending. 0: DefaultSpillTotal.
 	SpillTotal int64
 
+	// SendfileRoot is the directory whose files handlers may send by answering with the header X-Sendfile, see SendFile. Empty: the environment
+	// variable ANTEROOM_SENDFILE_ROOT, else that header means nothing here.
+	SendfileRoot string
+
 	// Patience is how long Attach tries again if there is no sidecar yet. 0: one attempt.
 	Patience time.Duration
 
