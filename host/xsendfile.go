@@ -18,7 +18,11 @@ import (
 //
 // Serve does this by itself if Options.SendfileRoot is set.
 func SendFile(root string, next http.Handler) (http.Handler, error) {
-	return newSender(root, next)
+	s, err := newSender(root, next)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 func newSender(root string, next http.Handler) (*sender, error) {
