@@ -27,7 +27,7 @@ var clientCases = []Case{
 	{Name: "clients/slow-sender", Requires: "A client that sends its request slowly holds up no other.", Rule: "PROTOCOL.md, rule 1", run: func(t *T) {
 		t.warm()
 		k, c := t.room(), t.connect()
-		text := post("/echo", pattern(100))
+		text := post(pattern(100))
 		t.say(c, text[:40])
 		l := t.lend(k, c)
 		t.meanwhile(k, 5)

@@ -97,7 +97,7 @@ var descriptorCases = []Case{
 		}
 		t.get(k, c, "/bytes?n=2000000")
 		nonblocking("/bytes")
-		text := post("/echo", pattern(100))
+		text := post(pattern(100))
 		t.say(c, text[:70])
 		l := t.lend(k, c)
 		t.poll(func() bool { return unreadHere(c.fd) == 0 }, "read the beginning of a request")

@@ -36,6 +36,9 @@ func runFaulty(fault, app string) {
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: f.inner, Net: "unix"})
 	check(err)
 	go f.accept(l)
+	if fault == "prints" {
+		fmt.Println("listening")
+	}
 	code := f.runApp(app)
 	_ = os.RemoveAll(dir)
 	os.Exit(code)
@@ -173,7 +176,7 @@ func (p *passage) pass(to *way, from *net.UnixConn, act func(*handoff.Frame, int
 // end: one side has hung up.
 func (p *passage) end(to *way, from *net.UnixConn) {
 	switch {
-	case p.fault == "ends-with-the-link" && to == &p.toApp:
+	case p.fault == "ends-with-the-link":
 		os.Exit(0)
 	case p.fault == "keeps-a-dead-link" && to == &p.toSidecar:
 		return
@@ -319,6 +322,9 @@ func (p *passage) answer(f *handoff.Frame) bool {
 		p.withDup(f.Conn, func(dup int) { _ = unix.Shutdown(dup, unix.SHUT_WR) })
 	case p.fault == "reads-after-put" && f.Type == handoff.TypePut:
 		p.withDup(f.Conn, func(dup int) { go readOn(dup) })
+	case p.fault == "closes-idle" && f.Type == handoff.TypePut:
+		late := handoff.Frame{Type: handoff.TypeClose, Conn: f.Conn, Seq: f.Seq}
+		time.AfterFunc(5*time.Second, func() { p.toSidecar.send(&late, -1) })
 	case p.fault == "one-at-a-time":
 		select {
 		case <-p.turn:

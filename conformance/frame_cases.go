@@ -16,12 +16,17 @@ var frameCases = []Case{
 			t.await(func() bool { return len(k.pongs) > 0 && k.pongs[len(k.pongs)-1] == a }, "answered PING with PONG, a = %#x", a)
 		}
 	}},
-	{Name: "frames/cut", Requires: "A LEASE may arrive cut at any byte; its descriptor comes with the first part.", Rule: ruleReceive + " 2", run: func(t *T) {
+	{Name: "frames/cut", Requires: "A LEASE may arrive cut at any byte, in its payload too; its descriptor comes with the first part.", Rule: ruleReceive + " 2", run: func(t *T) {
 		k := t.link()
-		for cut := 1; cut < handoff.HeaderSize; cut++ {
+		var payload []byte
+		if k.agreed(handoff.FeatureAddress) {
+			payload = []byte(`{"peer":"192.0.2.7:1234"}`)
+		}
+		for cut := 1; cut < handoff.HeaderSize+len(payload); cut++ {
 			c := t.connect()
 			t.say(c, request("GET", "/bytes?n=10"))
 			l, f := c.begin(k, handoff.FlagFD)
+			f.Payload = payload
 			b := f.Append(nil)
 			k.write(b[:cut], c.fd)
 			t.poll(func() bool { return k.unread() == 0 || k.gone }, "read the first %d bytes of a LEASE", cut)

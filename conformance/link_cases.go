@@ -54,6 +54,13 @@ var linkCases = []Case{
 		must(0, t.sidecar.listen())
 		t.works(t.link(), t.connect())
 	}},
+	{Name: "link/error", Requires: "Told ERROR and hung up on, the host attaches again.", Rule: "PROTOCOL.md, ERROR", run: func(t *T) {
+		k := t.link()
+		f := handoff.Faultf(handoff.CodeTooSlow, "over 1 MiB is waiting for you").Frame(handoff.TypeError, 0)
+		k.send(&f)
+		k.hangUp()
+		t.works(t.link(), t.connect())
+	}},
 	{Name: "link/crash", Requires: "A worker that crashes takes its link with it, and the program, if it lives on, attaches a new one.", Rule: "PROTOCOL.md, rule 6", own: true, run: func(t *T) {
 		t.begin(nil)
 		k, c := t.link(), t.connect()
@@ -128,6 +135,14 @@ var leavingCases = []Case{
 		t.want(t.hear(c, "GET"), 200, "slept\n")
 		t.answered(l, handoff.TypePut, handoff.TypeClose, handoff.TypeFinish)
 		t.exits()
+	}},
+	{Name: "leaving/quiet", Requires: "The program prints nothing on standard output.", Rule: ruleApp, own: true, run: func(t *T) {
+		t.begin(nil)
+		t.works(t.link(), t.connect())
+		t.terminate()
+		if n := size(t.process.stdout); n > 0 {
+			t.failf("it printed %d bytes on standard output", n)
+		}
 	}},
 	{Name: "leaving/term-away", Requires: "At SIGTERM the program exits with 0 also while there is no sidecar.", Rule: ruleApp, own: true, run: func(t *T) {
 		t.begin(nil)

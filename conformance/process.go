@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,7 +20,8 @@ import (
 // process is the program under test, in a process group of its own.
 type process struct {
 	cmd    *exec.Cmd
-	out    *os.File // standard output and error
+	out    *os.File // standard error
+	stdout *os.File
 	ended  chan struct{}
 	state  *os.ProcessState // once ended
 	result string           // the same in words
@@ -33,15 +33,19 @@ func start(ctx context.Context, o *Options, dir, socket string) (*process, error
 	if err != nil {
 		return nil, err
 	}
-	p := &process{out: out, ended: make(chan struct{})}
+	stdout, err := os.CreateTemp(dir, "stdout")
+	if err != nil {
+		return nil, errors.Join(err, out.Close())
+	}
+	p := &process{out: out, stdout: stdout, ended: make(chan struct{})}
 	p.cmd = exec.CommandContext(ctx, o.Command[0], o.Command[1:]...)
 	p.cmd.Env = append(os.Environ(),
 		handoff.PathVariable+"="+socket, "ANTEROOM_POOL="+poolName, "ANTEROOM_NAME="+hostName, "ANTEROOM_CAPACITY="+strconv.Itoa(o.Capacity))
-	p.cmd.Stdout, p.cmd.Stderr = out, out
+	p.cmd.Stdout, p.cmd.Stderr = stdout, out
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	p.cmd.Cancel = func() error { return unix.Kill(-p.cmd.Process.Pid, unix.SIGKILL) }
 	if err := p.cmd.Start(); err != nil {
-		return nil, errors.Join(fmt.Errorf("starting %s: %w", strings.Join(o.Command, " "), err), out.Close())
+		return nil, errors.Join(fmt.Errorf("starting %s: %w", strings.Join(o.Command, " "), err), out.Close(), stdout.Close())
 	}
 	go p.await()
 	return p, nil
@@ -86,17 +90,24 @@ func (p *process) kill() {
 	case <-p.ended:
 	case <-time.After(killTime):
 	}
-	_ = p.out.Close()
-	_ = os.Remove(p.out.Name())
+	for _, f := range []*os.File{p.out, p.stdout} {
+		_ = f.Close()
+		_ = os.Remove(f.Name())
+	}
 }
 
 // killTime is how long the kernel may take to end a killed process.
 const killTime = 10 * time.Second
 
 // mark is a place in the output.
-func (p *process) mark() int64 {
-	n, _ := p.out.Seek(0, io.SeekEnd)
-	return n
+func (p *process) mark() int64 { return size(p.out) }
+
+func size(f *os.File) int64 {
+	st, err := f.Stat()
+	if err != nil {
+		return 0
+	}
+	return st.Size()
 }
 
 // outputSince is the end of what was printed since mark.

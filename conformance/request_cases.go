@@ -29,7 +29,7 @@ var requestCases = []Case{
 	}},
 	{Name: "requests/lengths", Requires: "A LEASE may say how long the request and its head are.", Rule: "PROTOCOL.md, LEASE a", run: func(t *T) {
 		k, c := t.link(), t.connect()
-		for _, text := range []string{request("GET", "/bytes?n=5"), post("/echo", "five!")} {
+		for _, text := range []string{request("GET", "/bytes?n=5"), post("five!")} {
 			t.say(c, text)
 			l, f := c.begin(k, 0)
 			head := strings.Index(text, "\r\n\r\n") + 4
@@ -60,9 +60,32 @@ var requestCases = []Case{
 	}},
 	{Name: "requests/head", Requires: "HEAD gets the head alone, and the connection stays.", Rule: ruleApp, run: func(t *T) {
 		k, c := t.link(), t.connect()
-		a := t.exchange(k, c, "HEAD", request("HEAD", "/bytes?n=1000"))
-		t.want(a, 200, "")
-		t.works(k, c) // a body would stand before this response
+		for _, path := range []string{"/bytes?n=1000", "/stream?n=1000", "/file?n=1000"} {
+			t.want(t.exchange(k, c, "HEAD", request("HEAD", path)), 200, "")
+			t.works(k, c) // a body would stand before this response
+		}
+	}},
+	{Name: "requests/long-head", Requires: "A request may have a head of 6 kB.", Rule: ruleApp, run: func(t *T) {
+		k, c := t.link(), t.connect()
+		for range 2 {
+			t.want(t.exchange(k, c, "GET", request("GET", "/bytes?n=10", "Cookie: a="+pattern(6000))), 200, pattern(10))
+		}
+	}},
+	{Name: "requests/expect", Requires: "A client that waits for 100 (Continue) before it sends its body gets it, or its body is read without.", Rule: "RFC 9110, 10.1.1", run: func(t *T) {
+		k, c := t.link(), t.connect()
+		body := pattern(5000)
+		t.say(c, request("POST", "/echo", "Expect: 100-continue", fmt.Sprintf("Content-Length: %d", len(body))))
+		l := t.lend(k, c)
+		_ = c.tcp.SetReadDeadline(time.Now().Add(expectTime))
+		_, err := c.in.Peek(1)
+		t.say(c, body)
+		a := t.hear(c, "POST")
+		if err == nil && a.status == 100 {
+			a = t.hear(c, "POST")
+		}
+		t.want(a, 200, body)
+		t.put(l)
+		t.works(k, c)
 	}},
 	{Name: "requests/status", Requires: "Any status is sent; 204 and 304 have no body, and the connection stays.", Rule: ruleApp, run: func(t *T) {
 		k, c := t.link(), t.connect()
@@ -104,9 +127,9 @@ var requestCases = []Case{
 	{Name: "requests/post", Requires: "A request with Content-Length is read to its end, also one of 300 kB.", Rule: ruleIdle, run: func(t *T) {
 		k, c := t.link(), t.connect()
 		for _, n := range []int{0, 1, 5000, 300_000} {
-			t.echo(k, c, post("/echo", pattern(n)), n)
+			t.echo(k, c, post(pattern(n)), n)
 		}
-		t.echo(k, c, strings.Replace(post("/echo", "put"[:0]+pattern(9)), "POST", "PUT", 1), 9)
+		t.echo(k, c, strings.Replace(post(pattern(9)), "POST", "PUT", 1), 9)
 	}},
 	{Name: "requests/post-chunked", Requires: "A chunked request is read to its end, the last chunk and the trailer included.", Rule: ruleIdle, run: func(t *T) {
 		k, c := t.link(), t.connect()
@@ -119,7 +142,7 @@ var requestCases = []Case{
 	}},
 	{Name: "requests/in-pieces", Requires: "A head and a body that arrive over time are waited for.", Rule: "PROTOCOL.md, LISTEN ready (bytes)", run: func(t *T) {
 		k := t.link()
-		text := post("/echo", pattern(2000))
+		text := post(pattern(2000))
 		for _, cut := range []int{1, 10, strings.Index(text, "\r\n\r\n") + 2, strings.Index(text, "\r\n\r\n") + 4, len(text) - 1} {
 			c := t.connect()
 			t.say(c, text[:cut])
@@ -244,7 +267,7 @@ var requestCases = []Case{
 	}},
 	{Name: "requests/blank-line", Requires: "A bare CRLF behind a request's body does no harm.", Rule: ruleIdle, run: func(t *T) {
 		k, c := t.link(), t.connect()
-		t.say(c, post("/echo", "with a line behind it")+"\r\n")
+		t.say(c, post("with a line behind it")+"\r\n")
 		l := t.lend(k, c)
 		t.want(t.hear(c, "POST"), 200, "with a line behind it")
 		t.put(l)
@@ -317,6 +340,9 @@ var requestCases = []Case{
 	}},
 }
 
+// expectTime is how long a client waits for 100 (Continue) before it sends its body all the same, as curl does.
+const expectTime = time.Second
+
 // echo checks that a body of n pattern bytes comes back.
 func (t *T) echo(k *link, c *connection, text string, n int) {
 	t.say(c, text[:min(len(text), 60_000)])
@@ -341,7 +367,7 @@ func (t *T) pipeline(n int) {
 	var text strings.Builder
 	for i := range n {
 		if i%2 == 1 {
-			text.WriteString(post("/echo", pattern(i+1)))
+			text.WriteString(post(pattern(i + 1)))
 		} else {
 			text.WriteString(request("GET", fmt.Sprintf("/bytes?n=%d", i+1)))
 		}

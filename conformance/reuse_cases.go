@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/anteroom-io/anteroom/handoff"
@@ -104,6 +105,42 @@ var reuseCases = []Case{
 			t.put(l)
 		}
 	}},
+	{Name: "reuse/idle-long", Requires: "A connection that was put stays so, longer than servers keep idle connections: no answer, no end, and then the next lease.", Rule: ruleIdle, run: func(t *T) {
+		k, c := t.link(), t.connect()
+		t.works(k, c)
+		if err := c.silent(idleTime); err != nil {
+			t.failf("the client of an idle connection should hear nothing: %v", err)
+		}
+		t.untouched(c)
+		t.works(k, c)
+	}},
+	{Name: "reuse/batched", Requires: "Several leases without descriptors may come in one batch.", Rule: ruleCache, run: func(t *T) {
+		k := t.link()
+		t.need(k, handoff.FeatureCache)
+		var all []*connection
+		for range k.capacity {
+			c := t.connect()
+			t.works(k, c)
+			all = append(all, c)
+		}
+		t.barrier(k)
+		var b []byte
+		var leases []*lease
+		for i, c := range all {
+			if !t.holds(func() bool { return c.holder == k }) {
+				t.failf("the host keeps fewer descriptors than it takes leases")
+			}
+			t.say(c, request("GET", fmt.Sprintf("/bytes?n=%d", i+100)))
+			l, f := c.begin(k, 0)
+			leases = append(leases, l)
+			b = f.Append(b)
+		}
+		k.write(b, -1)
+		for i, l := range leases {
+			t.want(t.hear(l.c, "GET"), 200, pattern(i+100))
+			t.put(l)
+		}
+	}},
 	{Name: "reuse/many", Requires: "Many connections take turns, each with requests of its own.", Rule: "PROTOCOL.md, PUT", run: func(t *T) {
 		k := t.link()
 		var all []*connection
@@ -112,7 +149,7 @@ var reuseCases = []Case{
 		}
 		for range 3 {
 			for i, c := range all {
-				a := t.exchange(k, c, "POST", post("/echo", pattern(i)))
+				a := t.exchange(k, c, "POST", post(pattern(i)))
 				t.want(a, 200, pattern(i))
 			}
 		}
@@ -121,6 +158,9 @@ var reuseCases = []Case{
 
 // deafTime is how long a host is watched that should read nothing.
 const deafTime = 150 * time.Millisecond
+
+// idleTime is longer than common servers keep an idle connection by themselves (5 s).
+const idleTime = 6 * time.Second
 
 // untouched checks that a connection is as it was: no end, no bytes.
 func (t *T) untouched(c *connection) {

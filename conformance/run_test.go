@@ -16,6 +16,7 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 4 && os.Args[1] == "faulty-host" {
 		runFaulty(os.Args[2], os.Args[3])
 	}
+	_ = os.Setenv("GORACE", "atexit_sleep_ms=0") // the faulty host would live on for a second when it has ended
 	dir, err := os.MkdirTemp("", "kit-test-")
 	if err != nil {
 		panic(err)
@@ -93,7 +94,9 @@ func TestFaultsAreFound(t *testing.T) {
 		"clears-nonblock":           {"descriptors/nonblocking"},
 		"forgets-detach":            {"upgrade/echo"},
 		"ignores-draining":          {"leaving/asked", "leaving/asked-idle"},
-		"ends-with-the-link":        {"link/hang-up-idle", "link/hang-up-leased", "link/away"},
+		"closes-idle":               {"reuse/idle-long"},
+		"prints":                    {"leaving/quiet"},
+		"ends-with-the-link":        {"link/hang-up-idle", "link/hang-up-leased", "link/away", "link/error"},
 		"keeps-a-dead-link":         {"link/crash"},
 		"no-draining":               {"leaving/term-idle", "leaving/term-busy"},
 		"exit-1":                    {"leaving/term-idle"},

@@ -53,10 +53,11 @@ func (t *T) upgrade(k *link, c *connection, behind string) *bufio.Reader {
 	t.say(c, request("GET", "/upgrade", "Connection: Upgrade", "Upgrade: echo")+behind)
 	l := t.lend(k, c)
 	_ = c.tcp.SetReadDeadline(time.Now().Add(t.opts.Timeout))
-	res, err := http.ReadResponse(c.in, &http.Request{Method: "GET"})
+	res, err := http.ReadResponse(c.in, &http.Request{Method: http.MethodGet})
 	if err != nil {
 		t.failf("no response: %v", err)
 	}
+	defer func() { _ = res.Body.Close() }()
 	if res.StatusCode == http.StatusNotImplemented {
 		_, _ = io.Copy(io.Discard, res.Body)
 		t.answered(l, handoff.TypePut, handoff.TypeClose)

@@ -21,16 +21,24 @@ import (
 )
 
 func main() {
+	if err := serve(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// serve serves until SIGTERM.
+func serve() error {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	err := host.Serve(ctx, &http.Server{Handler: echoHeader(app())}, host.Options{
 		Pool:     cmp.Or(os.Getenv(host.PoolVariable), "default"),
-		Patience: time.Hour,
+		Patience: 365 * 24 * time.Hour,
 	})
-	if err != nil && ctx.Err() == nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+	if ctx.Err() != nil {
+		return nil
 	}
+	return err
 }
 
 // echoHeader repeats X-Echo in every response.
