@@ -191,6 +191,9 @@ func (c *conn) putOrFinish(timeout time.Duration) (kept bool, err error) {
 	if done || err != nil {
 		return kept, err
 	}
+	if c.closed.Load() { // and what was put aside is with whoever has closed it
+		return false, net.ErrClosed
+	}
 	return c.lease.put(timeout)
 }
 

@@ -213,6 +213,9 @@ func (k *link) forgottenLocked(f *handoff.Frame) {
 	if c.state != stateIdle {
 		k.leases--
 	}
+	if c.owner != nil {
+		go c.owner.dropSpill() // it waits for the pump to stop
+	}
 	k.restDoneLocked(c)
 	k.dropLocked(c)
 }

@@ -299,17 +299,29 @@ func (c *conn) writeOrSpill(p []byte) (sent int, err error) {
 			return 0, err
 		}
 	}
+	if c.closed.Load() { // and what was put aside is with whoever has closed it
+		return 0, net.ErrClosed
+	}
 	if sent, err = c.writeNow(p); !errors.Is(err, errAgain) {
 		return sent, err
 	}
 	if c.spillable() {
 		if s := newSpill(c.c.link.host.room, c.socket, p[sent:]); s != nil {
-			c.spill.Store(s)
-			return len(p), nil
+			return len(p), c.keep(s)
 		}
 	}
 	n, err := c.write(p[sent:])
 	return sent + n, err
+}
+
+// keep makes s what is put aside of the response, unless the connection was closed meanwhile.
+func (c *conn) keep(s *spill) error {
+	c.spill.Store(s)
+	if c.closed.Load() {
+		c.dropSpill()
+		return net.ErrClosed
+	}
+	return nil
 }
 
 // dropSpill forgets what was put aside.
@@ -375,6 +387,9 @@ func (c *conn) fileOrSpill(f *os.File, limit *io.LimitedReader) (sent int64, err
 	if err := c.unspill(); err != nil {
 		return 0, err
 	}
+	if c.closed.Load() {
+		return 0, net.ErrClosed
+	}
 	left := int64(1) << 62
 	if limit != nil {
 		left = limit.N
@@ -391,29 +406,28 @@ func (c *conn) fileOrSpill(f *os.File, limit *io.LimitedReader) (sent int64, err
 	if !errors.Is(err, errAgain) {
 		return sent, err
 	}
-	if n := c.spillFile(f, left-sent); n > 0 {
-		return sent + n, nil
+	if n, err := c.spillFile(f, left-sent); n > 0 || err != nil {
+		return sent + n, err
 	}
 	n, err := c.sendfile(f, left-sent)
 	return sent + n, err
 }
 
 // spillFile leaves at most left bytes of the file, from where it stands, to the pump or the sidecar. It returns how many, 0 if that cannot be.
-func (c *conn) spillFile(f *os.File, left int64) int64 {
+func (c *conn) spillFile(f *os.File, left int64) (int64, error) {
 	at, err := f.Seek(0, io.SeekCurrent)
 	if err != nil {
-		return 0
+		return 0, nil //nolint:nilerr // it is sent by a road that needs no offset
 	}
 	st, err := f.Stat()
 	if err != nil || st.Size() <= at {
-		return 0
+		return 0, nil //nolint:nilerr // so is one whose end is not known
 	}
 	left = min(left, st.Size()-at)
 	s := newFileSpill(c.socket, f, at, at+left)
 	if s == nil {
-		return 0
+		return 0, nil
 	}
 	_, _ = f.Seek(left, io.SeekCurrent)
-	c.spill.Store(s)
-	return left
+	return left, c.keep(s)
 }

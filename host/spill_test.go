@@ -200,3 +200,54 @@ func TestAClientThatGoesEndsWhatWasPutAside(t *testing.T) {
 	c.Close()
 	eventually(t, "the connection is closed", func() bool { n := s.sidecar.Counts(); return n.Leased+n.Finishing+n.Idle == 0 })
 }
+
+func TestALeaseThatIsTakenBackDropsWhatWasPutAside(t *testing.T) {
+	made := make(chan struct{})
+	s := serveFinishing(t, func(w http.ResponseWriter, r *http.Request) {
+		sendLarge(w)
+		close(made)
+		<-r.Context().Done()
+	}, host.Options{})
+	c := dialSlow(t, s.addr)
+	c.send(get("/"))
+	<-made
+	s.sidecar.CloseLeased()
+	if _, err := io.Copy(io.Discard, c.r); err != nil {
+		t.Errorf("the client should hear the end: %v", err)
+	}
+}
+
+// TestClosingWhileWriting: what the client gets is a beginning of the response, whoever wins, and nothing is left over.
+func TestClosingWhileWriting(t *testing.T) {
+	active := make(chan net.Conn, 1)
+	checkLeaks(t)
+	sidecar := hosttest.Start(t)
+	sidecar.AgreeToFinish()
+	s := serveOn(t, sidecar, &http.Server{
+		Handler:  http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { sendLarge(w) }),
+		ErrorLog: discardLog(),
+		ConnState: func(c net.Conn, state http.ConnState) {
+			if state == http.StateActive {
+				active <- c
+			}
+		},
+	}, host.Options{})
+	for range 20 {
+		c := dialSlow(t, s.addr)
+		c.send(get("/"))
+		conn := <-active
+		if _, err := c.r.Peek(1); err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+		got, err := http.ReadResponse(c.r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(got.Body)
+		got.Body.Close()
+		if !bytes.HasPrefix(large, body) {
+			t.Fatalf("%d bytes that are no beginning of the response", len(body))
+		}
+	}
+}

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
 	"os/signal"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -65,8 +67,14 @@ func (j *judge) run(ctx context.Context, command []string) error {
 	if err != nil {
 		return usage("--run: %w", err)
 	}
+	if !slices.ContainsFunc(conformance.Cases(), func(c conformance.Case) bool { return only.MatchString(c.Name) }) {
+		return usage("--run %q: no case has such a name; --list shows them", j.only)
+	}
 	if j.Capacity < 2 {
 		return usage("--capacity %d: use at least 2", j.Capacity)
+	}
+	if _, err := exec.LookPath(command[0]); err != nil {
+		return usage("%w", err)
 	}
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
 	defer stop()
