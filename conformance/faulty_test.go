@@ -131,7 +131,9 @@ type passage struct {
 	turn             chan struct{} // for the fault that serves one lease at a time
 
 	mu   sync.Mutex
-	dups map[uint64]int // descriptors of the leased connections, for faults that do something to them
+	out  int             // leases
+	held []handoff.Frame // for later, by the fault that is busy
+	dups map[uint64]int  // descriptors of the leased connections, for faults that do something to them
 }
 
 // way is one direction.
@@ -231,11 +233,37 @@ func (p *passage) inward(f *handoff.Frame, fd int) {
 	case !f.Type.Known() && p.fault == "keeps-stray" && fd >= 0:
 		p.keep(fd)
 	}
+	if f.Type == handoff.TypePing && p.fault == "busy" && p.hold(f) {
+		return
+	}
 	p.toApp.send(f, fd)
+}
+
+// hold keeps a frame from a host that serves a lease, until that is answered.
+func (p *passage) hold(f *handoff.Frame) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.out > 0 {
+		p.held = append(p.held, *f)
+	}
+	return p.out > 0
+}
+
+// serving counts the leases that are out.
+func (p *passage) serving(change int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.out += change; p.out == 0 {
+		for i := range p.held {
+			p.toApp.send(&p.held[i], -1)
+		}
+		p.held = nil
+	}
 }
 
 func (p *passage) lease(f *handoff.Frame, fd int) {
 	p.remember(f.Conn, fd)
+	p.serving(+1)
 	switch p.fault {
 	case "ignores-last":
 		f.Flags &^= handoff.FlagLast
@@ -266,6 +294,7 @@ func (p *passage) outward(f *handoff.Frame, fd int) {
 		if !p.answer(f) {
 			return
 		}
+		defer p.serving(-1)
 	case handoff.TypeHello:
 		p.introduce(f)
 	case handoff.TypePong:

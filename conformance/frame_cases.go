@@ -16,6 +16,24 @@ var frameCases = []Case{
 			t.await(func() bool { return len(k.pongs) > 0 && k.pongs[len(k.pongs)-1] == a }, "answered PING with PONG, a = %#x", a)
 		}
 	}},
+	{Name: "frames/ping-busy", Requires: "A host that takes several leases answers PING also while it serves one.", Rule: "PROTOCOL.md, PING", run: func(t *T) {
+		k, c := t.link(), t.connect()
+		if k.capacity < 2 {
+			t.skipf("this host takes one lease at a time")
+		}
+		const nap = "1200"
+		t.say(c, request("GET", "/sleep?ms="+nap))
+		l := t.lend(k, c)
+		t.poll(func() bool { return unreadHere(c.fd) == 0 }, "read a request")
+		k.send(&handoff.Frame{Type: handoff.TypePing, A: 77})
+		answered := func() bool { return l.answer != nil || len(k.pongs) > 0 && k.pongs[len(k.pongs)-1] == 77 }
+		t.await(answered, "answered PING")
+		if t.holds(func() bool { return l.answer != nil }) {
+			t.failf("PING was answered only after the request that took %s ms", nap)
+		}
+		t.want(t.hear(c, "GET"), 200, "slept\n")
+		t.put(l)
+	}},
 	{Name: "frames/cut", Requires: "A LEASE may arrive cut at any byte, in its payload too; its descriptor comes with the first part.", Rule: ruleReceive + " 2", run: func(t *T) {
 		k := t.link()
 		var payload []byte

@@ -70,6 +70,7 @@ func TestFaultsAreFound(t *testing.T) {
 		"spins":                     {"hello/refused-for-now", "hello/refused-for-good", "hello/hung-up-on"},
 		"torn":                      {"hello/welcome-in-pieces", "frames/cut", "frames/merged"},
 		"ignores-ping":              {"frames/ping", "frames/batched"},
+		"busy":                      {"frames/ping-busy"},
 		"small-numbers":             {"frames/ping"},
 		"fails-at-unknown":          {"frames/unknown", "frames/batched"},
 		"keeps-stray":               {"frames/unknown-with-descriptor"},
