@@ -341,7 +341,9 @@ func (p *passage) answer(f *handoff.Frame) bool {
 		p.toSidecar.send(f, -1)
 	case p.fault == "puts-what-it-should-close" && f.Type == handoff.TypeClose:
 		f.Type = handoff.TypePut
-	case p.fault == "miscounts":
+	case p.fault == "finishes-more-than-there-is" && f.Type == handoff.TypeFinish:
+		f.B++
+	case p.fault == "miscounts" && f.Type == handoff.TypePut:
 		f.B = 1
 	case p.fault == "nack-overload" && f.Type == handoff.TypeNack:
 		f.A = handoff.NackOverload

@@ -321,23 +321,34 @@ var requestCases = []Case{
 		t.closed(l)
 	}},
 	{Name: "requests/capacity", Requires: "As many leases as HELLO offers are served at the same time.", Rule: "PROTOCOL.md, HELLO capacity", run: func(t *T) {
-		const nap = 700 * time.Millisecond
 		t.warm()
-		var leases []*lease
-		began := time.Now()
-		for range t.opts.Capacity {
-			c := t.connect()
-			t.say(c, request("GET", fmt.Sprintf("/sleep?ms=%d", nap.Milliseconds())))
-			leases = append(leases, t.lend(t.room(), c))
+		var took time.Duration
+		for range 3 { // a machine that is busy with something else can make it look worse, never better
+			if took = t.naps(); took < 2*napTime {
+				return
+			}
 		}
-		for _, l := range leases {
-			t.want(t.hear(l.c, "GET"), 200, "slept\n")
-			t.put(l)
-		}
-		if took := time.Since(began); took > 2*nap {
-			t.failf("%d requests of %v each took %v: they were served one after the other", t.opts.Capacity, nap, took.Round(time.Millisecond))
-		}
+		t.failf("%d requests of %v each took %v: they were served one after the other", t.opts.Capacity, napTime, took.Round(time.Millisecond))
 	}},
+}
+
+// napTime is how long each of the requests takes that are to be served at the same time.
+const napTime = 700 * time.Millisecond
+
+// naps fills the capacity with requests that take a while, and returns how long all of them took.
+func (t *T) naps() time.Duration {
+	var leases []*lease
+	began := time.Now()
+	for range t.opts.Capacity {
+		c := t.connect()
+		t.say(c, request("GET", fmt.Sprintf("/sleep?ms=%d", napTime.Milliseconds())))
+		leases = append(leases, t.lend(t.room(), c))
+	}
+	for _, l := range leases {
+		t.want(t.hear(l.c, "GET"), 200, "slept\n")
+		t.put(l)
+	}
+	return time.Since(began)
 }
 
 // expectTime is how long a client waits for 100 (Continue) before it sends its body all the same, as curl does.

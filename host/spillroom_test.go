@@ -76,7 +76,7 @@ func (h *Host) roomTaken() int64 {
 }
 
 // fill writes until the socket takes no more.
-func fill(t *testing.T, fd int) {
+func fill(t testing.TB, fd int) {
 	t.Helper()
 	for {
 		if _, err := unix.Write(fd, make([]byte, 64<<10)); errors.Is(err, unix.EAGAIN) {
@@ -112,4 +112,32 @@ func TestAFileThatBecomesShorterEndsTheResponse(t *testing.T) {
 		t.Errorf("%v, want %v", err, errShorter)
 	}
 	_ = l.Close(App)
+}
+
+// BenchmarkSpill is what it costs to put 64 KiB aside for a client that takes nothing, and to leave them to the sidecar.
+func BenchmarkSpill(b *testing.B) {
+	h, p := attachPeer(b)
+	p.lease(1)
+	l, err := h.Next(b.Context())
+	if err != nil {
+		b.Fatal(err)
+	}
+	fill(b, l.FD())
+	data := make([]byte, 64<<10)
+	b.SetBytes(int64(len(data)))
+	for seq := uint32(2); b.Loop(); seq++ {
+		c := &conn{socket: l.c.sock, c: l.c, lease: l, kick: make(chan struct{}, 1)}
+		if n, err := c.Write(data); n != len(data) || err != nil {
+			b.Fatal(n, err)
+		}
+		if kept, err := c.putOrFinish(0); !kept || err != nil {
+			b.Fatal(kept, err)
+		}
+		_, fd := p.receiveFD()
+		closeFD(fd)
+		p.lease(seq)
+		if l, err = h.Next(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
