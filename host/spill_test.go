@@ -20,7 +20,7 @@ import (
 )
 
 // large is more than the kernel takes for a client that reads nothing.
-var large = bytes.Repeat([]byte("0123456789abcdef"), 1<<20)
+var large = bytes.Repeat([]byte("0123456789abcdef"), 1<<19)
 
 // serveFinishing is serve with a sidecar that finishes responses.
 func serveFinishing(t testing.TB, handler http.HandlerFunc, o host.Options) *served {
@@ -91,6 +91,41 @@ func TestASlowClientCostsNothingOnceItsResponseIsMade(t *testing.T) {
 	slow.want("GET", "")
 	if n := s.sidecar.Counts(); n.Finishes != 1 {
 		t.Errorf("%d responses were finished by the sidecar, want 1", n.Finishes)
+	}
+}
+
+// TestManySlowClients: as many as there is capacity for several times over, by memory and by file, and each gets all of its response.
+func TestManySlowClients(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "large")
+	if err := os.WriteFile(name, large, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	checkLeaks(t)
+	s := serveOn(t, hosttest.Launch(t), &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/memory":
+			sendLarge(w)
+		case "/file":
+			http.ServeFile(w, r, name)
+		}
+	})}, host.Options{Capacity: 2})
+	var slow []*client
+	for range 5 {
+		for _, path := range []string{"/memory", "/file"} {
+			c := dialSlow(t, s.addr)
+			c.send(get(path))
+			slow = append(slow, c)
+		}
+	}
+	for range 10 {
+		other := dial(t, s.addr)
+		other.send(get("/other"))
+		other.want("GET", "")
+	}
+	for _, c := range slow {
+		c.wantLarge()
+		c.send(get("/again"))
+		c.want("GET", "")
 	}
 }
 
