@@ -131,6 +131,9 @@ func (s *sidecar) finishLocked(l *lease, f *handoff.Frame, file *os.File) {
 	case f.B == 0:
 		s.faultLocked("FINISH with a length of 0")
 	}
+	if _, fault := handoff.FinishOf(f); fault != nil {
+		s.faultLocked("%v", fault)
+	}
 	if file == nil {
 		return
 	}

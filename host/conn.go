@@ -187,7 +187,7 @@ func (c *conn) park() error {
 
 // putOrFinish answers the lease whose responses are all made.
 func (c *conn) putOrFinish(timeout time.Duration) (kept bool, err error) {
-	done, kept, err := c.finish(c.lease, false)
+	done, kept, err := c.finish(c.lease, false, timeout)
 	if done || err != nil {
 		return kept, err
 	}
@@ -340,7 +340,7 @@ func (c *conn) finishLast() bool {
 		c.dropSpill()
 		return false
 	}
-	done, _, _ := c.finish(lease, true)
+	done, _, _ := c.finish(lease, true, 0)
 	return done
 }
 

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"time"
 
 	"github.com/anteroom-io/anteroom/handoff"
 )
@@ -75,7 +76,7 @@ func (c *conn) unspill() error {
 
 // finish leaves to the sidecar what was put aside, and with it the lease. done is false if there is nothing to leave: the lease is to be answered otherwise.
 // Without a sidecar it sends the rest itself.
-func (c *conn) finish(lease Lease, last bool) (done, kept bool, err error) {
+func (c *conn) finish(lease Lease, last bool, timeout time.Duration) (done, kept bool, err error) {
 	s := c.spill.Swap(nil)
 	if s == nil {
 		return false, false, nil
@@ -85,7 +86,7 @@ func (c *conn) finish(lease Lease, last bool) (done, kept bool, err error) {
 	if left == 0 || err != nil {
 		return false, false, err
 	}
-	kept, err = lease.finish(s.file, at, left, last)
+	kept, err = lease.finish(s.file, at, left, last, timeout)
 	switch {
 	case err == nil && s.room != nil:
 		c.c.link.countRest(c.c, s.pass())

@@ -170,13 +170,13 @@ func (l Lease) Finish(file *os.File, offset, length int64, last bool) error {
 	if !l.c.link.agreed(handoff.FeatureFinish) {
 		return errors.New("host: the sidecar does not finish responses (feature \"finish\"): write the rest yourself")
 	}
-	_, err := l.finish(file, offset, length, last)
+	_, err := l.finish(file, offset, length, last, 0)
 	return err
 }
 
-// finish also reports whether the descriptor was kept for the connection's next lease.
-func (l Lease) finish(file *os.File, offset, length int64, last bool) (kept bool, err error) {
-	f := handoff.Frame{Type: handoff.TypeFinish, A: uint64(offset), B: uint64(length)}
+// finish is Finish with the time that Put takes. It also reports whether the descriptor was kept for the connection's next lease.
+func (l Lease) finish(file *os.File, offset, length int64, last bool, timeout time.Duration) (kept bool, err error) {
+	f := handoff.Finish{KeepAliveTimeoutMS: milliseconds(timeout)}.Frame(offset, length)
 	if last {
 		f.Flags |= handoff.FlagClose
 	}

@@ -42,11 +42,14 @@ func TestARestCountsUntilTheNextLease(t *testing.T) {
 		if n, err := c.Write(make([]byte, 1000)); n != 1000 || err != nil {
 			t.Fatal(n, err)
 		}
-		if kept, err := c.putOrFinish(0); !kept || err != nil {
+		if kept, err := c.putOrFinish(1500 * time.Millisecond); !kept || err != nil {
 			t.Fatal(kept, err)
 		}
 		f, fd := p.receiveFD()
 		closeFD(fd)
+		if how, fault := handoff.FinishOf(&f); fault != nil || how.KeepAliveTimeoutMS != 1500 {
+			t.Errorf("%+v, %v: the connection should be kept for 1.5 s", how, fault)
+		}
 		if f.Type != handoff.TypeFinish || f.A != 0 || f.B != 1000 || h.roomTaken() != 1000 {
 			t.Errorf("%+v, %d bytes are taken", f, h.roomTaken())
 		}

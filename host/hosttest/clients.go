@@ -39,6 +39,7 @@ type remainder struct {
 	file         int
 	offset, left int64
 	last         bool
+	timeout      time.Duration // keep-alive, once all is sent
 }
 
 // door is a listening socket.
@@ -114,12 +115,16 @@ func (s *Sidecar) finish(l *link, f *handoff.Frame, file int) error {
 		s.counts.Stale++
 		return unix.Close(file)
 	}
+	how, fault := handoff.FinishOf(f)
+	if fault != nil {
+		return errors.Join(fault, unix.Close(file))
+	}
 	l.leases--
 	s.counts.Finishes++
 	s.checkNonblock(c)
 	last := f.Flags&handoff.FlagClose != 0
 	c.state, c.held = finishing, l.cache && !last
-	c.rest = remainder{file: file, offset: int64(f.A), left: int64(f.B), last: last}
+	c.rest = remainder{file: file, offset: int64(f.A), left: int64(f.B), last: last, timeout: time.Duration(how.KeepAliveTimeoutMS) * time.Millisecond}
 	s.watch(c.fd, unix.EPOLLOUT)
 	return nil
 }
@@ -142,7 +147,7 @@ func (s *Sidecar) sendRest(c *client) {
 	case c.rest.last:
 		s.end(c)
 	default:
-		s.rest(c, 0)
+		s.rest(c, c.rest.timeout)
 	}
 }
 
