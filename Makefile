@@ -114,6 +114,12 @@ python: build ## Tests of the Python SDK
 sdks: build ## Tests of the other languages' SDKs
 	@for test in $(wildcard sdk/*/test); do echo "$$test"; ANTEROOM_TEST_BINARY=$(CURDIR)/bin/anteroom $$test || exit 1; done
 
+CONFORMANCE := host/conformance/run $(wildcard sdk/*/conformance*)
+
+.PHONY: conformance
+conformance: build ## Play the sidecar against every language's host, print a goal line for each; fails if one is short
+	@scripts/conformance $(CONFORMANCE)
+
 .PHONY: process
 process: build ## End to end with real processes
 	go test -race -count=1 -timeout $(PROCESS_TIMEOUT) ./test/process/...

@@ -188,6 +188,15 @@ type Finish struct {
 	KeepAliveTimeoutMS uint64 `json:"keep_alive_timeout_ms,omitempty"` // of the connection once all is sent; 0: the pool's default
 }
 
+// Frame encodes the FINISH of length bytes from offset on.
+func (how Finish) Frame(offset, length int64) Frame {
+	f := Frame{Type: TypeFinish, Flags: FlagFD, A: uint64(offset), B: uint64(length)}
+	if how != (Finish{}) {
+		f.Payload = encode(how)
+	}
+	return f
+}
+
 // FinishOf reads the payload of a FINISH frame.
 func FinishOf(f *Frame) (Finish, *Fault) {
 	var how Finish

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -27,13 +28,16 @@ type Options struct {
 	// Path of the handoff socket. Empty: the environment variable ANTEROOM_HANDOFF, else /run/anteroom/handoff.sock.
 	Path string
 
-	// Name is how operators see this host: 1 to 64 of A-Z a-z 0-9 . _ : - and need not be unique. Empty: the program's.
+	// Name is how operators see this host: 1 to 64 of A-Z a-z 0-9 . _ : - and need not be unique. Empty: the environment variable ANTEROOM_NAME,
+	// else the program's.
 	Name string
 
-	// Pool whose connections this host serves, by the same rule. Empty: one of its own, for a host that brings its own listening socket.
+	// Pool whose connections this host serves, by the same rule. Empty: the environment variable ANTEROOM_POOL, else one of its own, for a host
+	// that brings its own listening socket.
 	Pool string
 
-	// Capacity is how many leases, so requests, this host takes at once, at most 4096. 0: DefaultCapacity.
+	// Capacity is how many leases, so requests, this host takes at once, at most 4096. 0: the environment variable ANTEROOM_CAPACITY, else
+	// DefaultCapacity.
 	Capacity int
 
 	// Hold is how many idle connections' descriptors this host keeps between requests, so that their next lease comes without one and finds
@@ -41,6 +45,19 @@ type Options struct {
 	// 20 kB; the connections themselves stay with the sidecar in any case. 0: DefaultHold, or a quarter of the process's limit of open
 	// files if that is less. Negative: none.
 	Hold int
+
+	// Spill is how many bytes of a response that its client does not take at once may be put into memory (a memfd). Then the handler goes on,
+	// and when it has returned the sidecar sends the rest (FINISH) while this host serves others. Beyond it the handler waits for its client,
+	// as with net/http alone. Several requests at once on one connection (pipelining) share it. Files need no memory for this. Only net/http
+	// servers use it. 0: DefaultSpill. Negative: none, files excepted.
+	Spill int64
+
+	// SpillTotal bounds the same for all responses of this host, those included that the sidecar is still sending. 0: DefaultSpillTotal.
+	SpillTotal int64
+
+	// SendfileRoot is the directory whose files handlers may send by answering with the header X-Sendfile, see SendFile. Empty: the environment
+	// variable ANTEROOM_SENDFILE_ROOT, else that header means nothing here.
+	SendfileRoot string
 
 	// Patience is how long Attach tries again if there is no sidecar yet. 0: one attempt.
 	Patience time.Duration
@@ -64,14 +81,21 @@ const (
 	DefaultCapacity = 256
 	DefaultHold     = 1024
 	DefaultGrace    = 30 * time.Second
+
+	DefaultSpill      = 64 << 20
+	DefaultSpillTotal = 512 << 20
 )
 
 // withDefaults checks the options and fills in what is left open. All mistakes are reported together.
 func (o Options) withDefaults() (Options, error) {
 	o.Path = cmp.Or(o.Path, os.Getenv(handoff.PathVariable), handoff.DefaultPath)
-	o.Name = cmp.Or(o.Name, programName())
-	o.Capacity = cmp.Or(o.Capacity, DefaultCapacity)
+	o.Name = cmp.Or(o.Name, os.Getenv(NameVariable), programName())
+	o.Pool = cmp.Or(o.Pool, os.Getenv(PoolVariable))
+	capacity, capacityErr := capacityOf(os.Getenv(CapacityVariable))
+	o.Capacity = cmp.Or(o.Capacity, capacity, DefaultCapacity)
 	o.Grace = cmp.Or(o.Grace, DefaultGrace)
+	o.Spill = cmp.Or(o.Spill, DefaultSpill)
+	o.SpillTotal = cmp.Or(o.SpillTotal, DefaultSpillTotal)
 	o.Hold = holdLimit(o.Hold)
 	o.Agent = strings.TrimSpace("go-host/1 " + runtime.Version() + " " + o.Agent)
 	if o.Logger == nil {
@@ -82,7 +106,24 @@ func (o Options) withDefaults() (Options, error) {
 		mistake(!handoff.ValidName(o.Name), "Name %q: use 1 to 64 of A-Z a-z 0-9 . _ : -", o.Name),
 		mistake(o.Pool != "" && !handoff.ValidName(o.Pool), "Pool %q: use 1 to 64 of A-Z a-z 0-9 . _ : - or leave it empty", o.Pool),
 		mistake(o.Capacity < 1 || o.Capacity > handoff.MaxCapacity, "Capacity %d: use 1 to %d", o.Capacity, handoff.MaxCapacity),
+		capacityErr,
 	)
+}
+
+// The environment variables that Options fall back to, beside handoff.PathVariable.
+const (
+	NameVariable     = "ANTEROOM_NAME"
+	PoolVariable     = "ANTEROOM_POOL"
+	CapacityVariable = "ANTEROOM_CAPACITY"
+)
+
+// capacityOf reads CapacityVariable; 0 if it is empty.
+func capacityOf(text string) (int, error) {
+	if text == "" {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(text)
+	return n, mistake(err != nil || n == 0, "%s is %q: use 1 to %d", CapacityVariable, text, handoff.MaxCapacity)
 }
 
 // maxPath is what fits sockaddr_un with its terminating zero (unix(7)).

@@ -34,12 +34,13 @@ type conn struct {
 	kick   chan struct{}
 	timer  *time.Timer
 
-	served   atomic.Int32 // requests done in this lease
-	touched  atomic.Bool  // another has begun
-	watching atomic.Bool  // Read waits for what is no byte
-	parked   atomic.Bool  // put
-	hungUp   atomic.Bool  // the client has ended its side
-	own      atomic.Bool  // detached: the sidecar has forgotten it
+	served   atomic.Int32          // requests done in this lease
+	touched  atomic.Bool           // another has begun
+	watching atomic.Bool           // Read waits for what is no byte
+	parked   atomic.Bool           // put
+	hungUp   atomic.Bool           // the client has ended its side
+	own      atomic.Bool           // detached: the sidecar has forgotten it
+	spill    atomic.Pointer[spill] // what the client has not taken of the response
 	why      atomic.Uint64
 	closed   atomic.Bool
 }
@@ -177,11 +178,23 @@ func (c *conn) park() error {
 	}
 	c.parked.Store(true)
 	c.lease.Served = int(c.served.Load())
-	kept, err := c.lease.put(left)
+	kept, err := c.putOrFinish(left)
 	if err != nil || !kept {
 		return io.EOF
 	}
 	return c.await()
+}
+
+// putOrFinish answers the lease whose responses are all made.
+func (c *conn) putOrFinish(timeout time.Duration) (kept bool, err error) {
+	done, kept, err := c.finish(c.lease, false, timeout)
+	if done || err != nil {
+		return kept, err
+	}
+	if c.closed.Load() { // and what was put aside is with whoever has closed it
+		return false, net.ErrClosed
+	}
+	return c.lease.put(timeout)
 }
 
 // await returns when the connection is leased again, or with io.EOF when it is no longer ours.
@@ -285,17 +298,26 @@ func (c *conn) Write(p []byte) (int, error) {
 		return 0, net.ErrClosed
 	}
 	c.touched.Store(true)
-	return c.write(p)
+	return c.writeOrSpill(p)
 }
 
-// ReadFrom sends files without copying them, see http.ResponseWriter.
+// ReadFrom sends files, or a part of one by io.LimitReader, without copying them, see http.ResponseWriter.
 func (c *conn) ReadFrom(r io.Reader) (int64, error) {
 	if c.parked.Load() {
 		return 0, net.ErrClosed
 	}
+	f, limit := fileOf(r)
+	if f == nil {
+		return io.Copy(writerOnly{c}, r)
+	}
 	c.touched.Store(true)
-	return c.readFrom(r)
+	return c.fileOrSpill(f, limit)
 }
+
+// writerOnly hides ReadFrom from io.Copy.
+type writerOnly struct{ c *conn }
+
+func (w writerOnly) Write(p []byte) (int, error) { return w.c.Write(p) }
 
 // Close ends what the server has of the connection. A lent one is closed by the sidecar, or lent again if nothing of its request was read; one
 // that is put stays with the sidecar and is only let go here.
@@ -303,12 +325,23 @@ func (c *conn) Close() error {
 	if c.closed.Swap(true) {
 		return nil
 	}
-	if !c.own.Load() {
+	if !c.own.Load() && !c.finishLast() {
 		c.c.link.closeFor(c)
 	}
 	c.close()
 	c.wake()
 	return nil
+}
+
+// finishLast leaves to the sidecar what the client has not taken, and then to close the connection; false if all is sent.
+func (c *conn) finishLast() bool {
+	lease, state := c.c.look()
+	if state != stateLeased {
+		c.dropSpill()
+		return false
+	}
+	done, _, _ := c.finish(lease, true, 0)
+	return done
 }
 
 // CloseWrite is what net/http does before it closes a connection whose client may still be sending; the sidecar takes care of that.
@@ -351,6 +384,7 @@ func (c *conn) detach() {
 	if c.own.Swap(true) {
 		return
 	}
+	_ = c.unspill() // what fails here fails for the next write too
 	c.lease.Served = int(c.served.Load()) + 1
 	if err := c.lease.detach(); err != nil {
 		c.close() // it was taken back meanwhile

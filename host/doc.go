@@ -10,5 +10,8 @@
 // A host finds its sidecar by Options.Path, else by the environment variable ANTEROOM_HANDOFF, else at /run/anteroom/handoff.sock. When the
 // sidecar goes away, the host finishes what it holds and attaches again as soon as it can.
 //
+// A client that reads slowly costs nothing once its response is made: what it has not taken is left to the sidecar, from memory within the bounds of
+// Options.Spill and Options.SpillTotal, or straight from the file that the handler has sent (http.ServeContent, io.Copy, or X-Sendfile, see SendFile).
+//
 // The protocol between the two is in handoff/PROTOCOL.md.
 package host

@@ -147,8 +147,10 @@ func dial(t testing.TB, addr string) *client {
 	}
 	t.Cleanup(func() { c.Close() })
 	_ = c.SetDeadline(time.Now().Add(patience))
-	return &client{c, t, bufio.NewReader(c)}
+	return newClient(t, c)
 }
+
+func newClient(t testing.TB, c net.Conn) *client { return &client{c, t, bufio.NewReader(c)} }
 
 func (c *client) send(text string) {
 	c.t.Helper()

@@ -20,7 +20,8 @@ type Host struct {
 	opts   Options
 	log    *slog.Logger
 	queue  chan *connection // leases for Next
-	ctx    context.Context  // ends when the host is to end
+	room   *spillRoom
+	ctx    context.Context // ends when the host is to end
 	cancel context.CancelFunc
 	done   chan struct{} // closed when it has
 
@@ -38,6 +39,7 @@ type Host struct {
 
 func newHost(o Options) *Host {
 	h := &Host{opts: o, log: o.Logger.With("host", o.Name), queue: make(chan *connection, handoff.MaxCapacity), done: make(chan struct{}), capacity: o.Capacity}
+	h.room = &spillRoom{response: max(o.Spill, 0), total: max(o.SpillTotal, 0)}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	return h
 }

@@ -170,20 +170,26 @@ func (l Lease) Finish(file *os.File, offset, length int64, last bool) error {
 	if !l.c.link.agreed(handoff.FeatureFinish) {
 		return errors.New("host: the sidecar does not finish responses (feature \"finish\"): write the rest yourself")
 	}
-	f := handoff.Frame{Type: handoff.TypeFinish, A: uint64(offset), B: uint64(length)}
+	_, err := l.finish(file, offset, length, last, 0)
+	return err
+}
+
+// finish is Finish with the time that Put takes. It also reports whether the descriptor was kept for the connection's next lease.
+func (l Lease) finish(file *os.File, offset, length int64, last bool, timeout time.Duration) (kept bool, err error) {
+	f := handoff.Finish{KeepAliveTimeoutMS: milliseconds(timeout)}.Frame(offset, length)
 	if last {
 		f.Flags |= handoff.FlagClose
 	}
 	dup, err := duplicate(file)
 	if err != nil {
-		return err
+		return false, err
 	}
 	f.Conn, f.Seq = l.Conn, l.Seq
-	kept, err := l.c.link.finish(l, &f, dup)
+	kept, err = l.c.link.finish(l, &f, dup)
 	if err == nil && !kept {
 		l.c.sock.close()
 	}
-	return err
+	return kept, err
 }
 
 // finish answers with a descriptor, which it owns.

@@ -152,6 +152,7 @@ func (k *link) leaseLocked(f *handoff.Frame, fd int, lost error) error {
 	case c != nil: // we have its descriptor; another is the same
 		closeFD(fd)
 		k.idle.remove(c)
+		k.restDoneLocked(c)
 	case fd < 0:
 		k.refuseFrameLocked(f, lost)
 		return nil
@@ -212,6 +213,10 @@ func (k *link) forgottenLocked(f *handoff.Frame) {
 	if c.state != stateIdle {
 		k.leases--
 	}
+	if c.owner != nil {
+		go c.owner.dropSpill() // it waits for the pump to stop
+	}
+	k.restDoneLocked(c)
 	k.dropLocked(c)
 }
 
@@ -230,6 +235,8 @@ func (k *link) forgetLocked(c *connection) {
 		k.idle.remove(c)
 	}
 	c.state = stateGone
+	k.host.room.giveLater(c.rest)
+	c.rest = 0
 	delete(k.conns, c.lease.Conn)
 }
 

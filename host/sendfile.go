@@ -12,23 +12,6 @@ import (
 // sendfileChunk is how much one sendfile(2) is asked for.
 const sendfileChunk = 4 << 20
 
-// readFrom copies r to the client; a regular file, or a part of one by io.LimitReader, does not pass through this process's memory.
-func (s *socket) readFrom(r io.Reader) (int64, error) {
-	f, limit := fileOf(r)
-	if f == nil {
-		return io.Copy(writerOnly{s}, r)
-	}
-	left := int64(1) << 62
-	if limit != nil {
-		left = limit.N
-	}
-	n, err := s.sendfile(f, left)
-	if limit != nil {
-		limit.N -= n
-	}
-	return n, err
-}
-
 // fileOf returns the regular file that r reads and the limit on it, if any.
 func fileOf(r io.Reader) (*os.File, *io.LimitedReader) {
 	limit, ok := r.(*io.LimitedReader)
@@ -45,8 +28,22 @@ func fileOf(r io.Reader) (*os.File, *io.LimitedReader) {
 	return f, limit
 }
 
-// sendfile sends at most left bytes from the file's offset on, which moves with them.
-func (s *socket) sendfile(f *os.File, left int64) (sent int64, err error) {
+// sendfile sends at most left bytes from the file's offset on, which moves with them, and waits for the client.
+func (s *socket) sendfile(f *os.File, left int64) (int64, error) {
+	return s.withFile(f, func(from int, sent *int64) error { return s.sendfileFrom(from, left, sent) })
+}
+
+// sendfileNow is sendfile for a caller that has something better to do than wait: it returns errAgain if something is left.
+func (s *socket) sendfileNow(f *os.File, left int64) (int64, error) {
+	return s.withFile(f, func(from int, sent *int64) error {
+		if s.writeBy.passed() {
+			return os.ErrDeadlineExceeded
+		}
+		return sendfileSome(s.fd, from, nil, left, sent)
+	})
+}
+
+func (s *socket) withFile(f *os.File, send func(from int, sent *int64) error) (sent int64, err error) {
 	source, err := f.SyscallConn()
 	if err != nil {
 		return 0, err
@@ -56,7 +53,7 @@ func (s *socket) sendfile(f *os.File, left int64) (sent int64, err error) {
 	}
 	defer s.release()
 	controlErr := source.Control(func(from uintptr) {
-		err = s.sendfileFrom(int(from), left, &sent)
+		err = send(int(from), &sent)
 	})
 	if err == nil {
 		err = controlErr
@@ -68,20 +65,21 @@ func (s *socket) sendfileFrom(from int, left int64, sent *int64) error {
 	if s.writeBy.passed() {
 		return os.ErrDeadlineExceeded
 	}
-	err := sendfileSome(s.fd, from, left, sent)
+	err := sendfileSome(s.fd, from, nil, left, sent)
 	if errors.Is(err, errAgain) {
 		err = s.wait(syscall.RawConn.Write, func(fd uintptr) bool {
-			err = sendfileSome(int(fd), from, left, sent)
+			err = sendfileSome(int(fd), from, nil, left, sent)
 			return !errors.Is(err, errAgain)
 		}, &err)
 	}
 	return err
 }
 
-// sendfileSome sends until the file ends, sent reaches left, or the socket takes no more (errAgain).
-func sendfileSome(to, from int, left int64, sent *int64) error {
+// sendfileSome sends until the file ends, sent reaches left, or the socket takes no more (errAgain). It reads at the offset, which moves on; nil is
+// the file's own.
+func sendfileSome(to, from int, offset *int64, left int64, sent *int64) error {
 	for *sent < left {
-		n, err := unix.Sendfile(to, from, nil, int(min(left-*sent, sendfileChunk)))
+		n, err := unix.Sendfile(to, from, offset, int(min(left-*sent, sendfileChunk)))
 		switch {
 		case err == unix.EINTR:
 		case err == unix.EAGAIN:
@@ -95,8 +93,3 @@ func sendfileSome(to, from int, left int64, sent *int64) error {
 	}
 	return nil
 }
-
-// writerOnly hides readFrom from io.Copy.
-type writerOnly struct{ s *socket }
-
-func (w writerOnly) Write(p []byte) (int, error) { return w.s.write(p) }

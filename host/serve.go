@@ -54,6 +54,12 @@ func ListenAndServe(ctx context.Context, srv *http.Server, o Options) error {
 
 // Serve is the function Serve for a host that is attached already. When it has drained the host is closed.
 func (h *Host) Serve(ctx context.Context, srv *http.Server) error {
+	handler, done, err := h.opts.sendFiles(srv.Handler)
+	if err != nil {
+		return err
+	}
+	defer done()
+	srv.Handler = handler
 	prepare(srv)
 	drained := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {
@@ -61,7 +67,7 @@ func (h *Host) Serve(ctx context.Context, srv *http.Server) error {
 		defer cancel()
 		drained <- h.drainServer(grace, srv)
 	})
-	err := srv.Serve(h.Listener())
+	err = srv.Serve(h.Listener())
 	if stop() {
 		return err
 	}

@@ -135,6 +135,19 @@ func (s *socket) write(p []byte) (int, error) {
 	return sent, s.opError("write", err)
 }
 
+// writeNow is write for a caller that has something better to do than wait: it returns errAgain if something is left.
+func (s *socket) writeNow(p []byte) (int, error) {
+	if !s.acquire() {
+		return 0, net.ErrClosed
+	}
+	defer s.release()
+	if s.writeBy.passed() {
+		return 0, os.ErrDeadlineExceeded
+	}
+	sent, err := sendSome(s.fd, p)
+	return sent, s.opError("write", err)
+}
+
 func (s *socket) sendLater(p []byte) (sent int, err error) {
 	err = s.wait(syscall.RawConn.Write, func(fd uintptr) bool {
 		var n int
@@ -168,15 +181,32 @@ func (s *socket) poll() (syscall.RawConn, error) {
 		if s.users.Load()&closing != 0 {
 			return nil, net.ErrClosed
 		}
-		fd, err := unix.FcntlInt(uintptr(s.fd), unix.F_DUPFD_CLOEXEC, 0)
+		fd, err := duplicateFD(s.fd)
 		if err != nil {
-			return nil, os.NewSyscallError("fcntl", err)
+			return nil, err
 		}
-		_ = unix.SetNonblock(fd, true) // another process may have cleared it, and NewFile polls only what has it
 		s.file = os.NewFile(uintptr(fd), "client")
 		s.setFileDeadlines()
 	}
 	return s.file.SyscallConn()
+}
+
+// duplicate is a descriptor for a poller of its own, which the caller closes before the lease is answered.
+func (s *socket) duplicate() (int, error) {
+	if !s.acquire() {
+		return -1, net.ErrClosed
+	}
+	defer s.release()
+	return duplicateFD(s.fd)
+}
+
+func duplicateFD(from int) (int, error) {
+	fd, err := unix.FcntlInt(uintptr(from), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return -1, os.NewSyscallError("fcntl", err)
+	}
+	_ = unix.SetNonblock(fd, true) // another process may have cleared it, and NewFile polls only what has it
+	return fd, nil
 }
 
 // unpoll takes the socket out of the poller; a call that waits there returns. The duplicate is removed before it is closed, as epoll(7) asks.
@@ -227,7 +257,7 @@ func (s *socket) opError(op string, err error) error {
 		return err
 	}
 	var errno syscall.Errno
-	if !errors.As(err, &errno) {
+	if !errors.As(err, &errno) { // errAgain too
 		return err
 	}
 	return &net.OpError{Op: op, Net: "tcp", Err: err}

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/anteroom-io/anteroom/conformance"
 )
 
 // TestTheManualHasEveryCommandAndExitCode: docs/cli.md lists each of them.
@@ -23,5 +26,34 @@ func TestTheManualHasEveryCommandAndExitCode(t *testing.T) {
 		if row := fmt.Sprintf("| %d | %s |", c.code, c.meaning); !strings.Contains(manual, row) {
 			t.Errorf("docs/cli.md lacks %q", row)
 		}
+	}
+}
+
+var update = flag.Bool("update", false, "write the table of cases into docs/hosts.md")
+
+// TestHostsHasTheTableOfCases: docs/hosts.md shows what anteroom conformance --list does.
+func TestHostsHasTheTableOfCases(t *testing.T) {
+	const page, head, end = "../../docs/hosts.md", "| case | what is required | from |\n|---|---|---|\n", "<!-- end of the table -->"
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, ok := strings.Cut(string(text), head)
+	got, after, ok2 := strings.Cut(rest, end)
+	if !ok || !ok2 {
+		t.Fatalf("%s has no table of cases", page)
+	}
+	var want strings.Builder
+	for _, c := range conformance.Cases() {
+		fmt.Fprintf(&want, "| `%s` | %s | %s |\n", c.Name, c.Requires, c.Rule)
+	}
+	switch {
+	case got == want.String():
+	case *update:
+		if err := os.WriteFile(page, []byte(before+head+want.String()+end+after), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	default:
+		t.Errorf("the table of cases in %s is not what the cases say; go test ./cmd/anteroom -run Cases -update writes it", page)
 	}
 }

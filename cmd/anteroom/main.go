@@ -52,11 +52,13 @@ which answers on the client's own socket and puts the connection back.`,
 	root.AddGroup(
 		&cobra.Group{ID: groupSidecar, Title: "Running a sidecar:"},
 		&cobra.Group{ID: groupOperator, Title: "Looking at one and steering it:"},
+		&cobra.Group{ID: groupAuthor, Title: "Writing a host for it:"},
 	)
 	root.AddCommand(group(groupSidecar, serveCommand(), checkCommand(), demoCommand())...)
 	root.AddCommand(group(groupOperator,
 		statusCommand(), connsCommand(), connCommand(), hostsCommand(), watchCommand(), putCommand(), revokeCommand(), closeCommand(), upgradeCommand(),
 		stopCommand(), startCommand(), limitsCommand(), healthcheckCommand())...)
+	root.AddCommand(group(groupAuthor, conformanceCommand())...)
 	root.AddCommand(versionCommand(), exitCodesTopic())
 	return root
 }
@@ -64,6 +66,7 @@ which answers on the client's own socket and puts the connection back.`,
 const (
 	groupSidecar  = "sidecar"
 	groupOperator = "operator"
+	groupAuthor   = "author"
 )
 
 func group(id string, commands ...*cobra.Command) []*cobra.Command {

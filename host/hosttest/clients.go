@@ -16,6 +16,7 @@ const (
 	idle clientState = iota
 	ready
 	leased
+	finishing // the rest of its response is being sent
 	lingering // closed for writing, until the client has closed too
 )
 
@@ -30,6 +31,15 @@ type client struct {
 	held     bool  // host keeps a descriptor of it
 	fresh    bool
 	deadline time.Time // of idleness, or of lingering
+	rest     remainder // while finishing
+}
+
+// remainder is what a FINISH has left to the sidecar.
+type remainder struct {
+	file         int
+	offset, left int64
+	last         bool
+	timeout      time.Duration // keep-alive, once all is sent
 }
 
 // door is a listening socket.
@@ -89,7 +99,55 @@ func (s *Sidecar) clientReady(c *client) {
 		if n, err := unix.Read(c.fd, b[:]); n <= 0 && !errors.Is(err, unix.EAGAIN) {
 			s.remove(c)
 		}
+	case finishing:
+		s.sendRest(c)
 	case ready, leased: // disarmed: a stale event
+	}
+}
+
+// finish takes over the rest of a response, and with it the connection.
+func (s *Sidecar) finish(l *link, f *handoff.Frame, file int) error {
+	c := s.clients[f.Conn]
+	switch {
+	case !s.finishes || file < 0 || f.B == 0:
+		return handoff.Faultf(handoff.CodeNotAgreed, "FINISH that was not agreed, without a descriptor or of nothing")
+	case c == nil || c.state != leased || c.seq != f.Seq || c.host != l:
+		s.counts.Stale++
+		return unix.Close(file)
+	}
+	how, fault := handoff.FinishOf(f)
+	if fault != nil {
+		return errors.Join(fault, unix.Close(file))
+	}
+	l.leases--
+	s.counts.Finishes++
+	s.checkNonblock(c)
+	last := f.Flags&handoff.FlagClose != 0
+	c.state, c.held = finishing, l.cache && !last
+	c.rest = remainder{file: file, offset: int64(f.A), left: int64(f.B), last: last, timeout: time.Duration(how.KeepAliveTimeoutMS) * time.Millisecond}
+	s.watch(c.fd, unix.EPOLLOUT)
+	return nil
+}
+
+// sendRest sends what the client takes now.
+func (s *Sidecar) sendRest(c *client) {
+	n, err := unix.Sendfile(c.fd, c.rest.file, &c.rest.offset, int(min(c.rest.left, 1<<20)))
+	if errors.Is(err, unix.EAGAIN) {
+		return
+	}
+	c.rest.left -= int64(max(n, 0))
+	if c.rest.left > 0 && n > 0 {
+		return
+	}
+	_ = unix.Close(c.rest.file)
+	switch {
+	case c.rest.left > 0 || err != nil:
+		s.forget(c, handoff.ForgetFailed)
+		s.remove(c)
+	case c.rest.last:
+		s.end(c)
+	default:
+		s.rest(c, c.rest.timeout)
 	}
 }
 

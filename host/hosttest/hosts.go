@@ -115,6 +115,8 @@ func (s *Sidecar) obey(l *link, f *handoff.Frame, fd int) error {
 	switch f.Type {
 	case handoff.TypePut, handoff.TypeClose, handoff.TypeDetach, handoff.TypeNack:
 		return s.answer(l, f)
+	case handoff.TypeFinish:
+		return s.finish(l, f, fd)
 	case handoff.TypeAdopt:
 		c := s.add(fd, l.pool)
 		s.counts.Adopted++
@@ -151,7 +153,7 @@ func (s *Sidecar) welcome(l *link, f *handoff.Frame) error {
 	if l.pool == "" {
 		l.pool = fmt.Sprintf("private-%d", s.hosts)
 	}
-	agreed := slices.DeleteFunc(slices.Clone(hello.Features), func(name string) bool { return name == handoff.FeatureFinish })
+	agreed := slices.DeleteFunc(slices.Clone(hello.Features), func(name string) bool { return name == handoff.FeatureFinish && !s.finishes })
 	answer := handoff.Welcome{
 		Host: s.hosts, Pool: l.pool, Capacity: l.capacity, Features: agreed, KeepAliveTimeoutMS: s.keepAlive.Milliseconds(), Epoch: "test",
 	}.Frame()
@@ -194,11 +196,15 @@ func (s *Sidecar) answer(l *link, f *handoff.Frame) error {
 
 func (s *Sidecar) put(c *client, l *link, timeout time.Duration) {
 	s.counts.Puts++
+	s.checkNonblock(c)
+	c.held = l.cache
+	s.rest(c, timeout)
+}
+
+func (s *Sidecar) checkNonblock(c *client) {
 	if flags, err := unix.FcntlInt(uintptr(c.fd), unix.F_GETFL, 0); err != nil || flags&unix.O_NONBLOCK == 0 {
 		s.fault("connection %d came back without O_NONBLOCK (%v)", c.id, err)
 	}
-	c.held = l.cache
-	s.rest(c, timeout)
 }
 
 func (s *Sidecar) listen(l *link, f *handoff.Frame, fd int) error {

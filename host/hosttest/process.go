@@ -13,12 +13,15 @@ import (
 // BinaryVariable names the environment variable with the path of a real sidecar's binary, which Launch then runs instead of a Sidecar.
 const BinaryVariable = "ANTEROOM_TEST_BINARY"
 
-// Launch runs a real sidecar if BinaryVariable names one, else a Sidecar, until the test ends. It has no listeners of its own.
+// Launch runs a real sidecar if BinaryVariable names one, else a Sidecar, until the test ends. It has no listeners of its own, and agrees to every
+// feature.
 func Launch(t testing.TB) Running {
 	t.Helper()
 	binary := os.Getenv(BinaryVariable)
 	if binary == "" {
-		return Start(t)
+		s := Start(t)
+		s.AgreeToFinish()
+		return s
 	}
 	dir, err := os.MkdirTemp("", "sidecar") //nolint:usetesting // t.TempDir's names are too long for a socket
 	if err != nil {

@@ -29,6 +29,7 @@ type Counts struct {
 	Accepted, Adopted       int // connections
 	Leases, WithDescriptor  int // leases in all, and those that came with one
 	Puts, Requests          int
+	Finishes, Finishing     int // in all, and connections that are being finished now
 	Closes, Detaches, Nacks int
 	Dropped, Stale          int
 	Forgotten, Pongs        int
@@ -57,6 +58,7 @@ type Sidecar struct {
 	hosts     uint64
 	keepAlive time.Duration
 	last      bool
+	finishes  bool
 	killed    bool
 	counts    Counts
 	faults    []string
@@ -154,6 +156,8 @@ func (s *Sidecar) Counts() (n Counts) {
 				n.Ready++
 			case leased:
 				n.Leased++
+			case finishing:
+				n.Finishing++
 			case lingering:
 			}
 		}
@@ -169,6 +173,9 @@ func (s *Sidecar) Faults() (list []string) {
 
 // SetKeepAlive sets how long connections may be idle that are put without a timeout of their own.
 func (s *Sidecar) SetKeepAlive(d time.Duration) { s.do(func() { s.keepAlive = d }) }
+
+// AgreeToFinish makes the sidecar agree to the feature finish with hosts that attach from now on.
+func (s *Sidecar) AgreeToFinish() { s.do(func() { s.finishes = true }) }
 
 // SetLast makes every lease from now on the last of its connection.
 func (s *Sidecar) SetLast(last bool) { s.do(func() { s.last = last }) }
@@ -285,8 +292,11 @@ func (s *Sidecar) closeAll() {
 		l.out.Close()
 		_ = unix.Close(fd)
 	}
-	for fd := range s.byFD {
+	for fd, c := range s.byFD {
 		_ = unix.Close(fd)
+		if c.state == finishing {
+			_ = unix.Close(c.rest.file)
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,0 +1,135 @@
+package conformance
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/anteroom-io/anteroom/handoff"
+)
+
+const ruleShared = "PROTOCOL.md, rule 3"
+
+var descriptorCases = []Case{
+	{Name: "descriptors/close-on-exec", Requires: "Received descriptors are close-on-exec.", Rule: ruleReceive + " 1", run: func(t *T) {
+		k, c := t.link(), t.connect()
+		t.say(c, "GET /bytes?n=10 HTTP/1.1\r\n")
+		l := t.lend(k, c)
+		var has []descriptor
+		t.poll(func() bool { has = t.hostHas(c); return len(has) > 0 && unreadHere(c.fd) == 0 }, "taken a descriptor and begun to read")
+		for _, d := range has {
+			if !d.closesOnExec() {
+				t.failf("descriptor %d of process %d would be inherited by the programs that it starts: use MSG_CMSG_CLOEXEC", d.fd, d.pid)
+			}
+		}
+		t.say(c, "Host: conformance.test\r\n\r\n")
+		t.want(t.hear(c, "GET"), 200, pattern(10))
+		t.put(l)
+	}},
+	{Name: "descriptors/leaks", Requires: "200 leases leave no descriptor behind.", Rule: ruleReceive, run: func(t *T) {
+		turn := func() {
+			k, c := t.link(), t.connect()
+			t.works(k, c)
+			t.forget(c, handoff.ForgetHungUp)
+			t.release()
+			t.conns = nil
+		}
+		for range 20 {
+			turn()
+		}
+		before := len(descriptors(t.process.pid()))
+		for range 200 {
+			turn()
+		}
+		t.poll(func() bool { return len(descriptors(t.process.pid())) <= before+8 },
+			"closed what it had open for 200 connections that are gone: it had %d descriptors before, now %d", before, len(descriptors(t.process.pid())))
+	}},
+	{Name: "descriptors/leaks-closed", Requires: "100 leases that end with CLOSE leave no descriptor behind.", Rule: ruleReceive, run: func(t *T) {
+		turn := func() {
+			k, c := t.link(), t.connect()
+			t.say(c, request("GET", "/close"))
+			l := t.lend(k, c)
+			t.hear(c, "GET")
+			t.closed(l)
+			t.release()
+			t.conns = nil
+		}
+		for range 10 {
+			turn()
+		}
+		before := len(descriptors(t.process.pid()))
+		for range 100 {
+			turn()
+		}
+		t.poll(func() bool { return len(descriptors(t.process.pid())) <= before+8 },
+			"closed what it had open for 100 connections that are gone: it had %d descriptors before, now %d", before, len(descriptors(t.process.pid())))
+	}},
+	{Name: "descriptors/none-left", Requires: "A process that is out of descriptors NACKs the lease (1), and goes on when it has some again.", Rule: ruleReceive + " 3", run: func(t *T) {
+		k := t.link()
+		t.works(k, t.connect())
+		var limit unix.Rlimit
+		if err := unix.Prlimit(k.pid, unix.RLIMIT_NOFILE, nil, &limit); err != nil {
+			t.skipf("the limits of process %d cannot be changed: %v", k.pid, err)
+		}
+		c := t.connect()
+		t.say(c, request("GET", "/bytes?n=10"))
+		none := limit
+		none.Cur = lowestFree(k.pid)
+		must(0, unix.Prlimit(k.pid, unix.RLIMIT_NOFILE, &none, nil))
+		l := func() *lease {
+			defer func() { _ = unix.Prlimit(k.pid, unix.RLIMIT_NOFILE, &limit, nil) }()
+			l := t.lend(k, c)
+			t.answered(l, handoff.TypeNack)
+			return l
+		}()
+		if l.answer.A != handoff.NackNoDescriptor {
+			t.failf("NACK with a=%d, want 1", l.answer.A)
+		}
+		l = t.lend(k, c)
+		t.want(t.hear(c, "GET"), 200, pattern(10))
+		t.put(l)
+	}},
+	{Name: "descriptors/nonblocking", Requires: "O_NONBLOCK stays set, also after a slow request and a large response.", Rule: ruleShared, run: func(t *T) {
+		k, c := t.link(), t.connectWindow(smallWindow)
+		nonblocking := func(path string) {
+			flags := must(unix.FcntlInt(uintptr(c.fd), unix.F_GETFL, 0))
+			if flags&unix.O_NONBLOCK == 0 {
+				t.failf("after %s O_NONBLOCK is cleared", path)
+			}
+		}
+		t.get(k, c, "/bytes?n=2000000")
+		nonblocking("/bytes")
+		text := post(pattern(100))
+		t.say(c, text[:70])
+		l := t.lend(k, c)
+		t.poll(func() bool { return unreadHere(c.fd) == 0 }, "read the beginning of a request")
+		nonblocking("the beginning of a request")
+		t.say(c, text[70:])
+		t.want(t.hear(c, "POST"), 200, pattern(100))
+		t.put(l)
+		nonblocking("/echo")
+	}},
+	{Name: "descriptors/flags-of-others", Requires: "It serves whatever O_NONBLOCK, SO_RCVTIMEO, SO_SNDTIMEO and SO_RCVLOWAT others have left.", Rule: ruleShared, run: func(t *T) {
+		k := t.link()
+		leave := map[string]func(fd int) error{
+			"O_NONBLOCK cleared":   func(fd int) error { return unix.SetNonblock(fd, false) },
+			"SO_RCVTIMEO of 10 ms": func(fd int) error { return setTime(fd, unix.SO_RCVTIMEO) },
+			"SO_SNDTIMEO of 10 ms": func(fd int) error { return setTime(fd, unix.SO_SNDTIMEO) },
+			"SO_RCVLOWAT of 40":    func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVLOWAT, 40) },
+		}
+		for what, set := range leave {
+			c := t.connect()
+			c.blocking = true
+			must(0, set(c.fd))
+			a := t.get(k, c, "/bytes?n=200000")
+			if a.status != 200 || len(a.body) != 200_000 {
+				t.failf("with %s: %d and %d bytes, want 200 and 200000", what, a.status, len(a.body))
+			}
+		}
+	}},
+}
+
+// smallWindow is what a slow client's kernel takes unread, in bytes.
+const smallWindow = 8 << 10
+
+func setTime(fd, option int) error {
+	return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, option, &unix.Timeval{Usec: 10_000})
+}
