@@ -1,0 +1,44 @@
+# frozen_string_literal: true
+
+# Puma behind the sidecar. In config/puma.rb, with or without options:
+#
+#   plugin :anteroom
+#
+#   require "anteroom/puma"
+#   anteroom pool: "web"
+#
+# Puma keeps its threads, its parser, its configuration, its workers and signals. The sidecar keeps the connections between requests.
+
+require "puma"
+require "puma/server"
+require "puma/dsl"
+require_relative "puma/server"
+
+module Anteroom
+  module Puma
+    TESTED = "5.6"
+
+    # What config/puma.rb can say.
+    module DSL
+      # Has Puma serve what the sidecar lends. +options+ are those of Anteroom::Host: path, pool, name, capacity (else ANTEROOM_CAPACITY, else
+      # the number of threads) and cache.
+      def anteroom(**options)
+        unless ::Puma::Const::PUMA_VERSION.start_with?("#{TESTED}.")
+          raise ::Puma::UnknownPlugin, "Anteroom knows Puma #{TESTED}, this is #{::Puma::Const::PUMA_VERSION}: take that, or rackup -s anteroom."
+        end
+
+        @options[:anteroom] = options
+        plugin(:anteroom)
+      end
+    end
+
+    # Leaves out the port that Puma listens on when nobody has named one.
+    def self.drop_default_binds(options)
+      default = options.default_options[:binds]
+      options[:binds] = [] if options[:binds] == default && !options.file_options.key?(:binds)
+    end
+
+    ::Puma::DSL.include(DSL)
+    ::Puma::Server.prepend(Server)
+  end
+end
