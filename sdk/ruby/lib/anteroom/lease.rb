@@ -98,6 +98,11 @@ module Anteroom
       @session.agreed?("finish")
     end
 
+    # For Session: whether this is its first answer, which alone counts. After it, the connection may be in another lease.
+    def answer
+      !@answered && @answered = true
+    end
+
     # Begins to read the request: nothing beyond it is taken from the socket, if its length is known.
     def begin_request
       socket.expect(request_length || head_length, overflow: may_finish?)

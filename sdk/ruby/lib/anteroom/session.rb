@@ -112,7 +112,7 @@ module Anteroom
     end
 
     def detach(lease)
-      claim(lease) && answer(frame(Type::DETACH, lease))
+      lease.answer && claim(lease) && answer(frame(Type::DETACH, lease))
     end
 
     private
@@ -133,6 +133,8 @@ module Anteroom
     def give_back(lease, keep: true, file: nil)
       connection = lease.connection
       keep &&= caching?
+      return false unless lease.answer
+
       unless claim(lease, keep: keep)
         connection.close
         return false
