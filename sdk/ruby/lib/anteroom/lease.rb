@@ -135,9 +135,10 @@ module Anteroom
       rest&.close
     end
 
-    # Keeps the connection for good, as for a WebSocket: the sidecar lets go of it. The socket is then the caller's, even if this returns false.
-    def detach
-      socket.expect(nil, overflow: false)
+    # Keeps the connection for good, as for a WebSocket: the sidecar lets go of it. The socket is then the caller's, even if this returns
+    # false. +unread+ is what was read behind the request; the socket gives it again.
+    def detach(unread = nil)
+      socket.release(unread)
       @session.detach(self)
     end
 

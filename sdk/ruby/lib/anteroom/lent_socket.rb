@@ -26,6 +26,16 @@ module Anteroom
       @may_overflow = overflow
     end
 
+    # Is an ordinary socket from now on, which first gives what was read too far. Never raises: that the client is gone, its next user learns.
+    def release(unread = nil)
+      @left = nil
+      @before_request = @may_overflow = false
+      ungetbyte(unread) if unread && !unread.empty?
+      return_overflow if @overflow
+    rescue SystemCallError, IOError
+      nil
+    end
+
     # As IO's, and not beyond the request, if its length is known. Empty lines before it are skipped, as RFC 9112 wants it.
     def read_nonblock(size, buffer = nil, exception: true)
       check_hold
@@ -67,6 +77,15 @@ module Anteroom
     def stop_overflow
       @may_overflow = false
     end
+
+    # Whether the client has ended its side and still takes a response.
+    def half_closed?
+      is_a?(TCPSocket) && getsockopt(Socket::IPPROTO_TCP, Socket::TCP_INFO).unpack("C").first == CLOSE_WAIT
+    end
+
+    # The state's number in Linux's tcp_states.h.
+    CLOSE_WAIT = 8
+    private_constant :CLOSE_WAIT
 
     # The sidecar has taken the connection back: whoever reads or writes from now on gets IOError.
     def sever

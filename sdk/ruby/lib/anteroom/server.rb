@@ -64,9 +64,9 @@ module Anteroom
 
     def answer(lease, reader)
       request = reader.read
-      response = HTTP::Response.new(lease, request, alone: !reader.pending?)
+      response = HTTP::Response.new(lease, request, behind: reader.rest)
       hijacked = false
-      status, headers, body = call(env(lease, request) { hijacked = lease.detach || true })
+      status, headers, body = call(env(lease, request) { hijacked = lease.detach(reader.rest) || true })
       hijacked ? :gone : response.write(Integer(status), headers, body)
     ensure
       request&.body&.close

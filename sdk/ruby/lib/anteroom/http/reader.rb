@@ -42,6 +42,11 @@ module Anteroom
         !@buffer.empty?
       end
 
+      # What was read behind the last request; the reader is not to be used any more.
+      def rest
+        @buffer
+      end
+
       private
 
       def head

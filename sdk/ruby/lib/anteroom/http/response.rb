@@ -27,13 +27,13 @@ module Anteroom
       NAME = /\A#{Request::TOKEN}\z/.freeze
       private_constant :BATCH, :NAME
 
-      # +alone+: whether nothing of a further request was read, so that the sidecar may send the rest.
-      def initialize(lease, request, alone:)
+      # +behind+ is what was read behind the request.
+      def initialize(lease, request, behind:)
         @lease = lease
         @socket = lease.socket
         @request = request
         @keep = request.keep_alive? && !lease.last?
-        @may_finish = alone && lease.may_finish?
+        @behind = behind
         @unsent = String.new(encoding: Encoding::BINARY)
       end
 
@@ -88,7 +88,7 @@ module Anteroom
         @socket.stop_overflow
         emit "#{@request.version} #{status} #{phrase(status)}\r\n#{@lines}Connection: #{@connection || "close"}\r\n\r\n"
         flush
-        @lease.detach
+        @lease.detach(@behind)
         app.call(@socket)
         :gone
       end
@@ -160,14 +160,17 @@ module Anteroom
       def write_file(path)
         File.open(path, "rb") do |file|
           raise "#{path} is shorter than the response's Content-Length" if file.size < @length
-          return copy_file(file) if @length <= SMALL_FILE || !@may_finish
-
-          flush
-          return copy_file(file) if @socket.overflowing?
+          flush if @length > SMALL_FILE
+          return copy_file(file) if @length <= SMALL_FILE || !may_finish?
 
           @lease.finish(file, length: @length, close: !@keep)
           :gone
         end
+      end
+
+      # Whether all that the client gets on this connection, as far as we know, is in the socket and in the file.
+      def may_finish?
+        @lease.may_finish? && @behind.empty? && !@socket.overflowing?
       end
 
       def copy_file(file)

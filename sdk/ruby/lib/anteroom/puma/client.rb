@@ -69,7 +69,7 @@ module Anteroom
 
       # The app goes on with the connection by itself.
       def detach
-        @lease.detach unless @detached
+        @lease.detach(@buffer || @surplus) unless @detached
         @detached = true
       end
 

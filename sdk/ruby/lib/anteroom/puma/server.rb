@@ -30,6 +30,11 @@ module Anteroom
         outcome
       end
 
+      # Puma drops requests of clients that have ended their side. Those may still wait for the response.
+      def closed_socket?(socket)
+        super && !(socket.is_a?(LentSocket) && socket.half_closed?)
+      end
+
       def client_error(error, client, *rest)
         client.fail(error) if lent?(client)
         super
