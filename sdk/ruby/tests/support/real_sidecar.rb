@@ -1,5 +1,6 @@
 # frozen_string_literal: true
 
+require "fileutils"
 require "json"
 require "socket"
 require "tmpdir"
@@ -34,7 +35,7 @@ class RealSidecar
   end
 
   def hosts
-    JSON.parse(command("hosts", "--output", "json"))
+    JSON.parse(command("hosts", "--json"))["hosts"]
   end
 
   def command(*words)

@@ -51,13 +51,11 @@ module Anteroom
 
       def head
         from = 0
-        until (line_end = @buffer.index("\r\n\r\n", from))
-          raise Refusal.new(431, "the head is too long") if @buffer.bytesize > MAX_HEAD
-
+        until (line_end = @buffer.index("\r\n\r\n", from)) || @buffer.bytesize > MAX_HEAD
           from = [@buffer.bytesize - 3, 0].max
           fill
         end
-        raise Refusal.new(431, "the head is too long") if line_end > MAX_HEAD
+        raise Refusal.new(431, "the head is too long") if line_end.nil? || line_end > MAX_HEAD
 
         take(line_end + 4).chomp!("\r\n\r\n")
       end
@@ -91,16 +89,14 @@ module Anteroom
       def skip_trailers
         left = MAX_HEAD
         until (trailer = line).empty?
-          raise Refusal.new(431, "the trailers are too long") if (left -= trailer.bytesize).negative?
+          raise Refusal.new(431, "the trailers are too long") if (left -= trailer.bytesize + 2).negative?
         end
       end
 
       def line
-        until (line_end = @buffer.index("\n"))
-          raise Refusal.new(400, "a line of a chunked body is too long") if @buffer.bytesize > MAX_CHUNK_LINE
+        fill until (line_end = @buffer.index("\n")) || @buffer.bytesize > MAX_CHUNK_LINE
+        raise Refusal.new(400, "a line of a chunked body is too long") if line_end.nil? || line_end > MAX_CHUNK_LINE
 
-          fill
-        end
         text = take(line_end + 1)
         raise Refusal.new(400, "a line of a chunked body does not end with CRLF") unless text.delete_suffix!("\r\n") && !text.include?("\r")
 
