@@ -266,6 +266,26 @@ class TestHost < Minitest::Test
     assert_equal 8, leases.pop.connection.id
   end
 
+  def test_a_block_that_fails_gives_its_lease_back
+    @host = Anteroom::Host.new(path: @path, log: ->(line) { @lines << line }) { |_| raise "no" }.start
+    peer = @sidecar.welcome
+    2.times do |number|
+      peer.lease(number, 1, @server)
+      assert_equal number, peer.expect(Type::NACK).conn
+    end
+    assert_includes @lines, "Anteroom: a lease was not taken: no (RuntimeError)"
+  end
+
+  def test_a_forked_child_does_not_hold_the_link
+    start
+    child = fork { sleep }
+    @host.close
+    assert @peer.hung_up?
+  ensure
+    Process.kill("KILL", child)
+    Process.wait(child)
+  end
+
   def test_nothing_leaks
     assert_no_descriptor_leaks do
       start

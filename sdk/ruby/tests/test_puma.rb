@@ -92,6 +92,15 @@ class TestPuma < Minitest::Test
     assert_match(/hello\z/, asked.rest)
   end
 
+  def test_persistent_timeout_holds
+    serve("#{ONE}persistent_timeout 1\n")
+    caller = client
+    began = now
+    caller.get("/")
+    assert_equal "", caller.rest
+    assert_in_delta 1, now - began, 0.9
+  end
+
   def test_partial_hijack
     serve(ONE)
     caller = client
@@ -138,14 +147,17 @@ class TestPuma < Minitest::Test
     assert_equal "hello", client.get("/").body
   end
 
-  # 1,000 requests of 20 clients that keep their connections, while the block runs. Returns what went wrong: the status of an answer other
-  # than 200, or :lost for a connection that ended.
+  # At least 1,000 requests of 20 clients that keep their connections, until the block ends. Returns what went wrong: the status of an answer
+  # other than 200, or :lost for a connection that ended.
   def failures_while
     failures = Queue.new
+    done = false
     callers = Array.new(20) do
       Thread.new do
         caller = client
-        50.times do
+        (1..).each do |number|
+          break if done && number > 50
+
           outcome = outcome_of { caller.get("/pid") }
           unless outcome == 200
             failures << outcome
@@ -156,6 +168,7 @@ class TestPuma < Minitest::Test
       end
     end
     yield
+    done = true
     callers.each(&:join)
     Array.new(failures.size) { failures.pop }
   end

@@ -4,6 +4,7 @@ require "support/helper"
 require "support/client"
 require "support/real_sidecar"
 require "rack"
+require "uri" # which rack/lint needs
 require "rack/lint"
 require "anteroom/server"
 

@@ -188,7 +188,7 @@ module Anteroom
 
     def read(session, timeout = nil)
       was = session.drained?
-      session.receive(timeout, &@on_lease)
+      session.receive(timeout) { |lease| give(lease) }
       return if session.drained? == was
 
       @queue.close if @leaving
@@ -231,6 +231,14 @@ module Anteroom
 
     def signal
       @lock.synchronize { @changed.broadcast }
+    end
+
+    # A block that fails must not end the thread that reads.
+    def give(lease)
+      @on_lease.call(lease)
+    rescue StandardError => e
+      @log.call("Anteroom: a lease was not taken: #{e.message} (#{e.class})")
+      lease.nack
     end
 
     def enqueue(lease)

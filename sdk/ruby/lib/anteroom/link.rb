@@ -16,6 +16,27 @@ module Anteroom
     KNOWN = Type.constants.map { |name| Type.const_get(name) }.select { |type| type >= Type::WELCOME }.to_h { |type| [type, true] }.freeze
     private_constant :CONTROL_SIZE, :RECEIVE_SIZE, :KNOWN
 
+    @open = ObjectSpace::WeakMap.new
+
+    class << self
+      # For each link that is open: closed in a child process, which would else keep it open when this process ends.
+      def forget_all
+        @open.each_key(&:close)
+      end
+
+      def opened(link)
+        @open[link] = true
+      end
+    end
+
+    # Prepended to Process's methods: what every fork goes through, from Ruby 3.1 on.
+    module ForkGuard
+      def _fork
+        super.tap { |child| Link.forget_all if child.zero? }
+      end
+    end
+    Process.singleton_class.prepend(ForkGuard)
+
     # Connects to the sidecar at +path+. Raises Unreachable.
     def self.open(path)
       new(UNIXSocket.new(path))
@@ -30,6 +51,7 @@ module Anteroom
       @descriptors = [] # arrived, not yet claimed by a frame
       @lost = 0 # descriptors for which there was no room in this process
       @sending = Mutex.new
+      Link.opened(self)
     end
 
     # Sends encoded frames; with +io+, one frame and its descriptor, which stays the caller's. Raises LinkLost.
