@@ -41,6 +41,14 @@ class TestPuma < Minitest::Test
     assert_equal 2, @sidecar.hosts[0]["capacity"]
   end
 
+  def test_one_line_is_enough_and_other_options_hold
+    serve("plugin :anteroom")
+    assert_equal "hello", client.get("/").body
+    @puma.remove
+    @puma = PumaProcess.new(@sidecar, "tag 'kept'\nplugin :anteroom\n")
+    assert_match(/\[kept\]/, File.read("/proc/#{client.get("/pid").body}/cmdline"))
+  end
+
   def test_options_and_a_bind_of_its_own
     @sidecar = RealSidecar.new
     path = "#{Dir.mktmpdir}/own.sock"

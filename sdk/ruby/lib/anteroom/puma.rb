@@ -16,6 +16,7 @@ require_relative "puma/server"
 
 module Anteroom
   module Puma
+    # What this is tested with.
     TESTED = "5.6"
 
     # What config/puma.rb can say.
@@ -23,17 +24,18 @@ module Anteroom
       # Has Puma serve what the sidecar lends. +options+ are those of Anteroom::Host: path, pool, name, capacity (else ANTEROOM_CAPACITY, else
       # the number of threads) and cache.
       def anteroom(**options)
-        unless ::Puma::Const::PUMA_VERSION.start_with?("#{TESTED}.")
-          raise ::Puma::UnknownPlugin, "Anteroom knows Puma #{TESTED}, this is #{::Puma::Const::PUMA_VERSION}: take that, or rackup -s anteroom."
-        end
-
         @options[:anteroom] = options
         plugin(:anteroom)
       end
     end
 
-    # Leaves out the port that Puma listens on when nobody has named one.
-    def self.drop_default_binds(options)
+    # Completes Puma's options. Without a bind in its configuration, Puma listens on no port. Raises for a Puma that is not known.
+    def self.prepare(options)
+      unless ::Puma::Const::PUMA_VERSION.start_with?("#{TESTED}.")
+        raise ::Puma::UnknownPlugin, "Anteroom knows Puma #{TESTED}, this is #{::Puma::Const::PUMA_VERSION}: take that, or rackup -s anteroom."
+      end
+
+      options[:anteroom] ||= {}
       default = options.default_options[:binds]
       options[:binds] = [] if options[:binds] == default && !options.file_options.key?(:binds)
     end

@@ -2,12 +2,9 @@
 
 require "anteroom/puma"
 
+# It has no +config+: for each plugin that has, Puma 5 forgets an option of config/puma.rb.
 Puma::Plugin.create do
-  def config(dsl)
-    dsl.anteroom unless dsl.get(:anteroom)
-  end
-
   def start(launcher)
-    Anteroom::Puma.drop_default_binds(launcher.options)
+    Anteroom::Puma.prepare(launcher.options)
   end
 end
