@@ -49,6 +49,16 @@ class TestPuma < Minitest::Test
     assert_match(/\[kept\]/, File.read("/proc/#{client.get("/pid").body}/cmdline"))
   end
 
+  def test_options_that_cannot_be
+    @sidecar = RealSidecar.new
+    { "pool: 'a b'" => /pool "a b" must be/, "pol: 'web'" => /unknown keyword: :pol/ }.each do |options, complaint|
+      puma = PumaProcess.new(@sidecar, "require 'anteroom/puma'\nanteroom #{options}\n", attached: false)
+      refute_predicate puma.end_status, :success?
+      assert_match complaint, puma.log
+      puma.remove
+    end
+  end
+
   def test_options_and_a_bind_of_its_own
     @sidecar = RealSidecar.new
     path = "#{Dir.mktmpdir}/own.sock"

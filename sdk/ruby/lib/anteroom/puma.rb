@@ -29,13 +29,15 @@ module Anteroom
       end
     end
 
-    # Completes Puma's options. Without a bind in its configuration, Puma listens on no port. Raises for a Puma that is not known.
+    # Completes Puma's options. Without a bind in its configuration, Puma listens on no port. Raises for a Puma that is not
+    # known, and for options that a host cannot have.
     def self.prepare(options)
       unless ::Puma::Const::PUMA_VERSION.start_with?("#{TESTED}.")
         raise ::Puma::UnknownPlugin, "Anteroom knows Puma #{TESTED}, this is #{::Puma::Const::PUMA_VERSION}: take that, or rackup -s anteroom."
       end
 
       options[:anteroom] ||= {}
+      Host.new(**options[:anteroom]) # so that what is wrong with them is said here
       default = options.default_options[:binds]
       options[:binds] = [] if options[:binds] == default && !options.file_options.key?(:binds)
     end
