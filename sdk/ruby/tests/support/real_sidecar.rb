@@ -61,7 +61,8 @@ class RealSidecar
 
   def wait
     200.times do
-      return UNIXSocket.new(@handoff).close
+      UNIXSocket.new(@handoff).close
+      return TCPSocket.new("127.0.0.1", @port).close
     rescue SystemCallError
       raise "the sidecar has ended: #{log}" if Process.wait(@pid, Process::WNOHANG)
 
