@@ -515,6 +515,9 @@ static bool on_welcome(anteroom *h, const struct frame *f)
 {
     struct text features;
     bool listed = find_member(f, "features", &features);
+    char line[sizeof(h->path) + 64];
+    snprintf(line, sizeof(line), "anteroom: attached to the sidecar at %s.", h->path);
+    h->log(h->log_data, line);
     pthread_mutex_lock(&h->lock);
     h->may_cache = listed && h->cache > 0 && list_has(features, "cache");
     h->may_finish = listed && list_has(features, "finish");
@@ -523,10 +526,6 @@ static bool on_welcome(anteroom *h, const struct frame *f)
     int capacity = h->capacity;
     pthread_cond_broadcast(&h->changed);
     pthread_mutex_unlock(&h->lock);
-
-    char line[sizeof(h->path) + 64];
-    snprintf(line, sizeof(line), "anteroom: attached to the sidecar at %s.", h->path);
-    h->log(h->log_data, line);
     return capacity > 0 || send_frame(h, h->life, (struct frame){.type = CAPACITY}, -1); /* which a HELLO cannot say */
 }
 
