@@ -3,7 +3,8 @@
 # comes back, a host that leaves. ANTEROOM_TEST_BINARY names the sidecar's binary.
 set -eu
 directory=$(mktemp -d)
-sidecar= server=
+sidecar=''
+server=''
 clean() {
 	for pid in $sidecar $server; do kill -KILL "$pid" 2>/dev/null || :; done
 	rm -rf "$directory"
@@ -62,5 +63,5 @@ kill -TERM "$server"
 wait "$last" || fail "the request under way was lost"
 [ "$(cat "$directory/slept")" = slept ] || fail "the request under way got another answer"
 wait "$server" || fail "the server ended with status $?"
-server=
+server=''
 echo "real sidecar: ok"

@@ -100,6 +100,16 @@ class TestPuma < Minitest::Test
     assert_equal "hello", slow.get("/").body
   end
 
+  def test_a_refusal_comes_behind_what_waits_for_the_client
+    serve(ONE, ready: "bytes")
+    slow = client
+    slow.socket.setsockopt(Socket::SOL_SOCKET, Socket::SO_RCVBUF, 1 << 16)
+    slow.send("GET /big HTTP/1.1\r\nHost: x\r\n\r\nnonsense\r\n\r\n")
+    sleep 0.2 # so that the response does not fit
+    assert_equal 12 << 20, slow.response.body.bytesize
+    assert_match(%r{\AHTTP/1.1 400}, slow.rest)
+  end
+
   def test_connection_close_is_meant
     serve(ONE)
     caller = client

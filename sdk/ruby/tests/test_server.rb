@@ -139,6 +139,15 @@ class TestServer < Minitest::Test
     assert_equal "quick", slow.get("/").body # it was kept
   end
 
+  def test_a_refusal_comes_behind_what_waits_for_the_client
+    serve { |_| text(BIG) }
+    slow = slow_client
+    slow.send("GET / HTTP/1.1\r\nHost: x\r\n\r\nnonsense\r\n\r\n")
+    sleep 0.2 # so that the response does not fit
+    assert slow.response.body == BIG
+    assert_equal 400, slow.response.status
+  end
+
   def test_a_long_file_is_left_to_the_sidecar
     Dir.mktmpdir do |directory|
       File.binwrite("#{directory}/big", BIG)

@@ -114,7 +114,7 @@ module Anteroom
       rest = socket.take_overflow
       return finish(rest.file, length: rest.size) if rest
 
-      @session.put(self, [(keep_alive * 1000).round, MAX_KEEP_ALIVE_MS].min, requests)
+      @session.put(self, (keep_alive * 1000).round.clamp(0, MAX_KEEP_ALIVE_MS), requests)
     ensure
       rest&.close
     end
@@ -125,10 +125,10 @@ module Anteroom
       @session.finish(self, file, offset, length, close)
     end
 
-    # Ends the connection, once the client has all that was sent.
+    # Ends the connection, once the client has all that was written.
     def close(reason = CloseReason::DONE, requests: 1)
       rest = socket.take_overflow
-      return finish(rest.file, length: rest.size, close: true) if rest && reason == CloseReason::DONE
+      return finish(rest.file, length: rest.size, close: true) if rest
 
       @session.close_connection(self, reason, requests)
     ensure

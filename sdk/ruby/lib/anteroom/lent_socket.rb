@@ -67,6 +67,14 @@ module Anteroom
       overflow(data)
     end
 
+    # As IO's, behind what waits in the file.
+    def <<(data)
+      return super unless @overflow
+
+      syswrite(data)
+      self
+    end
+
     # The file with what the client has not taken, or nil. It is then the caller's.
     def take_overflow
       taken, @overflow = @overflow, nil

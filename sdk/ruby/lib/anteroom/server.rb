@@ -123,8 +123,8 @@ module Anteroom
     def refuse(lease, refusal)
       phrase = HTTP::Response::PHRASES.fetch(refusal.status)
       body = "#{phrase}: #{refusal.message}\n"
-      lease.socket.write_nonblock("HTTP/1.1 #{refusal.status} #{phrase}\r\nContent-Type: text/plain\r\n" \
-                                  "Content-Length: #{body.bytesize}\r\nConnection: close\r\n\r\n#{body}", exception: false)
+      lease.socket.syswrite("HTTP/1.1 #{refusal.status} #{phrase}\r\nContent-Type: text/plain\r\n" \
+                            "Content-Length: #{body.bytesize}\r\nConnection: close\r\n\r\n#{body}")
       lease.close(refusal.status == 408 ? CloseReason::TOO_SLOW : CloseReason::CLIENT)
     rescue SystemCallError, IOError
       nil
