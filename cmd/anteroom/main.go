@@ -57,7 +57,7 @@ which answers on the client's own socket and puts the connection back.`,
 	root.AddCommand(group(groupOperator,
 		statusCommand(), connsCommand(), connCommand(), hostsCommand(), watchCommand(), putCommand(), revokeCommand(), closeCommand(), upgradeCommand(),
 		stopCommand(), startCommand(), limitsCommand(), healthcheckCommand())...)
-	root.AddCommand(versionCommand(), exitCodesTopic())
+	root.AddCommand(nodeBridgeCommand(), versionCommand(), exitCodesTopic())
 	return root
 }
 
