@@ -119,6 +119,13 @@ class Connection extends net.Socket {
     if (!this.#deaf && !this.#kept) super._read(size);
   }
 
+  /** The end of what is written. A shutdown would end the connection for everybody who has it; instead, the sidecar is asked to. */
+  _final(callback) {
+    if (this.#plain) return super._final(callback);
+    this.once('finish', () => this.destroy());
+    callback();
+  }
+
   #give(chunk) {
     if (this.#framer.ended && !this.#settled) return this.#keep(chunk);
     if (this.#framer.ended) this.#framer.begin();

@@ -8,7 +8,8 @@ const LF = 0x0a;
 const MAX_HEAD = 1 << 20;
 
 const FIELDS = /\r\n(content-length|transfer-encoding):[ \t]*([^\r\n]*?)[ \t]*(?=\r\n)/gi;
-const ODD_LINES = /(?:^|[^\r])\n|\n[ \t]|\r(?!\n)/;
+const BARE_LF = /(?<!\r)\n/g;
+const ODD_LINES = /(?<!\r)\n|\n[ \t]|\r(?!\n)/;
 const CHUNK_SIZE = /^([0-9a-f]{1,13})[ \t]*(?:;|$)/i;
 
 /**
@@ -56,7 +57,8 @@ class Framer {
     const end = this.#text.indexOf('\r\n\r\n', Math.max(0, known - 3));
     if (end < 0) {
       // A head whose lines end in bare LF has no CRLF CRLF: do not wait for one.
-      if (this.#text.length > MAX_HEAD || ODD_LINES.test(this.#text.slice(Math.max(0, known - 1), -1))) this.#become('odd');
+      BARE_LF.lastIndex = known;
+      if (this.#text.length > MAX_HEAD || BARE_LF.test(this.#text)) this.#become('odd');
       return data.length;
     }
     const head = this.#text.slice(0, end + 2);
