@@ -115,6 +115,9 @@ func (b *bridge) toNode() error {
 	defer in.Close()
 	for {
 		if err := receive(raw, &in); err != nil {
+			if errors.Is(err, io.EOF) {
+				return b.node.send(message{Ended: true})
+			}
 			return err
 		}
 		if err := b.passFrames(&in); err != nil {

@@ -29,6 +29,7 @@ type message struct {
 
 	Frames      []byte `json:"frames,omitempty"`      // of the handoff protocol, whole ones; base64 in JSON
 	Unreachable string `json:"unreachable,omitempty"` // the name of the error with which connect(2) to the sidecar failed
+	Ended       bool   `json:"ended,omitempty"`       // the sidecar has hung up
 }
 
 const (

@@ -13,6 +13,7 @@ class BridgeLink {
   #child;
   #error = null;
   #over = false;
+  #gone = false; // said the helper: the sidecar has hung up
   #receiver;
 
   constructor(command, path, receiver) {
@@ -40,6 +41,8 @@ class BridgeLink {
   #take(path, message, handle) {
     if (message.unreachable) {
       this.#error = unreachable(path, message.unreachable);
+    } else if (message.ended) {
+      this.#gone = true;
     } else {
       this.#receiver.data(Buffer.from(message.frames, 'base64'), handle);
     }
@@ -54,7 +57,8 @@ class BridgeLink {
   #end() {
     if (this.#over) return;
     this.#over = true;
-    this.#receiver.end(this.#error ?? new AnteroomError('LINK_LOST', 'The sidecar hung up.'));
+    const what = this.#gone ? 'The sidecar hung up.' : 'The helper process (anteroom node-bridge) has ended.';
+    this.#receiver.end(this.#error ?? new AnteroomError('LINK_LOST', what), this.#gone);
   }
 }
 

@@ -25,8 +25,8 @@ function findPipe() {
 }
 
 /**
- * Connects to the sidecar at `path`. `receiver.data(chunk, handle)` gets what arrives, `receiver.end(error)` is called once, at the end; `error` is
- * an AnteroomError.
+ * Connects to the sidecar at `path`. `receiver.data(chunk, handle)` gets what arrives. `receiver.end(error, gone)` is called once, at the end:
+ * `error` is an AnteroomError, `gone` whether it was the sidecar that hung up.
  */
 class PipeLink {
   #socket;
@@ -34,6 +34,7 @@ class PipeLink {
   #path;
   #error = null;
   #connected = false;
+  #ours = false; // the end
   #corked = false;
 
   constructor(makePipe, path, receiver) {
@@ -43,7 +44,7 @@ class PipeLink {
     this.#socket = new net.Socket({ handle, manualStart: true });
     this.#pairReadsWithHandles(handle);
     this.#socket.on('error', (error) => (this.#error = error));
-    this.#socket.on('close', () => receiver.end(this.#explain()));
+    this.#socket.on('close', () => receiver.end(this.#explain(), !this.#ours));
     this.#socket.on('connect', () => (this.#connected = true));
     // A sidecar that refuses this process may do so before it reads a byte, and then a write fails before the refusal is read. So reading, in
     // the next turn of the event loop, goes first.
@@ -65,17 +66,19 @@ class PipeLink {
     }
     this.#socket.write(data);
     if (this.#socket.writableLength > MAX_UNSENT) {
-      this.#socket.destroy(new AnteroomError('LINK_LOST', `The sidecar does not read: ${this.#socket.writableLength} bytes wait for it.`));
+      this.fail(new AnteroomError('LINK_LOST', `The sidecar does not read: ${this.#socket.writableLength} bytes wait for it.`));
     }
   }
 
   /** Hangs up, once what was sent is in the kernel. */
   close() {
+    this.#ours = true;
     this.#socket.destroySoon();
   }
 
   /** Hangs up at once because of `error`. */
   fail(error) {
+    this.#ours = true;
     this.#socket.destroy(error);
   }
 

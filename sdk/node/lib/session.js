@@ -2,7 +2,7 @@
 // One attachment to a sidecar, from HELLO to the end of its link.
 
 const { AnteroomError, refused } = require('./errors');
-const { Flag, MAGIC, NackReason, Type, VERSION, codeName, encode } = require('./frame');
+const { Flag, ForgetReason, MAGIC, NackReason, Type, VERSION, codeName, encode } = require('./frame');
 const { Inbox } = require('./inbox');
 const { Lease } = require('./lease');
 
@@ -11,7 +11,8 @@ const WELCOME_TIMEOUT = 5000;
 
 /**
  * A link, what is leased over it, and what its frames mean. `observer` hears of it: `attached(welcome)`, `leased(lease)`, `forgotten(conn, reason,
- * lease)`, `draining()`, and at last `ended(error)`.
+ * lease)`, `draining()`, and at last `ended(error)`. If the sidecar was not the one to hang up, it has taken back what was leased, and all of
+ * that is forgotten first: a response that goes on would meet one of another host.
  */
 class Session {
   #link;
@@ -26,7 +27,7 @@ class Session {
     this.welcome = null;
     this.draining = false;
     this.over = false;
-    this.#link = open(path, { data: (chunk, handle) => this.#receive(chunk, handle), end: (error) => this.#end(error) });
+    this.#link = open(path, { data: (chunk, handle) => this.#receive(chunk, handle), end: (error, gone) => this.#end(error, gone) });
     this.#welcomeTimer = setTimeout(() => this.#link.fail(noWelcome(path)), WELCOME_TIMEOUT);
     this.send({ type: Type.HELLO, a: BigInt(MAGIC) | (BigInt(VERSION) << 32n), payload: Buffer.from(JSON.stringify(hello)) });
   }
@@ -51,7 +52,7 @@ class Session {
     }
   }
 
-  /** Hang up. Leases that are out can still be served, not put. */
+  /** Hang up. The sidecar takes back the leases that are out. */
   close() {
     this.#link.close();
   }
@@ -114,10 +115,12 @@ class Session {
     this.#observer.forgotten(frame.conn, Number(frame.a), lease);
   }
 
-  #end(error) {
+  #end(error, gone) {
     clearTimeout(this.#welcomeTimer);
     this.over = true;
+    const leases = [...this.leases];
     this.leases.clear();
+    if (!gone) leases.forEach(([conn, lease]) => this.#observer.forgotten(conn, ForgetReason.MOVED, lease));
     this.#inbox.close();
     this.#observer.ended(error);
   }
