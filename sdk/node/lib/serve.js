@@ -23,7 +23,7 @@ class Service {
   #server;
   #connections = new Map(); // all that this process has a descriptor of, by their ids
   #parked = new Set(); // the idle ones among them, the one that was used longest ago first
-  #busy = 0; // the others
+  #busy = new Set(); // those with a request, also if the sidecar that lent them has gone
   #cache;
   #keepAlive;
   #drainTimeout;
@@ -64,7 +64,7 @@ class Service {
 
   #listen() {
     this.#host.on('lease', (lease) => this.#serve(lease));
-    this.#host.on('forget', (conn) => this.#connections.get(conn)?.forget());
+    this.#host.on('forget', (conn) => this.#discard(this.#connections.get(conn)));
     this.#host.once('attach', () => this.#server.emit('listening')); // which starts the server's own timeouts, too
     this.#host.on('attach', ({ pool }) => this.#said && this.#say(`Attached to the pool ${pool}.`));
     this.#host.on('detach', (error, retryIn) => {
@@ -114,18 +114,18 @@ class Service {
     if (!(connection instanceof Connection) || !connection.lease) return;
     args[2] = Buffer.concat([head, connection.detach()]);
     this.#connections.delete(connection.conn);
-    this.#release();
+    this.#release(connection);
   }
 
   #serve(lease) {
     const handle = lease.takeHandle();
     const connection = this.#connections.get(lease.conn);
     if (handle) {
-      connection?.forget();
+      this.#discard(connection);
       this.#connect(lease, handle);
     } else if (connection && !connection.destroyed) {
       this.#parked.delete(connection);
-      this.#busy++;
+      this.#busy.add(connection);
       connection.setTimeout(this.#server.timeout);
       connection.begin(lease);
       connection.listen();
@@ -137,7 +137,7 @@ class Service {
   #connect(lease, handle) {
     const connection = new Connection(handle, lease.conn, this.#keeper);
     this.#connections.set(lease.conn, connection);
-    this.#busy++;
+    this.#busy.add(connection);
     connection.begin(lease);
     if (lease.silent) {
       connection.end(TIMED_OUT, () => connection.destroy());
@@ -164,38 +164,34 @@ class Service {
         this.#discard(oldest);
         this.#host.dropped(oldest.conn);
       }
-      this.#release();
+      this.#release(connection);
     },
 
     closed: (connection) => {
       const { conn, lease } = connection;
       if (this.#connections.get(conn) === connection) this.#connections.delete(conn);
-      if (this.#parked.delete(connection)) {
-        this.#host.dropped(conn);
-      } else if (lease) {
-        lease.close({ reason: connection.closeReason, requests: connection.served });
-        this.#release();
-      }
+      if (this.#parked.delete(connection)) this.#host.dropped(conn);
+      lease?.close({ reason: connection.closeReason, requests: connection.served });
+      this.#release(connection);
     },
   };
 
-  /** Closes the descriptor of an idle connection, which lives on elsewhere. */
+  /** Closes the descriptor of a connection that lives on elsewhere. */
   #discard(connection) {
+    if (!connection) return;
     this.#parked.delete(connection);
     if (this.#connections.get(connection.conn) === connection) this.#connections.delete(connection.conn);
     connection.forget();
   }
 
-  /** One connection less is busy. */
-  #release() {
-    this.#busy--;
-    if (this.#busy === 0) this.#rest();
+  #release(connection) {
+    if (this.#busy.delete(connection) && this.#busy.size === 0) this.#rest();
   }
 
   async #drain() {
     const busy = new Promise((resolve) => {
       this.#rest = resolve;
-      if (this.#busy === 0) resolve();
+      if (this.#busy.size === 0) resolve();
     });
     const timer = setTimeout(() => this.#server.closeAllConnections(), this.#drainTimeout);
     await this.#host.close(this.#drainTimeout);

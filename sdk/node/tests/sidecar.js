@@ -35,8 +35,8 @@ class Sidecar {
   async start(listen = 'tcp://127.0.0.1:0') {
     this.child = this.spawn(program(), ['serve', '--listen', listen, '--handoff', this.handoff, '--control', this.control, '--log-level', 'error']);
     await this.anteroom('healthcheck', '--live', '--wait', '10s');
-    const { counts } = JSON.parse(await this.anteroom('status', '--json'));
-    this.port = Number(new URL(counts.listeners[0].address.replace('tcp:', 'http:')).port);
+    const { listeners } = await this.status();
+    this.port = Number(new URL(listeners[0].address.replace('tcp:', 'http:')).port);
     return this;
   }
 
@@ -45,11 +45,13 @@ class Sidecar {
     return stdout;
   }
 
+  /** What `anteroom status` counts, and the hosts. */
   async status() {
-    return JSON.parse(await this.anteroom('status', '--json')).counts;
+    const [{ counts }, { hosts }] = (await Promise.all([this.anteroom('status', '--json'), this.anteroom('hosts', '--json')])).map((text) => JSON.parse(text));
+    return { ...counts, hosts };
   }
 
-  /** Waits until `counts` satisfies the predicate. */
+  /** Waits until the status satisfies the predicate. */
   async until(predicate) {
     for (let left = 500; left > 0; left--) {
       const counts = await this.status();
