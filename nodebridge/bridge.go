@@ -195,7 +195,7 @@ func (b *bridge) lost(f *handoff.Frame) error {
 	if f.Type != handoff.TypeLease {
 		return nil
 	}
-	nack := handoff.Frame{Type: handoff.TypeNack, Seq: f.Seq, Conn: f.Conn, A: uint64(handoff.NackNoDescriptor)}
+	nack := handoff.Frame{Type: handoff.TypeNack, Seq: f.Seq, Conn: f.Conn, A: handoff.NackNoDescriptor}
 	if _, err := b.sidecar.Write(nack.Append(nil)); err != nil {
 		return fmt.Errorf("answering a lease without descriptor: %w", err)
 	}

@@ -84,12 +84,16 @@ class FakeLink {
 
 async function* framesOf(socket) {
   let rest = Buffer.alloc(0);
-  for await (const chunk of socket) {
-    rest = Buffer.concat([rest, chunk]);
-    for (let frame = decode(rest); frame; frame = decode(rest)) {
-      rest = rest.subarray(frame.end);
-      yield frame;
+  try {
+    for await (const chunk of socket) {
+      rest = Buffer.concat([rest, chunk]);
+      for (let frame = decode(rest); frame; frame = decode(rest)) {
+        rest = rest.subarray(frame.end);
+        yield frame;
+      }
     }
+  } catch (error) {
+    if (error.code !== 'ECONNRESET') throw error; // the host has hung up with something unread
   }
 }
 
