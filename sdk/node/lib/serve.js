@@ -193,7 +193,7 @@ class Service {
       this.#rest = resolve;
       if (this.#busy.size === 0) resolve();
     });
-    const timer = setTimeout(() => this.#server.closeAllConnections(), this.#drainTimeout);
+    const timer = setTimeout(() => this.#busy.forEach((connection) => connection.destroy()), this.#drainTimeout);
     await this.#host.close(this.#drainTimeout);
     await busy; // without a sidecar nobody has waited for them yet
     clearTimeout(timer);

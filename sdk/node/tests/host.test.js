@@ -144,6 +144,19 @@ for (const road of ['pipe', 'bridge']) {
   });
 }
 
+test('where Node does not lend its pipe, the bridge is taken', async (t) => {
+  const { binding } = process;
+  t.after(() => (process.binding = binding));
+  process.binding = () => {
+    throw new Error('denied');
+  };
+  assert.throws(() => anteroom.attach({ road: 'pipe' }), { code: 'ERR_ANTEROOM_BRIDGE' });
+  const sidecar = await new FakeSidecar(t).start();
+  const host = anteroom.attach({ path: sidecar.path, bridge: program() });
+  (await sidecar.welcome()).hangUp();
+  await host.close();
+});
+
 test('the bridge says how to find its program', async () => {
   const host = anteroom.attach({ road: 'bridge', bridge: '/nonexistent/anteroom' });
   const [error] = await once(host, 'detach');
