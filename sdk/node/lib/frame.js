@@ -52,6 +52,7 @@ const CODES = [
   'STOPPING',
   'OUT_OF_DESCRIPTORS',
   'NOT_AGREED',
+  'NOT_ANSWERING',
 ];
 
 /** The name of a code; also of one that only a later version knows. */

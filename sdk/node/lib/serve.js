@@ -65,8 +65,13 @@ class Service {
   #listen() {
     this.#host.on('lease', (lease) => this.#serve(lease));
     this.#host.on('forget', (conn) => this.#discard(this.#connections.get(conn)));
+    this.#host.on('attach', ({ pool, keep_alive_timeout_ms: ofPool }) => {
+      // What clients are told (Keep-Alive: timeout=…), in whole seconds. Node's own timer for it ends with park.
+      const told = this.#keepAlive > 0 ? this.#keepAlive - 1000 : ofPool;
+      this.#server.keepAliveTimeout = told >= 1000 ? told : 0;
+      if (this.#said) this.#say(`Attached to the pool ${pool}.`);
+    });
     this.#host.once('attach', () => this.#server.emit('listening')); // which starts the server's own timeouts, too
-    this.#host.on('attach', ({ pool }) => this.#said && this.#say(`Attached to the pool ${pool}.`));
     this.#host.on('detach', (error, retryIn) => {
       this.#letGo();
       if (retryIn !== undefined) this.#say(`${error.message} Trying again.`);
@@ -90,7 +95,6 @@ class Service {
   #takeOver() {
     const server = this.#server;
     const { close, emit } = server;
-    server.keepAliveTimeout = 0; // idle connections are the sidecar's
     Object.defineProperty(server, 'listening', { configurable: true, get: () => !this.#closing });
     server.close = (callback) => {
       if (callback) server.once('close', () => callback());

@@ -54,6 +54,19 @@ for (const road of ['pipe', 'bridge']) {
     assert.equal((await sidecar.status()).totals.accepted, '2'); // the other one is the second serve's, unused
   });
 
+  on('clients are told how long the sidecar keeps the connection', async (t) => {
+    const server = http.createServer((request, response) => response.end(String(request.socket.timeout ?? 0)));
+    const { sidecar, service, client } = await serve(t, server);
+    assert.match((await client.ask('GET / HTTP/1.1\r\nHost: a\r\n\r\n')).head, /^Keep-Alive: timeout=7\d\r$/m);
+    await service.close();
+    await serve(t, server, { sidecar, keepAliveTimeout: 3000 });
+    for (let i = 0; i < 2; i++) {
+      const { head, body } = await client.ask('GET / HTTP/1.1\r\nHost: a\r\n\r\n');
+      assert.match(head, /^Keep-Alive: timeout=2\r$/m);
+      assert.equal(body, '0'); // the timer for it, which Node has set after the response before, does not run
+    }
+  });
+
   on('pipelined requests are answered in order, one at a time', async (t) => {
     const seen = [];
     const { sidecar, client } = await serve(t, async (request, response) => {
