@@ -58,7 +58,7 @@ which answers on the client's own socket and puts the connection back.`,
 	root.AddCommand(group(groupOperator,
 		statusCommand(), connsCommand(), connCommand(), hostsCommand(), watchCommand(), putCommand(), revokeCommand(), closeCommand(), upgradeCommand(),
 		stopCommand(), startCommand(), limitsCommand(), healthcheckCommand())...)
-	root.AddCommand(group(groupAuthor, conformanceCommand())...)
+	root.AddCommand(group(groupAuthor, conformanceCommand(), nodeBridgeCommand())...)
 	root.AddCommand(versionCommand(), exitCodesTopic())
 	return root
 }
