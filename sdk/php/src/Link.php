@@ -17,6 +17,7 @@ final class Link
 
     public function __construct(public readonly \Socket $socket)
     {
+        enum_exists(NackReason::class); // loaded now: it is needed when no descriptor is left to read its file with
     }
 
     /** Connect to the sidecar at $path. Throws Unreachable. */

@@ -34,7 +34,7 @@ final class ScriptApp implements App
             }
         }
         @unlink($path);
-        $answer = json_decode(stream_get_contents($head, null, 0), true);
+        $answer = json_decode(stream_get_contents($head), true);
         return match (true) {
             $pid === -1 => Response::text("No room for one more process.\n", 503),
             !is_array($answer) => Response::text("The script died.\n", 500),

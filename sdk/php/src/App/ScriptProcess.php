@@ -117,6 +117,6 @@ final class ScriptProcess
             'status' => is_int($status) ? $status : ($failed ? 500 : 200),
             'headers' => self::$headers,
         ], JSON_INVALID_UTF8_SUBSTITUTE));
-        fflush($head);
+        rewind($head); // for the worker, which shares the position
     }
 }

@@ -36,6 +36,9 @@ final class RequestReader
     public function head(): ?Head
     {
         while (($end = strpos($this->buffer, "\r\n\r\n")) === false) {
+            if (preg_match('/(?<!\r)\n/', $this->buffer)) {
+                throw new BadRequest(400, 'A line ends in CRLF.'); // and the empty line may never come
+            }
             if (strlen($this->buffer) > $this->limits->head) {
                 throw new BadRequest(431, "The head is longer than {$this->limits->head} bytes.");
             }
@@ -46,9 +49,6 @@ final class RequestReader
                 return null;
             }
             $this->hasMore(); // skip empty lines
-            if (preg_match('/(?<!\r)\n/', $this->buffer)) {
-                throw new BadRequest(400, 'A line ends in CRLF.'); // and the empty line may never come
-            }
         }
         $head = Head::parse($this->cut($end), $this->limits->fields);
         $this->cut(4);

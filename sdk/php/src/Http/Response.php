@@ -49,35 +49,21 @@ final class Response
         return new self(200, ['Content-Type' => $type], file: self::open($path));
     }
 
-    /**
-     * The file that is the body, if one is, also by the field X-Sendfile. Throws \RuntimeException.
-     *
-     * @return ?resource
-     */
-    public function content()
+    /** The same response, with the file that the field X-Sendfile names for its body. Throws \RuntimeException if it cannot be read. */
+    public function resolved(): self
     {
         $path = $this->header('X-Sendfile');
-        return $path === null ? $this->file : self::open($path);
-    }
-
-    /**
-     * Go on in another protocol. The connection leaves the sidecar, and $afterwards has it in a process of its own until it returns.
-     *
-     * @param \Closure(Stream, string): void $afterwards
-     * @param array<string, string> $headers
-     */
-    public static function upgrade(string $protocol, \Closure $afterwards, array $headers = []): self
-    {
-        return new self(101, ['Connection' => 'Upgrade', 'Upgrade' => $protocol] + $headers, afterwards: $afterwards);
+        if ($path === null) {
+            return $this;
+        }
+        $fields = array_filter($this->fields, static fn (array $field) => strcasecmp($field[0], 'X-Sendfile') !== 0);
+        return new self($this->status, self::headers($fields), file: self::open($path));
     }
 
     /** The same response with one more field. */
     public function with(string $name, string $value): self
     {
-        $headers = [$name => [$value]];
-        foreach ($this->fields as [$key, $text]) {
-            $headers[$key][] = $text;
-        }
+        $headers = self::headers([...$this->fields, [$name, $value]]);
         return new self($this->status, $headers, $this->body, $this->file, $this->afterwards);
     }
 
@@ -100,6 +86,19 @@ final class Response
             throw new \RuntimeException("Cannot read $path.");
         }
         return $file;
+    }
+
+    /**
+     * @param list<array{string, string}> $fields
+     * @return array<string, list<string>>
+     */
+    private static function headers(array $fields): array
+    {
+        $headers = [];
+        foreach ($fields as [$name, $value]) {
+            $headers[$name][] = $value;
+        }
+        return $headers;
     }
 
     /** @return array{string, string} */

@@ -23,7 +23,7 @@ final class ResponseWriter
      */
     public function send(Head $head, Response $response, bool $close, bool $last): bool
     {
-        $file = $response->content();
+        $file = $response->file;
         $length = match (true) {
             $file !== null => fstat($file)['size'],
             is_string($response->body) => strlen($response->body),
@@ -61,7 +61,7 @@ final class ResponseWriter
     {
         $text = "HTTP/1.1 $response->status " . Status::reason($response->status) . "\r\n";
         foreach ($response->fields as [$name, $value]) {
-            if (!in_array(strtolower($name), ['content-length', 'transfer-encoding', 'x-sendfile'], true)
+            if (!in_array(strtolower($name), ['content-length', 'transfer-encoding'], true)
                 && ($response->status === 101 || strcasecmp($name, 'connection') !== 0)) {
                 $text .= "$name: $value\r\n";
             }

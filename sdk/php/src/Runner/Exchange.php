@@ -106,7 +106,7 @@ final class Exchange
     private function ask(Request $request): Response
     {
         try {
-            return $this->app->handle($request);
+            return $this->app->handle($request)->resolved();
         } catch (RunScript $elsewhere) {
             throw $elsewhere;
         } catch (\Throwable $why) {
