@@ -152,6 +152,13 @@ final class Browser
         return [(int) substr($head, 9, 3), $head, $body];
     }
 
+    /** Send something and read a line. */
+    public function line(string $text): string
+    {
+        fwrite($this->stream, $text);
+        return (string) fgets($this->stream);
+    }
+
     /** @return array{int, string, string} */
     public function ask(string $method, string $path, string $body = '', string $fields = ''): array
     {

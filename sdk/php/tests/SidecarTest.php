@@ -145,6 +145,18 @@ final class SidecarTest extends TestCase
         $this->assertSame(200, $slow->ask('GET', '/')[0]);
     }
 
+    public function testAnUpgradedConnectionHoldsNoWorker(): void
+    {
+        $this->serveConformanceApp('--workers', '1');
+        $upgraded = $this->rig->connect();
+        [$status, $head] = $upgraded->ask('GET', '/upgrade', fields: "Connection: Upgrade\r\nUpgrade: echo\r\nX-Echo: yes\r\n");
+        $this->assertSame(101, $status);
+        $this->assertStringContainsString("X-Echo: yes\r\n", $head);
+        $this->assertSame("ping\n", $upgraded->line("ping\n"));
+        $this->assertSame(200, $this->rig->connect()->ask('GET', '/')[0]);
+        $this->assertSame("pong\n", $upgraded->line("pong\n"));
+    }
+
     public function testAFailureOfTheAppIsA500(): void
     {
         $this->start(__DIR__ . '/apps/failing.php');

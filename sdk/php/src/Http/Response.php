@@ -60,6 +60,17 @@ final class Response
         return new self($this->status, self::headers($fields), file: self::open($path));
     }
 
+    /**
+     * Go on in another protocol. The connection leaves the sidecar, and $afterwards has it in a process of its own until it returns.
+     *
+     * @param \Closure(Stream, string): void $afterwards
+     * @param array<string, string> $headers
+     */
+    public static function upgrade(string $protocol, \Closure $afterwards, array $headers = []): self
+    {
+        return new self(101, ['Connection' => 'Upgrade', 'Upgrade' => $protocol] + $headers, afterwards: $afterwards);
+    }
+
     /** The same response with one more field. */
     public function with(string $name, string $value): self
     {
