@@ -30,13 +30,17 @@ final class Exchange
     private readonly ResponseWriter $writer;
     private int $requests = 0;
 
-    /** @param \Closure(string): void $log */
+    /**
+     * @param \Closure(string): void $log
+     * @param \Closure(int): void $forked is told of a process that an upgraded connection has gone to
+     */
     public function __construct(
         private readonly App $app,
         private readonly Client $client,
         private readonly Lease $lease,
         private readonly Limits $limits,
         private readonly \Closure $log,
+        private readonly \Closure $forked,
     ) {
         $this->stream = new Stream($lease->socket, $limits);
         $this->reader = new RequestReader($this->stream, $limits);
@@ -131,6 +135,7 @@ final class Exchange
         if ($pid > 0) {
             $this->lease->detach();
             socket_close($this->lease->socket);
+            ($this->forked)($pid);
             return;
         }
         $this->client->close();

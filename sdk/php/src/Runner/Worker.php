@@ -8,6 +8,7 @@ use Anteroom\App\App;
 use Anteroom\App\AppFile;
 use Anteroom\App\ScriptApp;
 use Anteroom\Client;
+use Anteroom\Lease;
 
 /** A process that serves one request at a time. It leaves when its control socket is closed, so also when the master has died. */
 final class Worker
@@ -16,6 +17,8 @@ final class Worker
 
     private readonly Client $client;
     private bool $leaving = false;
+    /** @var array<int, int> the processes of upgraded connections */
+    private array $upgraded = [];
 
     /** @param \Closure(string): void $log */
     public function __construct(
@@ -63,7 +66,7 @@ final class Worker
         while (!$this->client->left()) {
             $lease = $draining ? $this->client->next(self::LOOK) : $this->client->next(self::LOOK, $this->control);
             if ($lease !== null) {
-                $served += (new Exchange($app, $this->client, $lease, $this->settings->limits, $this->log))->run();
+                $served += $this->exchange($app, $lease)->run();
             }
             $this->reap();
             if (!$draining && ($this->leaving || $this->masterSaysSo() || $this->isSpent($served))) {
@@ -83,10 +86,17 @@ final class Worker
         return $this->settings->maxRequests > 0 && $served >= $this->settings->maxRequests;
     }
 
-    /** Take leave of the processes of upgraded connections that have ended. */
+    private function exchange(App $app, Lease $lease): Exchange
+    {
+        $forked = function (int $pid): void {
+            $this->upgraded[$pid] = $pid;
+        };
+        return new Exchange($app, $this->client, $lease, $this->settings->limits, $this->log, $forked);
+    }
+
+    /** Wait for the processes of upgraded connections that have ended; other children are the app's own. */
     private function reap(): void
     {
-        while (pcntl_waitpid(-1, $status, WNOHANG) > 0) {
-        }
+        $this->upgraded = array_filter($this->upgraded, static fn (int $pid) => pcntl_waitpid($pid, $status, WNOHANG) === 0);
     }
 }

@@ -3,6 +3,7 @@ package io.anteroom.jetty;
 import io.anteroom.ClientConnection;
 import io.anteroom.CloseReason;
 import io.anteroom.Lease;
+import io.anteroom.NackReason;
 import io.anteroom.Poller;
 import java.io.IOException;
 import java.net.InetSocketAddress;
@@ -36,6 +37,7 @@ final class LeasedEndPoint extends AbstractEndPoint {
   private Lease lease; // null while parked and once answered
   private boolean unread; // the lease has come, and Jetty has not looked at what is there
   private long requestsBefore;
+  private boolean closed;
 
   LeasedEndPoint(AnteroomConnector connector, Poller poller, Lease lease) {
     super(connector.getScheduler());
@@ -66,11 +68,19 @@ final class LeasedEndPoint extends AbstractEndPoint {
     if (next.peer() != null) {
       remote = peer(next);
     }
-    synchronized (this) {
+    if (begin(next)) {
+      connector.getExecutor().execute(getFillInterest()::fillable);
+    } else {
+      next.nack(NackReason.UNKNOWN); // Jetty has closed it meanwhile; it comes again with a descriptor
+    }
+  }
+
+  private synchronized boolean begin(Lease next) {
+    if (!closed) {
       lease = next;
       requestsBefore = requests();
     }
-    connector.getExecutor().execute(getFillInterest()::fillable);
+    return !closed;
   }
 
   /** The connection is no longer this host's, and has been closed. */
@@ -196,6 +206,9 @@ final class LeasedEndPoint extends AbstractEndPoint {
   protected void doClose() {
     if (detached) {
       connection.shutdownOutput();
+    }
+    synchronized (this) {
+      closed = true;
     }
     answerByClose(CloseReason.CLIENT);
     connection.close();
