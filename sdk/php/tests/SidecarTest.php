@@ -157,6 +157,15 @@ final class SidecarTest extends TestCase
         $this->assertSame("pong\n", $upgraded->line("pong\n"));
     }
 
+    public function testTheAppsOwnProcessesAreLeftToIt(): void
+    {
+        $this->start('--workers', '1', __DIR__ . '/apps/processes.php');
+        $browser = $this->rig->connect();
+        $this->assertSame('started', $browser->ask('GET', '/')[2]);
+        usleep(100_000); // it has ended when the next request comes
+        $this->assertSame('7', $browser->ask('GET', '/')[2]);
+    }
+
     public function testAFailureOfTheAppIsA500(): void
     {
         $this->start(__DIR__ . '/apps/failing.php');

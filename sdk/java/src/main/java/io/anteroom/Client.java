@@ -86,13 +86,20 @@ public final class Client implements AutoCloseable {
     return left;
   }
 
-  /** Hang up. Leases that are out can still be served, not put. */
+  /** Hang up, and wait until the host has been told of all connections that were kept. Leases that are out can still be served, not put. */
   @Override
-  public synchronized void close() {
-    leaving = true;
-    thread.interrupt();
-    if (link != null) {
-      link.hangUp();
+  public void close() {
+    synchronized (this) {
+      leaving = true;
+      thread.interrupt();
+      if (link != null) {
+        link.hangUp();
+      }
+    }
+    try {
+      thread.join();
+    } catch (InterruptedException why) {
+      Thread.currentThread().interrupt();
     }
   }
 

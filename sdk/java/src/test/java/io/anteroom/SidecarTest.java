@@ -7,6 +7,7 @@ import static org.junit.Assert.assertTrue;
 import io.anteroom.Rig.Answer;
 import io.anteroom.Rig.Browser;
 import io.anteroom.conformance.App;
+import io.anteroom.jetty.AnteroomConnector;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
@@ -22,6 +23,10 @@ import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
 import java.util.function.IntConsumer;
+import org.eclipse.jetty.io.EndPoint;
+import org.eclipse.jetty.server.HttpConnectionFactory;
+import org.eclipse.jetty.server.Server;
+import org.eclipse.jetty.server.handler.DefaultHandler;
 import org.junit.After;
 import org.junit.Test;
 
@@ -152,6 +157,31 @@ public class SidecarTest {
     assertEquals("<p>static</p>", browser.ask("GET /app/index.html", "").body());
     assertEquals(500, browser.ask("GET /app/s/throw", "").status());
     assertEquals("Jetty ends the connection after a failure", 0, browser.receive().status());
+  }
+
+  @Test
+  public void aConnectionThatJettyClosesBetweenRequestsIsServedAgain() throws Exception {
+    Server server = new Server();
+    Options options = new Options(rig.handoff(), "default", "in-process", 2, 10);
+    AnteroomConnector connector = new AnteroomConnector(server, options, new HttpConnectionFactory());
+    server.addConnector(connector);
+    server.setHandler(new DefaultHandler());
+    server.start();
+    try {
+      Browser browser = rig.connect();
+      assertEquals(404, browser.ask("GET /x", "").status());
+      rig.await(() -> rig.ask("conns").contains("idle"), "the connection is put");
+      EndPoint before = connector.getConnectedEndPoints().iterator().next();
+      assertEquals(404, browser.ask("GET /x", "").status());
+      assertEquals("its objects are kept", List.of(before), List.copyOf(connector.getConnectedEndPoints()));
+      rig.await(() -> rig.ask("conns").contains("idle"), "the connection is put again");
+      before.close();
+      assertEquals(404, browser.ask("GET /x", "").status());
+      assertTrue(connector.isAttached());
+    } finally {
+      server.stop();
+    }
+    rig.await(() -> connector.getConnectedEndPoints().isEmpty(), "all connections are let go");
   }
 
   /** The client alone, and what its leases can do that Jetty does not use. */

@@ -212,6 +212,7 @@ final class LeasedEndPoint extends AbstractEndPoint {
     }
     answerByClose(CloseReason.CLIENT);
     connection.close();
+    connector.closed(this);
   }
 
   private void answerByClose(CloseReason reason) {
@@ -223,12 +224,6 @@ final class LeasedEndPoint extends AbstractEndPoint {
     if (over != null) {
       over.close(reason, requests() - requestsBefore);
     }
-  }
-
-  @Override
-  protected void onClose(Throwable failure) {
-    super.onClose(failure);
-    connector.closed(this);
   }
 
   /** How long a client is idle is the sidecar's business. */
