@@ -12,5 +12,3 @@ spl_autoload_register(static function (string $class): void {
         }
     }
 });
-
-require_once __DIR__ . '/functions.php';

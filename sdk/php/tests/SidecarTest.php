@@ -212,7 +212,7 @@ final class SidecarTest extends TestCase
         [$status, $head, $body] = $browser->ask('POST', '/x/y?q=1', 'a=1', "Content-Type: application/x-www-form-urlencoded\r\nCookie: k=v\r\n");
         $this->assertSame(201, $status);
         $this->assertStringContainsString("Content-Type: application/json\r\n", $head);
-        $this->assertStringContainsString("Set-Cookie: seen=yes; Path=/; HttpOnly\r\n", $head);
+        $this->assertStringContainsString("Set-Cookie: seen=yes; path=/; HttpOnly\r\n", $head);
         $this->assertSame(
             ['get' => ['q' => '1'], 'post' => ['a' => '1'], 'cookie' => ['k' => 'v'], 'method' => 'POST', 'uri' => '/x/y?q=1', 'input' => 'a=1', 'global' => 'seen'],
             json_decode($body, true),
@@ -226,6 +226,45 @@ final class SidecarTest extends TestCase
         $this->assertSame([500, "The script died.\n"], $this->brief($browser->ask('GET', '/?die')));
         $this->assertSame(3_000_000, strlen($browser->ask('GET', '/?long')[2]));
         $this->assertSame([200, 'flushed'], $this->brief($browser->ask('GET', '/?flush')));
+    }
+
+    public function testWhatTheCommandLineLacksIsThere(): void
+    {
+        $this->start('--script', __DIR__ . '/apps/script.php');
+        $browser = $this->rig->connect();
+
+        [$status, $head, $body] = $browser->ask('GET', '/?headers');
+        $this->assertSame(202, $status);
+        $this->assertStringContainsString("X-A: 1\r\nX-A: 2\r\n", $head);
+        $this->assertStringNotContainsString('X-B', $head);
+        $this->assertStringContainsString("Set-Cookie: a=b%20c; path=/p; domain=example.com; secure; HttpOnly\r\n", $head);
+        $this->assertStringContainsString('Set-Cookie: gone=deleted; expires=Thu, 01 Jan 1970 00:00:01 GMT; Max-Age=0', $head);
+        $this->assertSame([false, 202], array_slice(json_decode($body, true), 1));
+
+        [, $head, $body] = $browser->ask('GET', '/?session');
+        $this->assertSame('1', $body);
+        $this->assertSame(1, preg_match('/^Set-Cookie: (PHPSESSID=[^;]+)/m', $head, $cookie));
+        [, $head, $body] = $browser->ask('GET', '/?session', '', "Cookie: $cookie[1]\r\n");
+        $this->assertSame('2', $body);
+        $this->assertStringNotContainsString('Set-Cookie', $head);
+
+        $this->assertSame('from memory, by output, 3', $browser->ask('POST', '/?streams', 'abc')[2]);
+    }
+
+    public function testAnUpload(): void
+    {
+        $this->start('--script', __DIR__ . '/apps/script.php');
+        $part = static fn (string $disposition, string $content) => "--bound\r\nContent-Disposition: form-data; $disposition\r\n\r\n$content\r\n";
+        $body = $part('name="a"', '1') . $part('name="b[]"', "two\r\nlines") . $part('name="f"; filename="dir/x \"y\".txt"', "file\r\n-bound--")
+            . $part('name="g[k]"; filename="z"', '') . $part('name="none"; filename=""', '') . "--bound--\r\n";
+        $answer = $this->rig->connect()->ask('POST', '/?upload', $body, "Content-Type: multipart/form-data; boundary=bound\r\n");
+        $got = json_decode($answer[2], true);
+        $this->assertSame(['a' => '1', 'b' => ["two\r\nlines"]], $got['post']);
+        $this->assertSame("file\r\n-bound--", $got['moved']);
+        $this->assertSame(['x "y".txt', 0, 14], [$got['files']['f']['name'], $got['files']['f']['error'], $got['files']['f']['size']]);
+        $this->assertSame([['k' => 'z'], ['k' => 0]], [$got['files']['g']['name'], $got['files']['g']['size']]);
+        $this->assertSame(UPLOAD_ERR_NO_FILE, $got['files']['none']['error']);
+        $this->assertFileDoesNotExist($got['files']['g']['tmp_name']['k']);
     }
 
     private function redirect(array $response): array

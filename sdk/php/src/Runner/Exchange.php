@@ -5,7 +5,7 @@ declare(strict_types=1);
 namespace Anteroom\Runner;
 
 use Anteroom\App\App;
-use Anteroom\App\RunScript;
+use Anteroom\App\Script\RunScript;
 use Anteroom\Client;
 use Anteroom\CloseReason;
 use Anteroom\Http\BadRequest;

@@ -6,7 +6,7 @@ namespace Anteroom\Runner;
 
 use Anteroom\App\App;
 use Anteroom\App\AppFile;
-use Anteroom\App\ScriptApp;
+use Anteroom\App\Script\ScriptApp;
 use Anteroom\Client;
 use Anteroom\Lease;
 

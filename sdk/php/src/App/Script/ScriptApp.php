@@ -2,8 +2,9 @@
 
 declare(strict_types=1);
 
-namespace Anteroom\App;
+namespace Anteroom\App\Script;
 
+use Anteroom\App\App;
 use Anteroom\Http\Request;
 use Anteroom\Http\Response;
 
@@ -17,6 +18,7 @@ final class ScriptApp implements App
     /** @param \Closure(): void $afterFork lets go, in the fork, of what is the worker's alone */
     public function __construct(private readonly string $script, private readonly \Closure $afterFork)
     {
+        Substitutes::define();
     }
 
     public function handle(Request $request): Response
