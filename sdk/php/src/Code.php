@@ -24,6 +24,7 @@ enum Code: int
     case STOPPING = 15;
     case OUT_OF_DESCRIPTORS = 16;
     case NOT_AGREED = 17;
+    case NOT_ANSWERING = 18;
 
     /** The name of a code, also of one that only a later version knows. */
     public static function nameOf(int $code): string

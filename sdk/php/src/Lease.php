@@ -68,13 +68,15 @@ final class Lease
 
     /**
      * The rest of the response is $length bytes, at least 1, of the regular file $stream from $offset on: the sidecar sends them as the
-     * client takes them, and then puts or, with $close, closes the connection. Only if Client::canFinish() says so.
+     * client takes them, and then puts, as put() does, or with $close closes the connection. Only if Client::canFinish() says so.
      *
      * @param resource $stream
      */
-    public function finish($stream, int $offset, int $length, bool $close = false): bool
+    public function finish($stream, int $offset, int $length, bool $close = false, float $keepAlive = 0): bool
     {
-        return $this->answer(Type::FINISH, Flag::FD | ($close ? Flag::CLOSE : 0), $offset, $length, keep: !$close, stream: $stream);
+        $flags = Flag::FD | ($close ? Flag::CLOSE : 0);
+        $payload = $keepAlive > 0 ? json_encode(['keep_alive_timeout_ms' => self::milliseconds($keepAlive)], JSON_THROW_ON_ERROR) : '';
+        return $this->answer(Type::FINISH, $flags, $offset, $length, keep: !$close, stream: $stream, payload: $payload);
     }
 
     /** End the connection. The sidecar sees to it that the client gets all that was sent. */
@@ -101,13 +103,21 @@ final class Lease
         $this->over = true;
     }
 
-    private function answer(int $type, int $flags = 0, int $a = 0, int $b = 0, bool $keep = false, bool $leave = false, mixed $stream = null): bool
-    {
+    private function answer(
+        int $type,
+        int $flags = 0,
+        int $a = 0,
+        int $b = 0,
+        bool $keep = false,
+        bool $leave = false,
+        mixed $stream = null,
+        string $payload = '',
+    ): bool {
         if ($this->over) {
             return false;
         }
         $this->over = true;
-        $answer = new Frame($type, $flags, $this->frame->seq, $this->frame->conn, $a, $b);
+        $answer = new Frame($type, $flags, $this->frame->seq, $this->frame->conn, $a, $b, $payload);
         $waited = $this->client->answer($this->link, $answer, $stream, $keep ? $this->socket : null);
         if (!$leave && !($keep && $waited && $this->client->holds($this->frame->conn))) {
             socket_close($this->socket);

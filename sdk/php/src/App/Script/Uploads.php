@@ -111,9 +111,15 @@ final class Uploads
             }
         }
         $nested = self::nest($pairs);
-        array_walk_recursive($nested, static function (mixed &$value, string|int $key): void {
-            $value = in_array($key, ['error', 'size'], true) ? (int) $value : $value;
-        });
+        foreach ($nested as &$field) {
+            foreach (['error', 'size'] as $key) {
+                $number = [$field[$key]];
+                array_walk_recursive($number, static function (string &$value): void {
+                    $value = (int) $value;
+                });
+                $field[$key] = $number[0];
+            }
+        }
         return $nested;
     }
 }

@@ -68,7 +68,7 @@ public record Frame(int type, int flags, int seq, long conn, long a, long b, byt
   /** Why the sidecar refuses or ends something; the number is the place in this list, from 1 on. */
   public enum Code {
     BAD_FRAME, BAD_MAGIC, BAD_VERSION, BAD_PAYLOAD, HELLO_TWICE, HELLO_LATE, TOO_LONG, NO_DESCRIPTOR, STRAY_DESCRIPTOR, BAD_DESCRIPTOR,
-    NOT_YOURS, AT_LIMIT, TOO_SLOW, NOT_ALLOWED, STOPPING, OUT_OF_DESCRIPTORS, NOT_AGREED;
+    NOT_YOURS, AT_LIMIT, TOO_SLOW, NOT_ALLOWED, STOPPING, OUT_OF_DESCRIPTORS, NOT_AGREED, NOT_ANSWERING;
 
     /** The name of a code, also of one that only a later version knows. */
     static String nameOf(long code) {

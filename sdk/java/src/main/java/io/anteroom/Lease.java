@@ -4,6 +4,7 @@ import com.sun.jna.LastErrorException;
 import io.anteroom.Frame.Flag;
 import io.anteroom.Frame.Type;
 import java.io.IOException;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
 import java.time.Duration;
 
@@ -74,8 +75,7 @@ public final class Lease {
    * @return whether the connection object is kept, and may come with another lease. If not, it is closed.
    */
   public boolean put(long requests, Duration keepAlive) {
-    long millis = Math.min(keepAlive.toMillis(), MAX_KEEP_ALIVE);
-    return client.answer(this, Frame.of(Type.PUT, 0, frame.seq(), frame.conn(), millis, requests), -1, true);
+    return client.answer(this, Frame.of(Type.PUT, 0, frame.seq(), frame.conn(), millis(keepAlive), requests), -1, true);
   }
 
   /**
@@ -83,10 +83,11 @@ public final class Lease {
    * {@link Client#canFinish}.
    *
    * @param length in bytes, at least 1
+   * @param keepAlive how long the connection may be idle once all is sent; zero: the pool's time
    * @return as {@link #put}
    * @throws IOException if the file cannot be opened; the lease is then still to be answered
    */
-  public boolean finish(Path file, long offset, long length, boolean thenClose) throws IOException {
+  public boolean finish(Path file, long offset, long length, boolean thenClose, Duration keepAlive) throws IOException {
     int fd;
     try {
       fd = Libc.open(file.toString(), Libc.O_CLOEXEC);
@@ -95,10 +96,16 @@ public final class Lease {
     }
     try {
       int flags = Flag.FD | (thenClose ? Flag.CLOSE : 0);
-      return client.answer(this, Frame.of(Type.FINISH, flags, frame.seq(), frame.conn(), offset, length), fd, !thenClose);
+      String payload = keepAlive.isZero() ? "" : "{\"keep_alive_timeout_ms\":" + millis(keepAlive) + "}";
+      byte[] bytes = payload.getBytes(StandardCharsets.UTF_8);
+      return client.answer(this, new Frame(Type.FINISH, flags, frame.seq(), frame.conn(), offset, length, bytes), fd, !thenClose);
     } finally {
       Libc.close(fd);
     }
+  }
+
+  private static long millis(Duration keepAlive) {
+    return Math.min(keepAlive.toMillis(), MAX_KEEP_ALIVE);
   }
 
   /** End the connection. The sidecar sees to it that the client gets all that was sent. */

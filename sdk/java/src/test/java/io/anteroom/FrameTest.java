@@ -91,6 +91,7 @@ public class FrameTest {
   public void namesCodes() {
     assertEquals("BAD_FRAME", Frame.Code.nameOf(1));
     assertEquals("NOT_AGREED", Frame.Code.nameOf(17));
-    assertEquals("code 18", Frame.Code.nameOf(18));
+    assertEquals("code 99", Frame.Code.nameOf(99));
+    assertEquals("code 0", Frame.Code.nameOf(0));
   }
 }

@@ -205,7 +205,7 @@ public class SidecarTest {
       assertEquals("it is the same object", "mine", lease.connection().attachment());
       assertTrue(client.canFinish());
       write(lease, "HTTP/1.1 200 OK\r\nContent-Length: 1999995\r\n\r\n");
-      assertTrue(lease.finish(file, 5, 1_999_995, false));
+      assertTrue(lease.finish(file, 5, 1_999_995, false, Duration.ofSeconds(20)));
       assertFalse("a second answer does no harm", lease.put(1, Duration.ZERO));
     });
     assertEquals("56789" + "0123456789".repeat(199_999), rest.body());
