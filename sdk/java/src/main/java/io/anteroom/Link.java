@@ -1,0 +1,188 @@
+package io.anteroom;
+
+import com.sun.jna.LastErrorException;
+import com.sun.jna.Memory;
+import com.sun.jna.Native;
+import io.anteroom.Frame.Code;
+import io.anteroom.Frame.Flag;
+import io.anteroom.Frame.Type;
+import java.nio.ByteBuffer;
+import java.nio.charset.StandardCharsets;
+import java.util.ArrayDeque;
+import java.util.ArrayList;
+import java.util.List;
+
+/** One connection to the sidecar: frames and descriptors in both directions. It owns its socket. */
+final class Link {
+  /** A frame and its descriptor, -1 without one, which is the receiver's to close. */
+  record Received(Frame frame, int fd) {}
+
+  static final long NACK_NO_DESCRIPTOR = 1;
+
+  private static final int READ = 65536;
+  private static final int MAX_PATH = 107;
+  private static final int LOST = -2;
+
+  private final int fd;
+  private final Message in = new Message(READ + Frame.HEADER + Frame.MAX_PAYLOAD);
+  private final Message out = new Message(Frame.HEADER + Frame.MAX_PAYLOAD);
+  private final ArrayDeque<Integer> descriptors = new ArrayDeque<>(); // arrived, not yet claimed by a frame
+  private int lost; // descriptors that there was no room for
+  private int filled; // bytes of in that are no whole frame yet
+  private boolean closed;
+
+  /** Takes over a connected socket. */
+  Link(int fd) {
+    this.fd = fd;
+  }
+
+  static Link open(String path) throws LinkException {
+    byte[] name = path.getBytes(StandardCharsets.UTF_8);
+    if (name.length > MAX_PATH) {
+      throw new LinkException("The path of the handoff socket has " + name.length + " bytes, a socket's may have " + MAX_PATH + ": " + path);
+    }
+    int fd = Libc.socket(Libc.AF_UNIX, Libc.SOCK_STREAM | Libc.SOCK_CLOEXEC, 0);
+    try {
+      Memory address = Libc.unixAddress(name);
+      Libc.connect(fd, address, (int) address.size());
+      return new Link(fd);
+    } catch (LastErrorException why) {
+      Libc.close(fd);
+      throw unreachable(path, why.getErrorCode());
+    }
+  }
+
+  private static LinkException unreachable(String path, int errno) {
+    return new LinkException(switch (errno) {
+      case Libc.ENOENT -> "There is no handoff socket at " + path + ". Start the sidecar (anteroom serve --handoff " + path
+          + "), or name the right path in ANTEROOM_HANDOFF.";
+      case Libc.EACCES -> "This process may not open the handoff socket " + path + ". Run it as a user or group that the socket's mode admits.";
+      case Libc.ECONNREFUSED -> "Nobody answers at the handoff socket " + path + ". Is the sidecar running?";
+      default -> "Cannot connect to the handoff socket " + path + ": " + Libc.strerror(errno);
+    });
+  }
+
+  /** Send a frame, with a descriptor that stays the caller's (-1: none). From any thread; waits for a sidecar that does not read. */
+  synchronized void send(Frame frame, int descriptor) throws LinkException {
+    if (closed) {
+      throw new LinkException("The link to the sidecar is closed.");
+    }
+    ByteBuffer bytes = out.bytes.getByteBuffer(0, out.bytes.size());
+    frame.encode(bytes);
+    for (int sent = 0; sent < bytes.position(); ) {
+      out.prepare(sent, bytes.position() - sent);
+      out.attach(sent == 0 ? descriptor : -1); // it goes with the first bytes
+      long count = Libc.sendmsg(fd, out.header, Libc.MSG_NOSIGNAL);
+      if (count < 0 && Native.getLastError() != Libc.EINTR) {
+        throw broken();
+      }
+      sent += (int) Math.max(count, 0);
+    }
+  }
+
+  void send(Frame frame) throws LinkException {
+    send(frame, -1);
+  }
+
+  /**
+   * Wait for the next frames. PING is answered here, and a LEASE whose descriptor was lost; neither is returned. For one thread.
+   *
+   * @throws LinkException when the sidecar has hung up
+   */
+  List<Received> receive() throws LinkException {
+    in.prepare(filled, READ);
+    in.makeRoom();
+    long count = Libc.recvmsg(fd, in.header, Libc.MSG_CMSG_CLOEXEC);
+    if (count < 0) {
+      if (Native.getLastError() == Libc.EINTR) {
+        return List.of();
+      }
+      throw broken();
+    }
+    takeDescriptors();
+    if (count == 0) {
+      throw new LinkException("The sidecar hung up.");
+    }
+    filled += (int) count;
+    return parse();
+  }
+
+  private void takeDescriptors() throws BadFrameException {
+    int[] arrived = in.descriptors();
+    for (int descriptor : arrived) {
+      descriptors.add(descriptor);
+    }
+    if (arrived.length > 1) {
+      throw new BadFrameException(Code.STRAY_DESCRIPTOR, "two descriptors in one message");
+    }
+    if (arrived.length == 0 && in.truncated()) {
+      lost++;
+    }
+  }
+
+  private List<Received> parse() throws LinkException {
+    List<Received> frames = new ArrayList<>();
+    ByteBuffer bytes = in.bytes.getByteBuffer(0, filled);
+    try {
+      for (Frame frame = Frame.decode(bytes); frame != null; frame = Frame.decode(bytes)) {
+        sort(frame, frames);
+      }
+    } catch (LinkException why) {
+      frames.forEach(f -> closeIfAny(f.fd));
+      throw why;
+    }
+    byte[] rest = new byte[bytes.remaining()];
+    bytes.get(rest);
+    in.bytes.write(0, rest, 0, rest.length);
+    filled = rest.length;
+    return frames;
+  }
+
+  private void sort(Frame frame, List<Received> frames) throws LinkException {
+    int descriptor = frame.has(Flag.FD) ? claim() : -1;
+    if (frame.type() == Type.PING) {
+      send(Frame.of(Type.PONG, 0, 0, 0, frame.a(), 0));
+    } else if (descriptor == LOST && frame.type() == Type.LEASE) {
+      send(Frame.of(Type.NACK, 0, frame.seq(), frame.conn(), NACK_NO_DESCRIPTOR, 0));
+    } else {
+      frames.add(new Received(frame, descriptor == LOST ? -1 : descriptor));
+    }
+  }
+
+  private int claim() throws BadFrameException {
+    if (!descriptors.isEmpty()) {
+      return descriptors.remove();
+    }
+    if (lost > 0) {
+      lost--;
+      return LOST;
+    }
+    throw new BadFrameException(Code.NO_DESCRIPTOR, "a frame whose descriptor did not come");
+  }
+
+  /** End the link; {@link #receive} notices. From any thread. */
+  synchronized void hangUp() {
+    if (!closed) {
+      Libc.shutdown(fd, Libc.SHUT_RDWR);
+    }
+  }
+
+  /** For the thread that receives, when it does so no more. */
+  synchronized void close() {
+    if (!closed) {
+      closed = true;
+      Libc.close(fd);
+      descriptors.forEach(Libc::close);
+    }
+  }
+
+  static void closeIfAny(int fd) {
+    if (fd >= 0) {
+      Libc.close(fd);
+    }
+  }
+
+  private static LinkException broken() {
+    return new LinkException("The link to the sidecar broke: " + Libc.strerror(Native.getLastError()));
+  }
+}

@@ -1,0 +1,2 @@
+/** Jetty behind an Anteroom sidecar. */
+package io.anteroom.jetty;

@@ -1,0 +1,279 @@
+<?php
+
+declare(strict_types=1);
+
+use PHPUnit\Framework\TestCase;
+
+/** anteroom-php with workers behind a real sidecar. */
+final class SidecarTest extends TestCase
+{
+    private ?Rig $rig = null;
+
+    private function start(string ...$arguments): void
+    {
+        $this->rig = new Rig($arguments);
+    }
+
+    private function serveConformanceApp(string ...$options): void
+    {
+        $this->start(...[...$options, __DIR__ . '/apps/conformance.php']);
+    }
+
+    protected function tearDown(): void
+    {
+        $this->rig?->end();
+    }
+
+    /**
+     * 1,000 requests over 20 connections, 50 on each; $between is called with the number of each round before it.
+     *
+     * @return array{int, array<int, int>} how many were not answered with 200, and how often each process answered
+     */
+    private function thousand(callable $between): array
+    {
+        $browsers = array_map(fn () => $this->rig->connect(), range(1, 20));
+        $lost = 0;
+        $pids = [];
+        for ($round = 0; $round < 50; $round++) {
+            $between($round);
+            array_walk($browsers, static fn ($browser) => $browser->send('GET', '/pid'));
+            foreach ($browsers as $i => $browser) {
+                [$status, , $body] = $browser->receive();
+                if ($status === 200) {
+                    $pids[(int) $body] = ($pids[(int) $body] ?? 0) + 1;
+                } else {
+                    $lost++;
+                    $browsers[$i] = $this->rig->connect();
+                }
+            }
+        }
+        return [$lost, $pids];
+    }
+
+    public function testNothingIsLost(): void
+    {
+        $this->serveConformanceApp();
+        [$lost, $pids] = $this->thousand(static fn () => null);
+        $this->assertSame(0, $lost);
+        $this->assertSame(1000, array_sum($pids));
+    }
+
+    public function testAKilledWorkerLosesAtMostWhatItHadRead(): void
+    {
+        $this->serveConformanceApp();
+        [$lost, $pids] = $this->thousand(function (int $round): void {
+            if ($round === 10) {
+                posix_kill((int) $this->rig->connect()->ask('GET', '/pid')[2], SIGKILL);
+            }
+        });
+        $this->assertLessThanOrEqual(1, $lost); // a worker holds one request
+        $this->assertSame(1000 - $lost, array_sum($pids));
+        $this->rig->await(fn () => substr_count($this->rig->ask('hosts'), 'default') >= 4, 'the dead worker is replaced');
+    }
+
+    public function testARollingRestartLosesNothing(): void
+    {
+        $this->serveConformanceApp('--workers', '3');
+        [$lost, $pids] = $this->thousand(function (int $round): void {
+            if ($round === 5) {
+                $this->rig->signal(SIGHUP);
+            }
+            usleep(10_000); // so that it falls into the run
+        });
+        $this->assertSame(0, $lost);
+        $this->rig->await(function () use ($pids): bool {
+            return !isset($pids[(int) $this->rig->connect()->ask('GET', '/pid')[2]]) || count($pids) >= 6;
+        }, 'other processes answer');
+    }
+
+    public function testAnAppThatDoesNotLoadIsNotRolledOut(): void
+    {
+        $app = tempnam(sys_get_temp_dir(), 'app');
+        file_put_contents($app, '<?php return fn ($request) => Anteroom\Http\Response::text("old");');
+        $this->start('--workers', '2', $app);
+        $this->assertSame('old', $this->rig->connect()->ask('GET', '/')[2]);
+        file_put_contents($app, '<?php this is no PHP');
+        $this->rig->signal(SIGHUP);
+        $this->rig->await(fn () => str_contains($this->rig->log(), 'the old ones stay'), 'the new app is given up');
+        $this->assertSame('old', $this->rig->connect()->ask('GET', '/')[2]);
+        file_put_contents($app, '<?php return fn ($request) => Anteroom\Http\Response::text("new");');
+        $this->rig->signal(SIGHUP);
+        $this->rig->await(fn () => $this->rig->connect()->ask('GET', '/')[2] === 'new', 'the new app serves');
+        unlink($app);
+    }
+
+    public function testWorkersAreReplacedAfterSoManyRequests(): void
+    {
+        $this->serveConformanceApp('--workers', '1', '--max-requests', '10');
+        $browser = $this->rig->connect();
+        $pids = [];
+        for ($i = 0; $i < 25; $i++) {
+            $pids[$browser->ask('GET', '/pid')[2]] = true;
+        }
+        $this->assertCount(3, $pids);
+    }
+
+    public function testANewSidecarIsFound(): void
+    {
+        $this->serveConformanceApp();
+        $this->assertSame(200, $this->rig->connect()->ask('GET', '/')[0]);
+        $this->rig->killSidecar();
+        $this->rig->startSidecar();
+        $this->assertSame(200, $this->rig->connect()->ask('GET', '/')[0]);
+    }
+
+    public function testItLeavesWhenItHasFinished(): void
+    {
+        $this->serveConformanceApp();
+        $browser = $this->rig->connect();
+        $browser->send('GET', '/sleep?ms=500');
+        $this->rig->await(fn () => str_contains($this->rig->connect()->ask('GET', '/')[2], 'hello'), 'another is served');
+        $this->rig->signal(SIGTERM);
+        $this->assertSame([200, "slept\n"], $this->brief($browser->receive()));
+        $this->assertSame(0, $this->rig->hostsEnd());
+        $this->rig->startHost();
+        $this->assertSame(200, $browser->ask('GET', '/')[0], 'its connection has outlived the host');
+    }
+
+    public function testASlowClientHoldsNoWorker(): void
+    {
+        $this->serveConformanceApp('--workers', '1');
+        $slow = $this->rig->connect();
+        $slow->send('GET', '/bytes?n=12000000');
+        $this->assertSame(200, $this->rig->connect()->ask('GET', '/')[0]);
+        $this->assertSame(12_000_000, strlen($slow->receive()[2]));
+        $this->assertSame(200, $slow->ask('GET', '/')[0]);
+    }
+
+    public function testAnUpgradedConnectionHoldsNoWorker(): void
+    {
+        $this->serveConformanceApp('--workers', '1');
+        $upgraded = $this->rig->connect();
+        [$status, $head] = $upgraded->ask('GET', '/upgrade', fields: "Connection: Upgrade\r\nUpgrade: echo\r\nX-Echo: yes\r\n");
+        $this->assertSame(101, $status);
+        $this->assertStringContainsString("X-Echo: yes\r\n", $head);
+        $this->assertSame("ping\n", $upgraded->line("ping\n"));
+        $this->assertSame(200, $this->rig->connect()->ask('GET', '/')[0]);
+        $this->assertSame("pong\n", $upgraded->line("pong\n"));
+    }
+
+    public function testTheAppsOwnProcessesAreLeftToIt(): void
+    {
+        $this->start('--workers', '1', __DIR__ . '/apps/processes.php');
+        $browser = $this->rig->connect();
+        $this->assertSame('started', $browser->ask('GET', '/')[2]);
+        usleep(100_000); // it has ended when the next request comes
+        $this->assertSame('7', $browser->ask('GET', '/')[2]);
+    }
+
+    public function testAFailureOfTheAppIsA500(): void
+    {
+        $this->start(__DIR__ . '/apps/failing.php');
+        $browser = $this->rig->connect();
+        foreach (['/throw', '/wrong', '/missing'] as $path) {
+            $this->assertSame(500, $browser->ask('GET', $path)[0]);
+        }
+        $this->assertStringContainsString('as it was told', $this->rig->log());
+        $this->assertSame([200, 'abc'], $this->brief($browser->ask('GET', '/')));
+        $browser->send('GET', '/midway');
+        $this->assertSame(200, $browser->receive()[0]);
+        $this->assertSame(0, $browser->ask('GET', '/')[0], 'a response that breaks off ends the connection');
+    }
+
+    public function testWorksWithDescriptorsBeyondWhatSelectTakes(): void
+    {
+        $this->start('--workers', '1', __DIR__ . '/apps/many_files.php');
+        $browser = $this->rig->connect();
+        $this->assertSame('1500 files', $browser->ask('GET', '/')[2]);
+        $other = $this->rig->connect();
+        $this->assertSame('1500 files', $other->ask('POST', '/', str_repeat('x', 3_000_000))[2]);
+        $this->assertSame('1500 files', $browser->ask('GET', '/')[2]);
+    }
+
+    public function testAPsr15Handler(): void
+    {
+        $this->start(__DIR__ . '/apps/psr15.php');
+        $browser = $this->rig->connect();
+        [$status, $head, $body] = $browser->ask('POST', '/p?q=1', 'a=1&b[]=2', "Content-Type: application/x-www-form-urlencoded\r\nCookie: k=v%20w\r\n");
+        $this->assertSame(201, $status);
+        $this->assertStringContainsString("X-Many: one\r\nX-Many: two\r\n", $head);
+        $this->assertSame(
+            ['method' => 'POST', 'uri' => 'http://test/p?q=1', 'query' => ['q' => '1'], 'form' => ['a' => '1', 'b' => ['2']], 'cookies' => ['k' => 'v w'], 'body' => 'a=1&b[]=2'],
+            json_decode($body, true),
+        );
+        $this->assertSame(300_000, strlen($browser->ask('GET', '/long')[2]));
+        $this->assertSame(file_get_contents(__FILE__), $browser->ask('GET', '/sendfile?' . rawurlencode(__FILE__))[2]);
+    }
+
+    public function testAPlainScript(): void
+    {
+        $this->start('--script', __DIR__ . '/apps/script.php');
+        $browser = $this->rig->connect();
+        [$status, $head, $body] = $browser->ask('POST', '/x/y?q=1', 'a=1', "Content-Type: application/x-www-form-urlencoded\r\nCookie: k=v\r\n");
+        $this->assertSame(201, $status);
+        $this->assertStringContainsString("Content-Type: application/json\r\n", $head);
+        $this->assertStringContainsString("Set-Cookie: seen=yes; path=/; HttpOnly\r\n", $head);
+        $this->assertSame(
+            ['get' => ['q' => '1'], 'post' => ['a' => '1'], 'cookie' => ['k' => 'v'], 'method' => 'POST', 'uri' => '/x/y?q=1', 'input' => 'a=1', 'global' => 'seen'],
+            json_decode($body, true),
+        );
+        $pid = $browser->ask('GET', '/?pid')[2];
+        $this->assertNotSame($pid, $browser->ask('GET', '/?pid')[2], 'each request has a process of its own');
+        $this->assertSame([302, '/elsewhere'], $this->redirect($browser->ask('GET', '/?redirect')));
+        $this->assertSame([200, 'half'], $this->brief($browser->ask('GET', '/?exit')));
+        $this->assertSame(500, $browser->ask('GET', '/?throw')[0]);
+        $this->assertSame(500, $browser->ask('GET', '/?fatal')[0]);
+        $this->assertSame([500, "The script died.\n"], $this->brief($browser->ask('GET', '/?die')));
+        $this->assertSame(3_000_000, strlen($browser->ask('GET', '/?long')[2]));
+        $this->assertSame([200, 'flushed'], $this->brief($browser->ask('GET', '/?flush')));
+    }
+
+    public function testWhatTheCommandLineLacksIsThere(): void
+    {
+        $this->start('--script', __DIR__ . '/apps/script.php');
+        $browser = $this->rig->connect();
+
+        [$status, $head, $body] = $browser->ask('GET', '/?headers');
+        $this->assertSame(202, $status);
+        $this->assertStringContainsString("X-A: 1\r\nX-A: 2\r\n", $head);
+        $this->assertStringNotContainsString('X-B', $head);
+        $this->assertStringContainsString("Set-Cookie: a=b%20c; path=/p; domain=example.com; secure; HttpOnly\r\n", $head);
+        $this->assertStringContainsString('Set-Cookie: gone=deleted; expires=Thu, 01 Jan 1970 00:00:01 GMT; Max-Age=0', $head);
+        $this->assertSame([false, 202], array_slice(json_decode($body, true), 1));
+
+        [, $head, $body] = $browser->ask('GET', '/?session');
+        $this->assertSame('1', $body);
+        $this->assertSame(1, preg_match('/^Set-Cookie: (PHPSESSID=[^;]+)/m', $head, $cookie));
+        [, $head, $body] = $browser->ask('GET', '/?session', '', "Cookie: $cookie[1]\r\n");
+        $this->assertSame('2', $body);
+        $this->assertStringNotContainsString('Set-Cookie', $head);
+
+        $this->assertSame('from memory, by output, 3', $browser->ask('POST', '/?streams', 'abc')[2]);
+    }
+
+    public function testAnUpload(): void
+    {
+        $this->start('--script', __DIR__ . '/apps/script.php');
+        $part = static fn (string $disposition, string $content) => "--bound\r\nContent-Disposition: form-data; $disposition\r\n\r\n$content\r\n";
+        $body = $part('name="a"', '1') . $part('name="b[]"', "two\r\nlines") . $part('name="f"; filename="dir/x \"y\".txt"', "file\r\n-bound--")
+            . $part('name="g[k]"; filename="z"', '') . $part('name="none"; filename=""', '') . "--bound--\r\n";
+        $answer = $this->rig->connect()->ask('POST', '/?upload', $body, "Content-Type: multipart/form-data; boundary=bound\r\n");
+        $got = json_decode($answer[2], true);
+        $this->assertSame(['a' => '1', 'b' => ["two\r\nlines"]], $got['post']);
+        $this->assertSame("file\r\n-bound--", $got['moved']);
+        $this->assertSame(['x "y".txt', 0, 14], [$got['files']['f']['name'], $got['files']['f']['error'], $got['files']['f']['size']]);
+        $this->assertSame([['k' => 'z'], ['k' => 0]], [$got['files']['g']['name'], $got['files']['g']['size']]);
+        $this->assertSame(UPLOAD_ERR_NO_FILE, $got['files']['none']['error']);
+        $this->assertFileDoesNotExist($got['files']['g']['tmp_name']['k']);
+    }
+
+    private function redirect(array $response): array
+    {
+        return [$response[0], preg_match('/^Location: (.*)\r$/m', $response[1], $part) ? $part[1] : ''];
+    }
+
+    private function brief(array $response): array
+    {
+        return [$response[0], $response[2]];
+    }
+}
