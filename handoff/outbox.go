@@ -46,7 +46,7 @@ type mark struct {
 }
 
 const (
-	outboxStart = 16 << 10      // bytes of a growing ring at first
+	outboxStart = 16 << 10  // bytes of a growing ring at first
 	outboxRoom  = MaxQueued // bytes of a fixed one
 	marksStart  = 64
 	marksRoom   = 2 * MaxCapacity // leases are what carries descriptors
