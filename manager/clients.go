@@ -67,14 +67,15 @@ func (p *policy) countClients() {
 		return
 	}
 	p.clients.known = map[clientKey]uint32{}
-	p.table.each(func(slot uint32, r *record) { p.countClient(r, slot, p.addressOf(r, slot)) })
+	p.table.each(func(slot uint32, r *record) { p.countClient(slot, p.addressOf(r, slot)) })
 }
 
 // countClient counts a connection for its client; nil if that is not limited.
-func (p *policy) countClient(r *record, slot uint32, address netip.Addr) *account {
+func (p *policy) countClient(slot uint32, address netip.Addr) *account {
 	if !p.limitsAddress(address) {
 		return nil
 	}
+	p.clients.leave(slot)
 	c := p.clients.join(slot, keyOf(address), p.limits.Clients, p.now)
 	if c == nil {
 		p.totals.ClientsUnlimited++
@@ -88,7 +89,7 @@ func (p *policy) turnedAway(r *record, slot uint32, d *door) bool {
 	if !p.limitsClients() {
 		return false
 	}
-	c := p.countClient(r, slot, p.addressOf(r, slot))
+	c := p.countClient(slot, p.addressOf(r, slot))
 	limit := p.limits.ClientConnections
 	if c == nil || limit <= 0 || int(c.connections) <= limit {
 		return false

@@ -21,9 +21,7 @@ func (p *policy) introduce(r *record, slot uint32, d *door) bool {
 		p.close(r, slot, ReasonMalformed)
 		return false
 	}
-	if seen.Source.IsValid() {
-		p.memory.extra(slot).peer = notePeer(seen.Source)
-	}
+	p.memory.extra(slot).peer = notePeer(seen.Source) // also if there is none: another connection's may be there
 	r.marks |= introduced
 	if seen.Verdict == proxied.Whole {
 		p.act.takeAway(r.fd, seen.Length)

@@ -90,3 +90,21 @@ func TestAnInvalidProxyHeaderIsRefused(t *testing.T) {
 	c.send("PROXY TCP4 nobody nowhere 1 2\r\n")
 	c.want("HTTP/1.1 400 Bad Request\r\n")
 }
+
+// A connection has the place of one that has gone in the table, and not its address.
+func TestATrustedProxyThatTellsNothing(t *testing.T) {
+	r := behindProxies(t, "127.0.0.1/32")
+	h := r.attach(handoff.Hello{Features: []string{handoff.FeatureAddress}})
+	for _, c := range []struct{ header, payload string }{{proxyLine, `{"peer":"192.0.2.7:4711"}`}, {"PROXY UNKNOWN\r\n", ""}, {"", ""}} {
+		client := r.dial()
+		client.send(c.header + get)
+		lease, fd := h.want(handoff.TypeLease)
+		closeFD(fd)
+		if string(lease.Payload) != c.payload {
+			t.Errorf("%q: payload %q, want %q", c.header, lease.Payload, c.payload)
+		}
+		h.send(handoff.Frame{Type: handoff.TypeClose, Conn: lease.Conn, Seq: lease.Seq})
+		_ = client.Close()
+		r.eventually("it is gone", func(c Counts) bool { return c.States.Sum() == 0 })
+	}
+}

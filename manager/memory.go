@@ -89,7 +89,11 @@ const (
 	peerV6
 )
 
+// notePeer of no address is none told.
 func notePeer(a netip.AddrPort) peerNote {
+	if !a.IsValid() {
+		return peerNote{}
+	}
 	kind := peerV6
 	if a.Addr().Unmap().Is4() {
 		kind = peerV4

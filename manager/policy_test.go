@@ -702,8 +702,7 @@ func (w *world) hostAdopts(t *rapid.T) {
 		if id != 0 {
 			w.p.adopted(h, id, &f)
 		} else {
-			var fault *handoff.Fault
-			if id, fault = w.p.adopt(h, fd, &f); fault != nil {
+			if id, _ = w.p.adopt(h, fd, &f); id == 0 { // denied
 				delete(w.socks, fd)
 				return nil
 			}

@@ -51,7 +51,7 @@ func (w *world) dies(t *rapid.T) {
 	steps := []func(*rapid.T){
 		w.accept, w.handleEvent, w.handleEvent, w.hostAttaches, w.hostDies, w.hostDrains, w.hostChangesCapacity, w.hostPuts, w.hostPuts, w.hostFinishes,
 		w.clientReads, func(t *rapid.T) { w.hostAnswers(t, 3, w.p.closeLease) }, func(t *rapid.T) { w.hostAnswers(t, 4, w.p.detach) },
-		func(t *rapid.T) { w.hostAnswers(t, 5, w.p.nack) }, w.hostAdopts, w.timePasses, w.timePasses, w.operatorPuts, w.operatorCloses,
+		func(t *rapid.T) { w.hostAnswers(t, 5, w.p.nack) }, w.hostAdopts, w.timePasses, w.timePasses, w.operatorPuts, w.operatorCloses, w.operatorRevokes,
 	}
 	step := steps[rapid.IntRange(0, len(steps)-1).Draw(t, "step")]
 	w.again, w.dying = nil, nil
@@ -143,7 +143,7 @@ func (w *world) stopWatching() Estate {
 	estate := Estate{}
 	for fd, s := range w.socks {
 		estate[int(fd)] = true
-		s.watched, s.armed, s.edge, s.told, s.room = false, false, false, false, false
+		s.watched, s.armed, s.edge, s.told, s.room, s.called = false, false, false, false, false, false
 	}
 	for fd := range w.files {
 		estate[int(fd)] = true

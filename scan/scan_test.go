@@ -398,3 +398,26 @@ func TestVerdictString(t *testing.T) {
 		seen[v.String()] = true
 	}
 }
+
+// Whoever looks says 100 Continue itself, if nothing else is expected and nothing of the body is here.
+func TestExpectIsAnswered(t *testing.T) {
+	const expect, length = "PUT / HTTP/1.1\r\nExpect: 100-continue\r\n", "Content-Length: 5\r\n"
+	asks := func(need int) Seen { return Seen{Verdict: More, Need: need, Expects: true} }
+	limits := usual
+	limits.Expect = true
+	runLooks(t, limits, []lookCase{
+		{"a length", expect + length + "\r\n", asks(64)},
+		{"chunks", expect + "Transfer-Encoding: chunked\r\n\r\n", asks(69)},
+		{"other case", "PUT / HTTP/1.1\r\nEXPECT:\t100-CONTINUE \r\n" + length + "\r\n", asks(65)},
+		{"the body has begun", expect + length + "\r\nhe", more(64)},
+		{"the body is there", expect + length + "\r\nhello", whole(59, 5)},
+		{"no body", expect + "\r\n", whole(40, 0)},
+		{"the head is not there", expect + length, more(58)},
+		{"a list", "PUT / HTTP/1.1\r\nExpect: a, 100-continue\r\n" + length + "\r\n", headOnly(62)},
+		{"twice", expect + "Expect: 100-continue\r\n" + length + "\r\n", headOnly(81)},
+		{"something else", "PUT / HTTP/1.1\r\nExpect: a\r\n" + length + "\r\n", headOnly(48)},
+		{"too long to wait for", expect + "Content-Length: 65537\r\n\r\n", headOnly(63)},
+		{"too long", expect + "Content-Length: 1048577\r\n\r\n", refuse(BodyTooLong)},
+		{"HTTP/1.0", "PUT / HTTP/1.0\r\nExpect: 100-continue\r\n" + length + "\r\n", more(64)},
+	})
+}

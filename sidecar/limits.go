@@ -269,5 +269,12 @@ func (l limit) read(values *manager.Limits, given protoreflect.Value, bad *viola
 	l.at(values).SetInt(n)
 }
 
-// LimitKey is the key in the configuration of a field of the contract's Limits.
-func LimitKey(field protoreflect.Name) string { return strings.ReplaceAll(string(field), "_", "-") }
+// ShowLimits shows limits of the contract as people write them.
+func ShowLimits(values *pb.Limits) []Choice {
+	known, _ := limitsOf(values) // what is out of range is shown as far as it can be
+	shown := make([]Choice, len(limits))
+	for i, l := range limits {
+		shown[i] = Choice{Key: l.key, Value: l.show(&known)}
+	}
+	return shown
+}

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	pb "github.com/anteroom-io/anteroom/api/anteroom/v1"
@@ -179,19 +178,8 @@ func (o *operator) limits(ctx context.Context, changes []string) (*pb.Limits, er
 
 func (o *operator) showLimits(limits *pb.Limits) error {
 	t := o.table("LIMIT", "VALUE")
-	m := limits.ProtoReflect()
-	fields := m.Descriptor().Fields()
-	for i := range fields.Len() {
-		t.row(sidecar.LimitKey(fields.Get(i).Name()), limitWord(m.Get(fields.Get(i))))
+	for _, l := range sidecar.ShowLimits(limits) {
+		t.row(l.Key, l.Value)
 	}
 	return t.end()
-}
-
-func limitWord(v protoreflect.Value) string {
-	if m, ok := v.Interface().(protoreflect.Message); ok {
-		if d, ok := m.Interface().(*durationpb.Duration); ok {
-			return d.AsDuration().String()
-		}
-	}
-	return v.String()
 }
