@@ -70,7 +70,7 @@ func TestNothingGivenIsTheZeroConfig(t *testing.T) {
 var all = map[string]string{
 	"listen": "tcp://127.0.0.1:80?pool=web&name=public&ready=head&expect=answer&proxy=192.0.2.7,unix:///run/app.sock", "handoff": "/run/h.sock", "handoff-mode": "0666",
 	"handoff-allow-uid": "1000, 1001", "handoff-allow-gid": "33", "control": "unix:///run/c.sock", "control-mode": "0660",
-	"control-allow-uid": "4", "control-allow-gid": "5,6", "metrics": "tcp://127.0.0.1:9464", "log-level": "debug", "log-format": "json",
+	"control-allow-uid": "4", "control-allow-gid": "5,6", "metrics": "tcp://127.0.0.1:9464", "log-level": "debug", "supervise": "true", "log-format": "json",
 	"drain-timeout": "5s", "max-connections": "1", "keep-alive-limit": "2", "max-queue": "3", "max-hosts": "4", "max-listeners": "5",
 	"max-redeliveries": "6", "keep-alive-timeout": "7s", "first-byte-timeout": "8s", "queue-timeout": "9s", "lease-timeout": "10s", "linger-timeout": "11s",
 	"max-head": "1000", "wait-body": "1001", "max-body": "1002", "min-rate": "1003", "request-timeout": "12s", "send-timeout": "13s",
@@ -88,7 +88,7 @@ func wantAll(t *testing.T) Config {
 		},
 		Handoff: parsed(t, "unix:///run/h.sock"), HandoffMode: 0o666, HandoffAllow: Peers{UIDs: []uint32{1000, 1001}, GIDs: []uint32{33}},
 		Control: parsed(t, "unix:///run/c.sock"), ControlMode: 0o660, ControlAllow: Peers{UIDs: []uint32{4}, GIDs: []uint32{5, 6}},
-		Metrics: parsed(t, "tcp://127.0.0.1:9464"), LogLevel: "debug", LogFormat: "json", DrainTimeout: 5 * time.Second,
+		Metrics: parsed(t, "tcp://127.0.0.1:9464"), Supervise: true, LogLevel: "debug", LogFormat: "json", DrainTimeout: 5 * time.Second,
 		Exempt:  []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::1/128")},
 		Answers: manager.Answers{503: {Body: "busy", RetryAfter: 9}},
 		Limits: manager.Limits{
