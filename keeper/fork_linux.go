@@ -17,7 +17,8 @@ type plan struct {
 	argv, envv  **byte
 	name        *byte   // of the child's process, until it execs
 	parent      int     // pidfd: wait for its death before anything else; -1: go on at once
-	word        *uint32 // shared with the parent: not 0 says that its death was its own wish
+	owner       *uint32 // shared with the parent: who owns the connections
+	own         uint32  // what it says while the parent does; something else when it dies means that another took over, or nobody is to
 	mask        uint64  // signals blocked in the successor: those that were before the fork
 	descriptors uintptr // one more than the highest that may be open
 }
@@ -72,7 +73,7 @@ func follow(p *plan) {
 	_, _, _ = syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_NAME, uintptr(unsafe.Pointer(p.name)), 0, 0, 0, 0)
 	if p.parent >= 0 {
 		awaitDeath(p.parent)
-		if *p.word != 0 {
+		if *p.owner != p.own {
 			leave(0)
 		}
 	}

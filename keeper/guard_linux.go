@@ -6,7 +6,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-	"unsafe"
 
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
@@ -29,7 +28,8 @@ const processName = "anteroom-keeper"
 type Guard struct {
 	log       hclog.Logger
 	successor Program
-	word      *uint32 // in memory that the keeper shares
+	owner     *uint32 // in memory that the keeper shares
+	own       uint32  // what it says while this process owns the connections
 	pidfd     int     // of this process
 
 	mu  sync.Mutex
@@ -39,18 +39,15 @@ type Guard struct {
 // refork is how long a keeper that was killed is waited for before the next is made.
 const refork = 100 * time.Millisecond
 
-// NewGuard makes the keeper. From now on, until Release, the death of this process is followed by the successor, which has all of this
-// process's descriptors. Call it early: what the keeper's memory costs is what this process has changed of its own since then.
-func NewGuard(successor Program, log hclog.Logger) (*Guard, error) {
-	page, err := unix.Mmap(-1, 0, unix.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
-	if err != nil {
-		return nil, fmt.Errorf("a page to share with the keeper: mmap: %w", err)
-	}
+// NewGuard makes the keeper. From now on, as long as owner says what it says now, the death of this process is followed by the successor, which has all of
+// this process's descriptors. owner lies in shared memory (MAP_SHARED, mmap(2)), and whoever hands over or wants to end says something else there, by one store.
+// Call it early: what the keeper's memory costs is what this process has changed of its own since then.
+func NewGuard(successor Program, owner *uint32, log hclog.Logger) (*Guard, error) {
 	pidfd, err := unix.PidfdOpen(unix.Getpid(), 0)
 	if err != nil {
 		return nil, fmt.Errorf("pidfd_open (Linux 5.3 or later): %w", err)
 	}
-	g := &Guard{log: log, successor: successor, word: (*uint32)(unsafe.Pointer(unsafe.SliceData(page))), pidfd: pidfd}
+	g := &Guard{log: log, successor: successor, owner: owner, own: atomic.LoadUint32(owner), pidfd: pidfd}
 	if err := g.start(); err != nil {
 		_ = unix.Close(pidfd)
 		return nil, err
@@ -65,7 +62,7 @@ func (g *Guard) start() error {
 	if err != nil {
 		return err
 	}
-	p.parent, p.word = g.pidfd, g.word
+	p.parent, p.owner, p.own = g.pidfd, g.owner, g.own
 	pid, err := fork(p, unix.CLONE_FILES)
 	if err != nil {
 		return fmt.Errorf("starting the keeper: %w", err)
@@ -107,11 +104,8 @@ func (g *Guard) PID() int {
 	return g.pid
 }
 
-// Release says that this process is about to end because it wants to: the keeper ends with it and nothing succeeds.
-func (g *Guard) Release() { atomic.StoreUint32(g.word, 1) }
-
-// Released reports whether Release was called.
-func (g *Guard) Released() bool { return atomic.LoadUint32(g.word) != 0 }
+// Released reports whether this process's death is not followed by its keeper's succession any more.
+func (g *Guard) Released() bool { return atomic.LoadUint32(g.owner) != g.own }
 
 // Spawn starts a program with copies of all of this process's descriptors under their own numbers, those that are close-on-exec too. The pid is
 // the caller's to wait for.

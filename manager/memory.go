@@ -53,6 +53,7 @@ type head struct {
 	unsettled   uint32 // successions in a row that have not come as far as a turn of the loop
 	topLink     uint32 // link parts from here on have never been used
 	current     uint32 // which of the two notes holds
+	owner       uint32 // who owns it all (Owner)
 	lengths     [2]uint32
 	totals      Totals
 	classes     [256]classNote
@@ -252,6 +253,10 @@ func OpenMemory(fd int) (*Memory, error) {
 	}
 	return m, nil
 }
+
+// Owner is a word that says who owns what the memory is about: it is one more for each process that another has handed over to, and when the last one wants
+// nobody to follow. A successor after a death has its predecessor's.
+func (m *Memory) Owner() *uint32 { return &m.head.owner }
 
 // FD is the descriptor that a successor is told.
 func (m *Memory) FD() int { return m.fd }

@@ -85,9 +85,9 @@ type base struct {
 	wrote uint64 // bytes that had been written
 }
 
-// noteBase is for leases of requests whose end is unknown: a system call that the others do without.
-func (p *policy) noteBase(r *record, slot uint32) {
-	if r.length == 0 && !p.listeners[r.listener].once() {
+// noteBase is for leases of requests whose end is unknown, or that have come in parts: some system calls that the others do without.
+func (p *policy) noteBase(r *record, slot uint32, inParts bool) {
+	if (r.length == 0 || inParts) && !p.listeners[r.listener].once() {
 		b := p.act.base(r.fd, 0)
 		b.seq = r.seq
 		p.memory.extra(slot).base = b
@@ -167,24 +167,32 @@ func (c *kernelCounters) wrote() uint64 { return c.acked + c.unacked }
 // silentSince reports whether nothing was sent since something was received.
 func (c *kernelCounters) silentSince() bool { return c.silent > c.quiet }
 
-// counters asks in such an order that what happens meanwhile is counted twice rather than not at all.
+// counters asks until nothing has come while it asked. What is acknowledged meanwhile is counted twice rather than not at all.
 func counters(fd int32) (c kernelCounters, err error) {
-	unacked, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
-	if err != nil {
-		return c, err
+	for {
+		unacked, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
+		if err != nil {
+			return c, err
+		}
+		before, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err != nil {
+			return c, err
+		}
+		unread, err := unix.IoctlGetInt(int(fd), unix.SIOCINQ)
+		if err != nil {
+			return c, err
+		}
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err != nil {
+			return c, err
+		}
+		if before.Bytes_received == info.Bytes_received && before.State == info.State {
+			return kernelCounters{
+				received: received(info), unread: uint64(unread), acked: info.Bytes_acked, unacked: uint64(unacked),
+				silent: time.Duration(info.Last_data_sent) * time.Millisecond, quiet: time.Duration(info.Last_data_recv) * time.Millisecond,
+			}, nil
+		}
 	}
-	unread, err := unix.IoctlGetInt(int(fd), unix.SIOCINQ)
-	if err != nil {
-		return c, err
-	}
-	info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
-	if err != nil {
-		return c, err
-	}
-	return kernelCounters{
-		received: received(info), unread: uint64(unread), acked: info.Bytes_acked, unacked: uint64(unacked),
-		silent: time.Duration(info.Last_data_sent) * time.Millisecond, quiet: time.Duration(info.Last_data_recv) * time.Millisecond,
-	}, nil
 }
 
 // received is how many bytes have come: the client's FIN is counted as one by TCP.

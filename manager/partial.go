@@ -111,6 +111,9 @@ func (p *policy) arrived(r *record, slot uint32, seen scan.Seen) {
 	}
 	r.head = uint32(seen.Head)
 	r.length = uint32(min(seen.Total, math.MaxUint32))
+	if r.marks&partial != 0 {
+		r.marks |= stirred // more of it may be told of than is looked at now
+	}
 	p.settle(r, slot)
 	p.makeReady(r, slot)
 }

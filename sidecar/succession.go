@@ -6,6 +6,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
@@ -40,7 +41,7 @@ func inherit(guarded bool, log hclog.Logger) (_ *succession, err error) {
 		return nil, err
 	}
 	if guarded {
-		if s.guard, err = keeper.NewGuard(s.successor(keeper.Self), log); err != nil {
+		if s.guard, err = keeper.NewGuard(s.successor(keeper.Self), s.memory.Owner(), log); err != nil {
 			return nil, errors.Join(err, s.memory.Close())
 		}
 	}
@@ -106,11 +107,10 @@ func (s *succession) serving() error {
 	if err := keeper.Announce(); err != nil || s.offer == nil {
 		return err
 	}
-	defer func() {
-		_ = s.offer.Close()
-		s.offer = nil
-	}()
-	return answer(s.offer, serves)
+	_ = answer(s.offer, serves) // it may have died meanwhile
+	_ = s.offer.Close()
+	s.offer = nil
+	return nil
 }
 
 // mainPID tells a service manager that this process has taken the place of the one it has started, unless a supervisor stands for both.
@@ -121,17 +121,10 @@ func (s *succession) mainPID() []string {
 	return []string{"MAINPID=" + strconv.Itoa(os.Getpid())}
 }
 
-// end: this process ends because it wants to. Nothing succeeds it, but who has already.
-func (s *succession) end() {
-	if s.guard != nil {
-		s.guard.Release()
-	}
-}
-
-// close lets go of everything; nothing is in use any more.
+// close ends this process's ownership, and nobody's begins: the manager has ended.
 func (s *succession) close() {
-	s.end()
-	_ = s.memory.Close() // the manager has ended
+	atomic.AddUint32(s.memory.Owner(), 1)
+	_ = s.memory.Close()
 }
 
 // Supervise runs the sidecar in a process of its own, with a keeper beside it, until it ends of itself; signals are passed on. It returns its exit status.

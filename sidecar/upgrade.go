@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"strconv"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,8 +16,9 @@ import (
 
 // An upgrade, step by step. The old process asks the new program whether it could run at all (check), and whether it could read the memory (its version). Then it
 // stops between two turns of its loop, and starts the new program with copies of all of its descriptors. The new process says ready when it has read everything and
-// changed nothing; until then the old one can go on as if nothing had been. At the word go the new one takes over, and when it serves the old one leaves.
-// If the new one fails after that word the old one ends too, for a successor of its own version: the keeper, or itself.
+// changed nothing; until then the old one can go on as if nothing had been. Then the old one makes the new one the owner, by one store, so that there is never
+// more than one whichever of them is killed when, and tells it to go on. When the new one serves, the old one leaves.
+// If the new one fails after that the old one takes the store back and ends, for a successor of its own version: the keeper, or itself.
 
 // offerVariable tells a new process the number of the socket on which its predecessor waits.
 const offerVariable = "ANTEROOM_OFFER"
@@ -79,7 +80,9 @@ func (s *succession) replace(path string) (pid int, err error) {
 	ours := os.NewFile(uintptr(pair[0]), "offer")
 	defer func() { _ = ours.Close() }()
 	program := s.successor(path)
-	program.Env = append(program.Env, offerVariable+"="+strconv.Itoa(pair[1]))
+	owner := s.memory.Owner()
+	own := atomic.LoadUint32(owner)
+	program.Env = append(program.Env, fmt.Sprintf("%s=%d:%d", offerVariable, pair[1], own+1))
 	pid, err = keeper.Spawn(program)
 	_ = unix.Close(pair[1])
 	if err != nil {
@@ -89,8 +92,10 @@ func (s *succession) replace(path string) (pid int, err error) {
 		end(pid)
 		return 0, fmt.Errorf("the new process: %w", err)
 	}
+	atomic.StoreUint32(owner, own+1)
 	if err := errors.Join(answer(ours, goOn), await(ours, serves, serveTimeout)); err != nil {
 		end(pid)
+		atomic.StoreUint32(owner, own)
 		s.log.Error("the new process failed while it took over: one of the old version takes over from it", "error", err)
 		s.startOver()
 	}
@@ -148,13 +153,15 @@ func answer(to *os.File, word byte) error {
 
 // acceptOffer tells a predecessor that waits that this process is ready, and waits for its word. Nil without a predecessor that waits.
 func (s *succession) acceptOffer() (*os.File, error) {
-	fd, err := strconv.Atoi(os.Getenv(offerVariable))
-	if err != nil {
+	var fd int
+	var own uint32
+	if n, _ := fmt.Sscanf(os.Getenv(offerVariable), "%d:%d", &fd, &own); n != 2 {
 		return nil, nil
 	}
 	delete(s.estate, fd)
 	offer := os.NewFile(uintptr(fd), "offer")
-	if err := errors.Join(answer(offer, ready), await(offer, goOn, readyTimeout)); err != nil {
+	err := errors.Join(answer(offer, ready), await(offer, goOn, readyTimeout))
+	if atomic.LoadUint32(s.memory.Owner()) != own { // what counts, also if the predecessor died over its word
 		return nil, fmt.Errorf("the predecessor changed its mind: %w", err)
 	}
 	return offer, nil
@@ -163,6 +170,5 @@ func (s *succession) acceptOffer() (*os.File, error) {
 // leave ends this process after an upgrade. Nothing is closed properly: it is all the new process's.
 func (s *sidecar) leave() {
 	s.control.stop() // answers who has asked for the upgrade
-	s.succession.end()
 	exit(0)
 }

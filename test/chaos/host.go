@@ -47,12 +47,13 @@ func beHost() error {
 	for {
 		lease, err := h.Next(ctx)
 		switch {
+		case err == nil:
+			go serve(lease, journal)
 		case ctx.Err() != nil:
 			return h.Drain(context.Background())
-		case err != nil:
+		default:
 			return err
 		}
-		go serve(lease, journal)
 	}
 }
 

@@ -57,7 +57,11 @@ func startPlace(o options, dir string, report *report) (_ *place, err error) {
 			return nil, err
 		}
 	}
-	return p, p.awaitHosts(o.hosts)
+	if err := p.awaitHosts(o.hosts); err != nil {
+		p.end()
+		return nil, err
+	}
+	return p, nil
 }
 
 func freePort() (int, error) {
@@ -118,8 +122,10 @@ func (p *place) rollHost(n int) error {
 		}
 		return nil
 	case <-time.After(answerTime):
-		_ = old.Process.Kill()
-		return fmt.Errorf("host %s was asked to leave and did not", hostName(old))
+		_ = old.Process.Signal(unix.SIGQUIT) // it says where it is
+		hosts, _ := p.command("hosts")
+		leased, _ := p.command("conns", "--state", "leased")
+		return fmt.Errorf("host %s was asked to leave and did not:\n%s\n%s", hostName(old), hosts, leased)
 	}
 }
 
