@@ -124,12 +124,12 @@ func (p *policy) expireOne(r *record, slot uint32, kind wait) {
 	}
 }
 
-// evict closes the least recently used kept connection, if there is one that has been idle for so long. Those whose next request has just arrived are
-// handed on instead; a few of them at most, the rest are found on a later turn.
-func (p *policy) evict(idle time.Duration) (*record, uint32, bool) {
+// evict closes the least recently used kept connection, if there is one: to make room for a new one, or, if it has been idle for Limits.MinIdle, because
+// too many are kept. Those whose next request has just arrived are handed on instead; a few of them at most, the rest are found on a later turn.
+func (p *policy) evict(forRoom bool) (*record, uint32, bool) {
 	for range 8 {
 		r, slot, ok := p.idle.leastRecentlyUsed(&p.table)
-		if !ok || !p.overdue(r, int64(idle)) {
+		if !ok || !forRoom && !p.overdue(r, int64(p.minIdle())) {
 			return nil, 0, false
 		}
 		if p.act.unread(r.fd) == 0 {
@@ -137,6 +137,9 @@ func (p *policy) evict(idle time.Duration) (*record, uint32, bool) {
 			return r, slot, true
 		}
 		p.crossed(r, slot)
+		if forRoom && p.roomLeft() || !forRoom && p.kept <= p.keepLimit() { // it has come to an end
+			return nil, 0, false
+		}
 	}
 	return nil, 0, false
 }
@@ -147,7 +150,7 @@ func (p *policy) minIdle() time.Duration { return max(p.limits.MinIdle, 0) }
 // evictExcess evicts what is kept beyond the limit and has been idle for the least time.
 func (p *policy) evictExcess() {
 	for p.kept > p.keepLimit() {
-		if _, _, ok := p.evict(p.minIdle()); !ok {
+		if _, _, ok := p.evict(false); !ok {
 			return
 		}
 	}

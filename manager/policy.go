@@ -147,7 +147,7 @@ func (p *policy) roomInSight() bool {
 // makeRoom drops the least recently used kept connection at once, without lingering: nothing of it is unread, and the kernel sends what is
 // unsent after close(2).
 func (p *policy) makeRoom() bool {
-	r, slot, ok := p.evict(0)
+	r, slot, ok := p.evict(true)
 	if ok && r.state == Closing {
 		p.gone(r, slot)
 	}

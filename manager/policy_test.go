@@ -409,10 +409,7 @@ func (w *world) turn() {
 	w.p.stopDone()
 	for _, id := range sorted(w.hosts) {
 		a := w.hosts[id]
-		if a.pinged && !a.mute {
-			a.pinged = false
-			w.p.alive(a.h)
-		}
+		w.answers(a)
 		if a.hungUp || a.hopeless {
 			w.closeDoorsOf(a.h)
 			w.leave(a)
@@ -768,10 +765,18 @@ func (w *world) livenessChanges(t *rapid.T) {
 	}
 }
 
-// hostHangs, or goes on.
+// hostHangs, or goes on, and then answers what it was asked meanwhile.
 func (w *world) hostHangs(t *rapid.T) {
 	a := w.anyHost(t)
 	a.mute = !a.mute
+	w.answers(a)
+}
+
+func (w *world) answers(a *attached) {
+	if a.pinged && !a.mute {
+		a.pinged = false
+		w.p.alive(a.h)
+	}
 }
 
 func (w *world) operatorRevokes(t *rapid.T) {
