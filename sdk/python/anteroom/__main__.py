@@ -11,9 +11,8 @@ from typing import Any, Callable, Dict, List, Optional
 
 from . import prefork
 from ._version import __version__
-from .client import NAME_VARIABLE, POOL_VARIABLE, check_capacity, check_name, check_pool
+from .client import CAPACITY_VARIABLE, NAME_VARIABLE, POOL_VARIABLE, check_capacity, check_name, check_pool
 
-CAPACITY_VARIABLE = "ANTEROOM_CAPACITY"
 POOL = "default"
 
 _KINDS = ("wsgi", "asgi")
@@ -64,14 +63,14 @@ def _common() -> argparse.ArgumentParser:
 
 def _add_wsgi_options(parser: argparse.ArgumentParser) -> None:
     add = functools.partial(_add, parser)
-    add("--threads", _positive, _capacity(4), "N", f"threads of each worker (WSGI); default: {CAPACITY_VARIABLE}, else 4")
+    add("--threads", _requests, _capacity("4"), "N", f"threads of each worker (WSGI); default: {CAPACITY_VARIABLE}, else 4")
     add("--timeout", _seconds, 30.0, "S", "seconds within which a client must send or take more (WSGI); default 30")
     add("--keep-alive", _seconds, 0.0, "S", "seconds an idle connection is kept (WSGI); default: the pool's time")
 
 
 def _add_asgi_options(parser: argparse.ArgumentParser) -> None:
     add = functools.partial(_add, parser)
-    add("--capacity", _positive, _capacity(100), "N", f"requests at once of each worker (ASGI); default: {CAPACITY_VARIABLE}, else 100")
+    add("--capacity", _requests, _capacity("100"), "N", f"requests at once of each worker (ASGI); default: {CAPACITY_VARIABLE}, else 100")
     add("--cache", _natural, 256, "N", "idle connections each worker keeps (ASGI); default 256")
     choices = {
         "--http": ("auto", "h11", "httptools"),
@@ -84,7 +83,19 @@ def _add_asgi_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add(parser: argparse.ArgumentParser, name: str, type_: Any = str, default: Any = None, metavar: Optional[str] = None, help: str = "") -> None:
-    parser.add_argument(name, type=type_, default=default, metavar=metavar, help=help)
+    parser.add_argument(name, type=_explained(type_), default=default, metavar=metavar, help=help)
+
+
+def _explained(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    """So that argparse says what is wrong: it shows no ValueError's message."""
+
+    def explained(text: str) -> Any:
+        try:
+            return convert(text)
+        except ValueError as why:
+            raise argparse.ArgumentTypeError(str(why)) from why
+
+    return explained
 
 
 def _work(options: argparse.Namespace, supervision: prefork.Supervision) -> None:
@@ -145,11 +156,14 @@ def kind_of(app: Callable[..., Any]) -> str:
     raise prefork.Unusable("The app looks neither like WSGI nor like ASGI; say which: python -m anteroom wsgi … or asgi …")
 
 
-def _capacity(default: int) -> int:
-    return check_capacity(int(os.environ.get(CAPACITY_VARIABLE) or default))
+def _capacity(default: str) -> str:
+    """Text, which argparse then checks as if it had been written on the command line."""
+    return os.environ.get(CAPACITY_VARIABLE) or default
 
 
-def _positive(text: str) -> int:
+def _requests(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(f"{text!r} must be a number from 1 to 4096; it may also come from {CAPACITY_VARIABLE}")
     return check_capacity(int(text))
 
 
@@ -160,14 +174,14 @@ def _name(text: str) -> str:
 def _natural(text: str) -> int:
     value = int(text)
     if value < 0:
-        raise ValueError(text)
+        raise ValueError(f"{text} must be 0 or more")
     return value
 
 
 def _seconds(text: str) -> float:
     value = float(text)
     if not 0 <= value < 604800:
-        raise ValueError(text)
+        raise ValueError(f"{text} must be from 0 to less than a week, in seconds")
     return value
 
 

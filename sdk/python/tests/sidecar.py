@@ -195,7 +195,7 @@ class Sidecar:
         try:
             while not self._stopping:
                 for fd, _ in self._epoll.poll(0.01):
-                    if fd in self._things:
+                    if fd in self._things and not self._stopping:
                         self._things[fd]()
                 self._expire(time.monotonic())
         finally:

@@ -12,9 +12,10 @@ import pytest
 from servers import Client
 
 FOLDER = pathlib.Path(__file__).parents[1]
+PROGRAMS = [("conformance", "cheroot"), ("conformance-gunicorn", "gunicorn"), ("conformance-wsgi", "anteroom"), ("conformance-asgi", "uvicorn")]
 
 
-@pytest.mark.parametrize("program, needed", [("conformance", "cheroot"), ("conformance-gunicorn", "gunicorn")])
+@pytest.mark.parametrize("program, needed", PROGRAMS)
 def test_it_serves_and_leaves(fake, program, needed):
     pytest.importorskip(needed)
     environment = {**os.environ, "PYTHON": sys.executable, "ANTEROOM_HANDOFF": fake.path, "ANTEROOM_POOL": "judged", "ANTEROOM_CAPACITY": "2"}

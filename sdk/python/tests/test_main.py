@@ -264,15 +264,27 @@ def workers(master):
         (["nosuch:app", "--workers", "0"], 3, "No module named 'nosuch'"),
         ([], 2, "required"),
         (["wsgi", "json:x", "--workers", "-1"], 2, "--workers"),
-        (["wsgi", "json:x", "--threads", "0"], 2, "--threads"),
-        (["json:x", "--pool", "a b"], 2, "--pool"),
+        (["wsgi", "json:x", "--threads", "0"], 2, "The capacity 0 must be 1 to 4096"),
+        (["json:x", "--pool", "a b"], 2, "The pool 'a b' must be 1 to 64 of"),
         (["json:x", "--grace", "x"], 2, "--grace"),
     ],
 )
 def test_what_cannot_be_served(arguments, status, message):
-    done = subprocess.run([sys.executable, "-m", "anteroom", *arguments], cwd=HERE, capture_output=True, text=True, timeout=30, env=os.environ)
+    done = attempt(arguments)
     assert (done.returncode, done.stdout) == (status, "")
     assert message in done.stderr
+
+
+def test_a_capacity_in_the_environment_is_checked():
+    done = attempt(["wsgi", "json:x"], ANTEROOM_CAPACITY="many")
+    assert done.returncode == 2
+    assert "'many' must be a number from 1 to 4096; it may also come from ANTEROOM_CAPACITY" in done.stderr
+
+
+def attempt(arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "anteroom", *arguments], cwd=HERE, capture_output=True, text=True, timeout=30, env={**os.environ, **environment}
+    )
 
 
 class Callable:
