@@ -44,13 +44,18 @@ func beHost() error {
 	if err != nil {
 		return err
 	}
+	drained := make(chan error, 1)
+	go func() {
+		<-ctx.Done()
+		drained <- h.Drain(context.Background())
+	}()
 	for {
-		lease, err := h.Next(ctx)
+		lease, err := h.Next(context.Background()) // those that cross with the drain are served, too
 		switch {
 		case err == nil:
 			go serve(lease, journal)
 		case ctx.Err() != nil:
-			return h.Drain(context.Background())
+			return <-drained
 		default:
 			return err
 		}
