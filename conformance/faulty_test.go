@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -30,18 +31,15 @@ type faulty struct {
 
 // runFaulty is this test binary as a program: faulty-host FAULT APP.
 func runFaulty(fault, app string) {
-	dir, err := os.MkdirTemp("", "faulty-")
-	check(err)
-	f := &faulty{fault: fault, outer: os.Getenv(handoff.PathVariable), inner: filepath.Join(dir, "s")}
+	outer := os.Getenv(handoff.PathVariable)
+	f := &faulty{fault: fault, outer: outer, inner: filepath.Join(filepath.Dir(outer), strconv.Itoa(os.Getpid()))} // the kit removes its folder
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: f.inner, Net: "unix"})
 	check(err)
 	go f.accept(l)
 	if fault == "prints" {
 		fmt.Println("listening")
 	}
-	code := f.runApp(app)
-	_ = os.RemoveAll(dir)
-	os.Exit(code)
+	os.Exit(f.runApp(app))
 }
 
 func check(err error) {
