@@ -316,8 +316,9 @@ func (t *T) release() (clean bool) {
 			clean = false
 		}
 		t.forget(c, handoff.ForgetHungUp)
+		c.ended.Store(true)
+		c.sending.Wait()
 		t.holds(func() bool {
-			c.ended.Store(true)
 			if c.fd >= 0 {
 				_ = unix.Close(c.fd)
 			}

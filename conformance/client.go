@@ -20,10 +20,10 @@ type client struct {
 	sidecar  *sidecar
 	tcp      *net.TCPConn
 	in       *bufio.Reader
-	consumed uint64 // bytes read from the socket
-	ended    atomic.Bool
-	reset    bool // by the client
-	blocking bool // the kit itself has cleared O_NONBLOCK
+	consumed uint64      // bytes read from the socket
+	ended    atomic.Bool // nothing more is to be sent to it
+	reset    atomic.Bool // by the client
+	blocking bool        // the kit itself has cleared O_NONBLOCK
 }
 
 // Read counts.
@@ -82,7 +82,6 @@ func (s *sidecar) adopt(tcp *net.TCPConn, fd int) *connection {
 // answer is a response that was read to its end.
 type answer struct {
 	status int
-	proto  string
 	header http.Header
 	body   []byte
 	close  bool // the connection ends with it
@@ -100,7 +99,7 @@ func (c *client) response(method string, within time.Duration) (answer, error) {
 		return answer{}, fmt.Errorf("a response of %s that ends after %d bytes of body: %w", res.Status, len(body), err)
 	}
 	_ = res.Body.Close() // it is read
-	return answer{res.StatusCode, res.Proto, res.Header, body, res.Close}, nil
+	return answer{res.StatusCode, res.Header, body, res.Close}, nil
 }
 
 // silent reports whether the client hears nothing for a while: neither bytes nor the connection's end.
@@ -118,7 +117,7 @@ func (c *client) silent(d time.Duration) error {
 	return err
 }
 
-// reads returns what is left until the connection's end.
+// drain returns what is left until the connection's end.
 func (c *client) drain(within time.Duration) ([]byte, error) {
 	_ = c.tcp.SetReadDeadline(time.Now().Add(within))
 	return io.ReadAll(c.in)
@@ -126,7 +125,7 @@ func (c *client) drain(within time.Duration) ([]byte, error) {
 
 // abort ends the connection with a reset.
 func (c *client) abort() {
-	c.reset = true
+	c.reset.Store(true)
 	_ = c.tcp.SetLinger(0)
 	_ = c.tcp.Close()
 }

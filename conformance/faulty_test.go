@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -30,18 +31,15 @@ type faulty struct {
 
 // runFaulty is this test binary as a program: faulty-host FAULT APP.
 func runFaulty(fault, app string) {
-	dir, err := os.MkdirTemp("", "faulty-")
-	check(err)
-	f := &faulty{fault: fault, outer: os.Getenv(handoff.PathVariable), inner: filepath.Join(dir, "s")}
+	outer := os.Getenv(handoff.PathVariable)
+	f := &faulty{fault: fault, outer: outer, inner: filepath.Join(filepath.Dir(outer), strconv.Itoa(os.Getpid()))} // the kit removes its folder
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: f.inner, Net: "unix"})
 	check(err)
 	go f.accept(l)
 	if fault == "prints" {
 		fmt.Println("listening")
 	}
-	code := f.runApp(app)
-	_ = os.RemoveAll(dir)
-	os.Exit(code)
+	os.Exit(f.runApp(app))
 }
 
 func check(err error) {
@@ -262,6 +260,10 @@ func (p *passage) serving(change int) {
 }
 
 func (p *passage) lease(f *handoff.Frame, fd int) {
+	if p.fault == "answers-all-alike" {
+		p.answerAlike(f, fd)
+		return
+	}
 	p.remember(f.Conn, fd)
 	p.serving(+1)
 	switch p.fault {
@@ -285,6 +287,13 @@ func (p *passage) lease(f *handoff.Frame, fd int) {
 		p.turn <- struct{}{}
 	}
 	p.toApp.send(f, fd)
+}
+
+// answerAlike serves a lease by itself, whatever is asked.
+func (p *passage) answerAlike(f *handoff.Frame, fd int) {
+	_, _, _ = unix.Recvfrom(fd, make([]byte, 1<<16), unix.MSG_DONTWAIT)
+	_, _ = unix.Write(fd, []byte("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nhi\n"))
+	p.toSidecar.send(&handoff.Frame{Type: handoff.TypePut, Conn: f.Conn, Seq: f.Seq}, -1)
 }
 
 // outward passes on what the app says.
@@ -316,6 +325,8 @@ func (p *passage) introduce(f *handoff.Frame) {
 		check(fault)
 	}
 	switch p.fault {
+	case "answers-all-alike":
+		h.Features = []string{handoff.FeatureAddress}
 	case "other-capacity":
 		h.Capacity = 1
 	case "hello-late":

@@ -41,7 +41,7 @@ var helloCases = []Case{
 			k.agreeLocked(k.hello.Features)
 			f := k.welcome(k.hello.Features)
 			f.Payload = addMembers(f.Payload)
-			k.sendLocked(&f)
+			k.send(&f)
 		})
 		t.works(t.link(), t.connect())
 	}},
@@ -90,7 +90,7 @@ var helloCases = []Case{
 				return
 			}
 			refuse := handoff.Faultf(handoff.CodeStopping, "the sidecar is stopping").Frame(handoff.TypeRefuse, 0)
-			k.sendLocked(&refuse)
+			k.send(&refuse)
 			k.hangUpLocked()
 		})
 		t.spinning()
@@ -103,7 +103,7 @@ var helloCases = []Case{
 	{Name: "hello/refused-for-good", Requires: "Refused before HELLO is read (NOT_ALLOWED), the program exits or tries again ever more slowly.", Rule: "PROTOCOL.md, REFUSE", own: true, run: func(t *T) {
 		t.sidecar.meet = func(k *link) {
 			refuse := handoff.Faultf(handoff.CodeNotAllowed, "user 1 may not attach").Frame(handoff.TypeRefuse, 0)
-			k.sendLocked(&refuse)
+			k.send(&refuse)
 			k.hangUpLocked()
 		}
 		t.begin(nil)

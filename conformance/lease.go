@@ -5,7 +5,7 @@ import (
 	"io"
 	"os"
 	"strconv"
-	"time"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -20,6 +20,8 @@ type connection struct {
 	fd    int
 	inode string // as /proc names the socket
 
+	sending sync.WaitGroup // rests that FINISH has left to us
+
 	seq    uint32
 	holder *link  // keeps a descriptor of it since it was put
 	lease  *lease // the present one, or the last
@@ -33,7 +35,6 @@ type lease struct {
 	seq       uint32
 	takenBack bool
 	answer    *handoff.Frame // nil until there is one
-	at        time.Time      // when it came
 	written   uint64         // bytes of responses that the kernel had then
 	rest      uint64         // bytes left to us by FINISH
 	restDone  bool           // they are sent
@@ -87,7 +88,7 @@ func (s *sidecar) answerLocked(k *link, f *handoff.Frame, file *os.File) {
 
 func (s *sidecar) endLeaseLocked(l *lease, f *handoff.Frame, file *os.File) {
 	c, k := l.c, l.link
-	l.answer, l.at, l.written = f, time.Now(), written(c.fd)
+	l.answer, l.written = f, written(c.fd)
 	k.leases--
 	s.judgeSocketLocked(c, f)
 	switch f.Type {
@@ -116,7 +117,7 @@ func (s *sidecar) judgeSocketLocked(c *connection, f *handoff.Frame) {
 	if err == nil && flags&unix.O_NONBLOCK == 0 && f.Type != handoff.TypeClose && !c.blocking {
 		s.faultLocked("connection %d came back (%s) without O_NONBLOCK: the open file description is shared, its flags are not to be cleared", c.id, f.Type)
 	}
-	if shutDown(c.fd) && f.Type != handoff.TypeDetach && !c.reset {
+	if shutDown(c.fd) && f.Type != handoff.TypeDetach && !c.reset.Load() {
 		s.faultLocked("connection %d was shut down by the host before its %s: to end a connection, send CLOSE and close the descriptor without shutdown", c.id, f.Type)
 	}
 }
@@ -145,11 +146,13 @@ func (s *sidecar) finishLocked(l *lease, f *handoff.Frame, file *os.File) {
 	if st, err := file.Stat(); err == nil && st.Mode().IsRegular() {
 		from = io.NewSectionReader(file, int64(f.A), int64(f.B))
 	}
+	l.c.sending.Add(1)
 	go s.sendRest(l, file, io.LimitReader(from, int64(f.B)), f.Flags&handoff.FlagClose != 0)
 }
 
 // sendRest sends what a FINISH has left to us.
 func (s *sidecar) sendRest(l *lease, file *os.File, rest io.Reader, last bool) {
+	defer l.c.sending.Done()
 	defer func() { _ = file.Close() }()
 	n, err := io.Copy(l.c, rest)
 	s.mu.Lock()

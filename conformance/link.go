@@ -38,7 +38,6 @@ type link struct {
 	pongs      []uint64
 	draining   bool
 	gone       bool
-	goneAt     time.Time
 }
 
 func newLink(s *sidecar, sock *net.UnixConn) (*link, error) {
@@ -117,17 +116,15 @@ func (k *link) welcome(features []string) handoff.Frame {
 func (k *link) welcomeLocked(features []string) {
 	k.agreeLocked(features)
 	f := k.welcome(features)
-	k.sendLocked(&f)
+	k.send(&f)
 }
 
 func (k *link) agreeLocked(features []string) { k.features, k.welcomed = features, true }
 
 func (k *link) agreed(feature string) bool { return slices.Contains(k.features, feature) }
 
-// sendLocked sends a frame; that the host has hung up is found when reading.
-func (k *link) sendLocked(f *handoff.Frame) { k.write(f.Append(nil), -1) }
-
-func (k *link) send(f *handoff.Frame) { k.sendLocked(f) }
+// send sends a frame; that the host has hung up is found when reading.
+func (k *link) send(f *handoff.Frame) { k.write(f.Append(nil), -1) }
 
 // write sends bytes, with a descriptor unless that is negative.
 func (k *link) write(p []byte, fd int) {
@@ -170,7 +167,7 @@ func (k *link) hangUpLocked() {
 	if k.gone {
 		return
 	}
-	k.gone, k.goneAt = true, time.Now()
+	k.gone = true
 	_ = k.sock.Close()
 	for _, c := range k.sidecar.conns {
 		if c.holder == k {

@@ -117,6 +117,17 @@ func TestFaultsAreFound(t *testing.T) {
 	}
 }
 
+// TestOneAnswerForAllIsNotEnough: every case looks at what was answered.
+func TestOneAnswerForAllIsNotEnough(t *testing.T) {
+	t.Parallel()
+	r := judge(t, "^(requests|clients|upgrade|reuse|frames|link)/", 300*time.Millisecond, os.Args[0], "faulty-host", "answers-all-alike", app)
+	for _, got := range r.Results {
+		if got.Outcome == Pass && got.Name != "frames/ping" { // which asks for no response
+			t.Errorf("%s passed", got.Name)
+		}
+	}
+}
+
 // TestAProgramThatDoesNotAttachIsGivenUp: soon, and with what it printed.
 func TestAProgramThatDoesNotAttachIsGivenUp(t *testing.T) {
 	t.Parallel()

@@ -147,7 +147,7 @@ func (s *sidecar) obeyLocked(k *link, f *handoff.Frame, file *os.File) {
 		s.answerLocked(k, f, file)
 	case handoff.TypeAdopt, handoff.TypeUnlisten:
 		denied := handoff.Faultf(handoff.CodeAtLimit, "the conformance kit does not do %s", f.Type).Frame(handoff.TypeDenied, f.Seq)
-		k.sendLocked(&denied)
+		k.send(&denied)
 	case handoff.TypeListen:
 		s.listenLocked(k, f)
 	case handoff.TypeCapacity:
@@ -161,7 +161,7 @@ func (s *sidecar) obeyLocked(k *link, f *handoff.Frame, file *os.File) {
 		}
 	case handoff.TypeDrain:
 		k.draining = true
-		k.sendLocked(&handoff.Frame{Type: handoff.TypeDraining, Seq: f.Seq, A: uint64(k.leases)})
+		k.send(&handoff.Frame{Type: handoff.TypeDraining, Seq: f.Seq, A: uint64(k.leases)})
 	case handoff.TypePong:
 		k.pongs = append(k.pongs, f.A)
 	default:
@@ -177,7 +177,7 @@ func (s *sidecar) helloLocked(k *link, f *handoff.Frame) {
 		s.faultLocked("the first frame is no good HELLO: %v", fault)
 		k.hello = &handoff.Hello{}
 		refuse := fault.Frame(handoff.TypeRefuse, 0)
-		k.sendLocked(&refuse)
+		k.send(&refuse)
 		k.hangUpLocked()
 		return
 	}
@@ -197,7 +197,7 @@ func (s *sidecar) listenLocked(k *link, f *handoff.Frame) {
 		return
 	}
 	k.listens = append(k.listens, *l)
-	k.sendLocked(&handoff.Frame{Type: handoff.TypeListening, Seq: f.Seq, A: uint64(len(k.listens))})
+	k.send(&handoff.Frame{Type: handoff.TypeListening, Seq: f.Seq, A: uint64(len(k.listens))})
 }
 
 // leaveLocked hangs up on a host that drains and holds nothing more (PROTOCOL.md, rule 8).
