@@ -77,10 +77,10 @@ func (a *acts) nonblock(fd int32) bool {
 func (a *acts) forget(h *host, id ConnID, why uint64) {
 	l := h.link
 	f := handoff.Frame{Type: handoff.TypeForget, Conn: uint64(id), A: why}
-	l.out.Add(&f)
 	if l.out.Len() > handoff.MaxQueued/2 {
 		_ = l.out.Flush(l.fd) // many connections end at once; what goes wrong now goes wrong again at the end of the turn
 	}
+	l.out.Add(&f)
 	(*Manager)(a).markDirty(l)
 }
 

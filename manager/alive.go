@@ -3,6 +3,8 @@ package manager
 import (
 	"time"
 
+	"github.com/hashicorp/go-hclog"
+
 	"github.com/anteroom-io/anteroom/handoff"
 )
 
@@ -88,5 +90,24 @@ func (m *Manager) logEvent(e *Event) {
 		m.log.Warn("a host gives no sign of life; it gets no leases until it does", "host", e.Host, "name", e.Name)
 	case EventHostAlive:
 		m.log.Info("a host gives signs of life again", "host", e.Host, "name", e.Name)
+	case EventClosed:
+		m.logClosed(e)
 	}
+}
+
+// logClosed: what a client did not deserve is worth a line, with what is known of the request; the rest only for who looks for it.
+func (m *Manager) logClosed(e *Event) {
+	level := hclog.Debug
+	switch e.Reason {
+	case ReasonHostGone, ReasonRefused, ReasonLeaseTime:
+		level = hclog.Warn
+	case ReasonHost, ReasonExpired, ReasonHungUp, ReasonSilent, ReasonEvicted, ReasonOperator, ReasonStopped:
+		return
+	}
+	r := m.policy.table.find(e.Conn)
+	if r == nil || m.log.GetLevel() > level {
+		return
+	}
+	m.log.Log(level, "a connection is closed", "conn", uint64(e.Conn), "peer", m.policy.peerOf(r, e.Conn.slot()), "pool", e.Pool, "host", e.Host, "reason", e.Reason,
+		"state", r.state, "reset", r.marks&broken != 0, "answered", r.marks&replied != 0, "request", r.length, "deliveries", r.detail)
 }

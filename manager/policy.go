@@ -254,7 +254,10 @@ func (p *policy) enterIdle(r *record, slot uint32, kind wait, timeout int64) {
 
 // close begins the end of a connection in any state but closing, whoever wants it: its host forgets it, our FIN goes out, and it lingers.
 func (p *policy) close(r *record, slot uint32, why Reason) {
-	id, its := p.id(r, slot), p.concerned(r, why)
+	id := p.id(r, slot)
+	if its := p.concerned(r, why); its != nil {
+		p.act.forget(its, id, why.forget()) // first: a successor that finds the frame knows that the lease is over
+	}
 	p.answerFor(r, why)
 	p.settle(r, slot)
 	p.dropRest(r, slot)
@@ -263,9 +266,6 @@ func (p *policy) close(r *record, slot uint32, why Reason) {
 	p.act.tell(Event{Kind: why.event(), Conn: id, Host: r.host, Pool: p.pools[r.pool].name, Reason: why})
 	r.marks &^= held
 	p.enter(r, slot, Closing, int64(p.limits.LingerTimeout))
-	if its != nil { // after the fact: a successor would not know that it was told
-		p.act.forget(its, id, why.forget())
-	}
 	if why == ReasonHungUp || why == ReasonFailed || r.marks&broken != 0 || !p.act.shut(r.fd, id) {
 		p.gone(r, slot)
 	}

@@ -20,8 +20,9 @@ import (
 type world struct {
 	t      *rapid.T
 	p      *policy
-	life   int    // acts until the process dies; below 0: it does not
-	again  func() // what the outside says again if the process dies over it
+	life   int               // acts until the process dies; below 0: it does not
+	said   map[ConnID]saying // frames of this step
+	again  func()            // what the outside says again if the process dies over it
 	dying  *attached
 	socks  map[int32]*sock // open descriptors
 	nextFD int32
@@ -323,6 +324,7 @@ func (w *world) lease(h *host, id ConnID, r *record, withFD bool, flags handoff.
 	}
 	a.holds[id] = true
 	w.leases[id] = lent{h.id, r.seq}
+	w.said[id] = saying{handoff.TypeLease, h.id, r.seq}
 	w.mortal()
 }
 
@@ -333,6 +335,7 @@ func (w *world) forget(h *host, id ConnID, _ uint64) {
 	}
 	delete(a.holds, id)
 	w.endLease(id)
+	w.said[id] = saying{handoff.TypeForget, h.id, 0}
 	w.mortal()
 }
 
@@ -396,6 +399,7 @@ func (w *world) clientsOf(r *record) (n int) {
 func (w *world) step(name string, f func(*rapid.T)) func(*rapid.T) {
 	return func(t *rapid.T) {
 		w.t = t
+		clear(w.said)
 		f(t)
 		w.turn()
 		w.check(name)
@@ -788,7 +792,7 @@ func (w *world) operatorRevokes(t *rapid.T) {
 
 func newWorld(t *rapid.T, memory *Memory) *world {
 	w := &world{
-		t: t, life: -1, nextFD: maxStdio, socks: map[int32]*sock{}, leases: map[ConnID]lent{}, files: map[int32]bool{}, hosts: map[HostID]*attached{},
+		t: t, life: -1, said: map[ConnID]saying{}, nextFD: maxStdio, socks: map[int32]*sock{}, leases: map[ConnID]lent{}, files: map[int32]bool{}, hosts: map[HostID]*attached{},
 	}
 	w.p = newPolicy(Limits{
 		Connections: 12, KeepAlive: 6, Hosts: 4, KeepAliveTimeout: 100 * time.Millisecond, FirstByteTimeout: 60 * time.Millisecond,

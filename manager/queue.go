@@ -76,7 +76,7 @@ func (p *policy) dispatchQueue(to *pool) {
 // lease lends a ready connection to a host that has room.
 func (p *policy) lease(h *host, r *record, slot uint32) {
 	id := p.id(r, slot)
-	inParts := r.marks&stirred != 0
+	inParts := r.marks&(stirred|hushed) != 0
 	p.moveFrom(r, h, id)
 	if r.length == 0 { // the rest of the request, if there is one, is the host's to hear of
 		p.hush(r, slot)

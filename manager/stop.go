@@ -73,11 +73,10 @@ func (p *policy) operatorPut(id ConnID, timeout time.Duration) error {
 	case r.state != Leased:
 		return ErrNotLeased
 	}
-	its := p.concerned(r, ReasonOperator)
-	p.putBack(r, id.slot(), timeout, false, false)
-	if its != nil {
+	if its := p.concerned(r, ReasonOperator); its != nil {
 		p.act.forget(its, id, ReasonOperator.forget())
 	}
+	p.putBack(r, id.slot(), timeout, false, false)
 	if r := p.table.find(id); r != nil && r.state == Idle {
 		r.host = 0
 	}

@@ -122,9 +122,9 @@ func (m *Manager) restorePools(was *notes) {
 	}
 }
 
-// restoreLinks makes links of what is noted, and hosts of those that had said HELLO. It returns the leases that hosts are being told of, by connection.
-func (m *Manager) restoreLinks(estate Estate) map[ConnID]lease {
-	said := map[ConnID]lease{}
+// restoreLinks makes links of what is noted, and hosts of those that had said HELLO. It returns what hosts are being told, by connection.
+func (m *Manager) restoreLinks(estate Estate) map[ConnID]saying {
+	said := map[ConnID]saying{}
 	for n := range m.config.Memory.head.topLink {
 		note := m.config.Memory.link(int(n))
 		if note.state == linkFree {
@@ -141,15 +141,16 @@ func (m *Manager) restoreLinks(estate Estate) map[ConnID]lease {
 			continue
 		}
 		var last handoff.Frame
-		if l.host != nil && l.out.Last(&last) && last.Type == handoff.TypeLease {
-			said[ConnID(last.Conn)] = lease{l.host.id, last.Seq}
+		if l.host != nil && l.out.Last(&last) {
+			said[ConnID(last.Conn)] = saying{last.Type, l.host.id, last.Seq}
 		}
 	}
 	return said
 }
 
-// lease is what a LEASE says of a connection.
-type lease struct {
+// saying is a frame about a connection that was ready to go when the process died. What it says holds, though what belongs to it may not have been done.
+type saying struct {
+	what handoff.Type
 	host HostID
 	seq  uint32
 }
@@ -246,7 +247,7 @@ func (m *Manager) restoreDoor(d *door, l *link, fd int) {
 }
 
 // restoreTable takes over the connections, the longest in their state first.
-func (p *policy) restoreTable(estate Estate, said map[ConnID]lease) {
+func (p *policy) restoreTable(estate Estate, said map[ConnID]saying) {
 	t, head := &p.table, p.memory.head
 	for n := 0; n < int(head.fresh); n += chunkSize {
 		t.chunks = append(t.chunks, p.memory.records(len(t.chunks)))
@@ -266,7 +267,7 @@ func (p *policy) restoreTable(estate Estate, said map[ConnID]lease) {
 		p.restore(t.at(slot), slot, said)
 	}
 	for _, slot := range order {
-		p.resume(t.at(slot), slot, estate)
+		p.resume(t.at(slot), slot, estate, said)
 	}
 	p.countClients()
 	for _, d := range p.listeners[1:] {
@@ -311,7 +312,7 @@ func (p *policy) vacate(slot uint32, estate Estate) {
 }
 
 // restore puts a connection where it was: into its list and its counts.
-func (p *policy) restore(r *record, slot uint32, said map[ConnID]lease) {
+func (p *policy) restore(r *record, slot uint32, said map[ConnID]saying) {
 	p.table.live++
 	if r.marks&kept != 0 {
 		p.kept++
@@ -320,8 +321,8 @@ func (p *policy) restore(r *record, slot uint32, said map[ConnID]lease) {
 	r.marks = r.marks&^warned | moving
 	r.prev, r.next = 0, 0
 	id := p.id(r, slot)
-	if s, ok := said[id]; ok && r.state == Ready && r.host == s.host && r.seq == s.seq {
-		r.state = Leased // the frame was ready to go, the rest was not done yet
+	if s := said[id]; s.what == handoff.TypeLease && r.state == Ready && r.host == s.host && r.seq == s.seq {
+		r.state = Leased
 	}
 	switch {
 	case r.state == Idle && (r.marks&partial != 0 || int(r.detail) >= len(p.idle.classes) || p.idle.classes[r.detail].kind == waitRest):
@@ -348,7 +349,7 @@ func (p *policy) patienceWith(r *record) (timeout int64, kind wait) {
 }
 
 // resume watches a connection again, and does again what may have been done in part.
-func (p *policy) resume(r *record, slot uint32, estate Estate) {
+func (p *policy) resume(r *record, slot uint32, estate Estate, said map[ConnID]saying) {
 	id, d := p.id(r, slot), p.listeners[r.listener]
 	if p.act.watchQuietly(r.fd, id) != nil {
 		p.settleLost(r, slot)
@@ -361,11 +362,17 @@ func (p *policy) resume(r *record, slot uint32, estate Estate) {
 		r.marks &^= partial // what has arrived is told, and looked at, as if it had just begun
 	}
 	p.introduceAgain(r, d)
+	forgotten := said[id].what == handoff.TypeForget && said[id].host == r.host && r.state != Closing
+	if forgotten {
+		r.marks &^= held
+	}
 	switch {
 	case r.marks&moving != 0:
 		p.resumeLost(r, slot)
 	case r.marks&replied != 0 && r.state != Closing:
 		p.close(r, slot, ReasonHostGone)
+	case forgotten && (r.state == Leased || r.marks&sticky != 0): // it was taken back, for whatever reason
+		p.close(r, slot, ReasonOperator)
 	case r.state == Idle:
 		p.hear(r, slot)
 	case r.state == Leased && r.length > 0 && p.memory.extra(slot).base.seq != r.seq: // what comes now is not told any more

@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"maps"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -55,6 +56,7 @@ func (w *world) dies(t *rapid.T) {
 	}
 	step := steps[rapid.IntRange(0, len(steps)-1).Draw(t, "step")]
 	w.again, w.dying = nil, nil
+	clear(w.said)
 	w.life = rapid.IntRange(0, 8).Draw(t, "acts to live")
 	w.survive(func() {
 		step(t)
@@ -109,11 +111,7 @@ func (w *world) succeed() {
 	w.p.restoreEnds()
 	w.succeedDoors(old)
 	estate := w.stopWatching()
-	said := map[ConnID]lease{}
-	for id, l := range w.leases {
-		said[id] = lease(l)
-	}
-	w.p.restoreTable(estate, said)
+	w.p.restoreTable(estate, maps.Clone(w.said))
 	if w.dying != nil {
 		delete(w.hosts, w.dying.h.id)
 	}

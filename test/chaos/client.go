@@ -24,7 +24,8 @@ type client struct {
 
 	conn   net.Conn
 	r      *bufio.Reader
-	served int // on this connection
+	served int    // on this connection
+	last   uint64 // number of the last request that was served on it
 }
 
 // answerTime is how long a response may take. A client that waits longer has lost its connection.
@@ -57,7 +58,7 @@ func (c *client) dial() bool {
 		time.Sleep(100 * time.Millisecond)
 		return false
 	}
-	c.conn, c.r, c.served = conn, bufio.NewReader(conn), 0
+	c.conn, c.r, c.served, c.last = conn, bufio.NewReader(conn), 0, 0
 	return true
 }
 
@@ -79,7 +80,7 @@ func (c *client) exchange() {
 	response, body, err := c.ask(seq, size, sent)
 	switch {
 	case err != nil:
-		c.place.brokenOff(seq, fmt.Errorf("%s, request %d of its connection: %w", c.name, c.served+1, err))
+		c.place.brokenOff(seq, c.last, fmt.Errorf("%s, request %d of its connection: %w", c.name, c.served+1, err))
 		c.drop()
 	case response.StatusCode == http.StatusBadGateway:
 		c.place.badGateway(seq, c.name)
@@ -95,7 +96,7 @@ func (c *client) exchange() {
 		c.drop()
 	default:
 		report.answered.Add(1)
-		c.served++
+		c.served, c.last = c.served+1, seq
 		if response.Close {
 			c.drop()
 		}

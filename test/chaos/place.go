@@ -198,30 +198,35 @@ func (p *place) badGateway(seq uint64, who string) {
 }
 
 // brokenOff judges a connection that ended without a whole response: its host was killed when it had begun to answer, or as far as the kernel can tell it
-// may have.
-func (p *place) brokenOff(seq uint64, why error) {
-	if p.journals.of(seq) == "" {
+// may have; or when it had answered the request before, and had not put the connection back, since nobody else can know that an answer is whole.
+func (p *place) brokenOff(seq, last uint64, why error) {
+	switch {
+	case p.journals.of(seq) != "":
+		p.report.broken.Add(1)
+	case p.journals.of(last) != "":
+		p.report.unput.Add(1)
+	default:
 		p.report.lost(seq, why)
-		return
 	}
-	p.report.broken.Add(1)
 }
 
 // countTotals adds the sidecar's own account, which outlives its processes.
 func (p *place) countTotals() {
 	out, err := p.command("status", "--json")
 	var status struct {
-		Totals struct {
-			Redelivered string `json:"redelivered"`
-		} `json:"totals"`
-		Successions string `json:"successions"`
+		Counts struct {
+			Totals struct {
+				Redelivered string `json:"redelivered"`
+			} `json:"totals"`
+			Successions string `json:"successions"`
+		} `json:"counts"`
 	}
 	if err != nil || json.Unmarshal(out, &status) != nil {
 		p.report.unexplained("status", 0, fmt.Errorf("%w: %s", err, out))
 		return
 	}
-	redelivered, _ := strconv.ParseUint(status.Totals.Redelivered, 10, 64)
-	successions, _ := strconv.ParseUint(status.Successions, 10, 64)
+	redelivered, _ := strconv.ParseUint(status.Counts.Totals.Redelivered, 10, 64)
+	successions, _ := strconv.ParseUint(status.Counts.Successions, 10, 64)
 	p.report.redelivered.Add(redelivered)
 	p.report.successions.Add(successions)
 }

@@ -9,7 +9,7 @@ import (
 
 // report counts what happened.
 type report struct {
-	sent, answered, badGateways, broken, redelivered, successions atomic.Uint64
+	sent, answered, badGateways, broken, unput, redelivered, successions atomic.Uint64
 
 	mu       sync.Mutex
 	done     map[string]int // deeds by name
@@ -45,7 +45,7 @@ func (r *report) print(kills int) (code int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, deed := range sortedKeys(r.done) {
-		fmt.Printf("%-26s %d\n", deed, r.done[deed])
+		fmt.Printf("%-44s %d\n", deed, r.done[deed])
 	}
 	for _, line := range []struct {
 		name  string
@@ -56,9 +56,10 @@ func (r *report) print(kills int) (code int) {
 		{"requests answered", r.answered.Load()},
 		{"requests redelivered", r.redelivered.Load()},
 		{"502, a killed host had read", r.badGateways.Load()},
-		{"broken off, as its host was", r.broken.Load()},
+		{"broken off, a killed host had read", r.broken.Load()},
+		{"answered, but not put back by a killed host", r.unput.Load()},
 	} {
-		fmt.Printf("%-28s %d\n", line.name, line.count)
+		fmt.Printf("%-44s %d\n", line.name, line.count)
 	}
 	for _, list := range [][]string{r.losses, r.puzzling} {
 		for i, line := range list {
