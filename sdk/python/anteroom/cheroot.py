@@ -667,6 +667,8 @@ class ConnectionManager(_STOCK):
             return
         if ticket is None or ticket.lease.over:
             _send_rest(conn)
+        if ticket is not None and ticket.lease.conn in self._idle and isinstance(conn.socket, HostSocket):
+            conn.socket.leased = False  # somebody wants an idle connection to end
         try:
             type(conn).close(conn)
         finally:
