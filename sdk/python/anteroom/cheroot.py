@@ -231,20 +231,28 @@ class _Selector(cheroot.connections._ThreadsafeSelector):
         return super().unregister(fileobj)
 
     def follow(self, client: Client) -> None:
-        """From now on wait for the client's present link, what it wants, and its bell."""
+        """From now on wait for the client's present link, what it wants, and its bell. An interrupt may come at any point; the next call goes on."""
         if self._waker is not None:
-            self.register(self._waker.fileno(), selectors.EVENT_READ, self._waker)
+            self._watch(self._waker.fileno(), selectors.EVENT_READ, self._waker)
             self._waker = None
         link = client.link
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.wants_write else 0)
         if link is self._link and events == self._events:
             return
-        if self._link is not None:
-            super().unregister(self._key)
-        self._link, self._events = link, events
+        self._forget(self._key)
+        self._link = None
         if link is not None:
             self._key = link.fileno()
-            self.register(self._key, events, link)
+            self._watch(self._key, events, link)
+        self._link, self._events = link, events
+
+    def _watch(self, fd: int, events: int, data: Any) -> None:
+        self._forget(fd)
+        self.register(fd, events, data)
+
+    def _forget(self, fd: int) -> None:
+        with contextlib.suppress(KeyError, ValueError):
+            super().unregister(fd)
 
 
 class ConnectionManager(_STOCK):
@@ -373,7 +381,11 @@ class ConnectionManager(_STOCK):
                 self._remove_invalid_sockets()
                 time.sleep(PAUSE)
                 continue
-            self._turn(ready, expiration_interval)
+            try:
+                self._turn(ready, expiration_interval)
+            except (OSError, ValueError):
+                if not self._stop_requested:  # else it was a signal handler, which has closed the selector and the link
+                    raise
         return None
 
     def _extend_gateway(self) -> None:
@@ -667,6 +679,8 @@ class ConnectionManager(_STOCK):
             return
         if ticket is None or ticket.lease.over:
             _send_rest(conn)
+        if ticket is not None and ticket.lease.conn in self._idle and isinstance(conn.socket, HostSocket):
+            conn.socket.leased = False  # somebody wants an idle connection to end
         try:
             type(conn).close(conn)
         finally:

@@ -135,7 +135,7 @@ class Worker(ThreadWorker):
         if not lease.has_descriptor:
             lease.nack(NackReason.UNKNOWN)
             return None
-        sock = HostSocket(fileno=lease.take())
+        sock = _Socket(fileno=lease.take())
         sock.settimeout(None)
         try:
             address = client_address(lease, sock)
@@ -188,20 +188,33 @@ class Worker(ThreadWorker):
             conn.requests += 1
 
 
+class _Socket(HostSocket):
+    """What gunicorn and its apps have of a connection."""
+
+    conn: Any
+    """The _Conn whose socket it is; a weak reference."""
+
+    deaf = False
+    """Whether ``recv`` is to say that there is nothing more, without looking: to find out what a parser has already."""
+
+    def recv(self, *args: Any) -> bytes:
+        return b"" if self.deaf else super().recv(*args)
+
+
 class _Conn:
     """A leased connection, with what gunicorn's ``handle`` wants of one."""
 
     initialized = data_ready = True
     is_http2 = False
 
-    def __init__(self, cfg: Any, sock: HostSocket, client: Any, server: Any, lease: Lease) -> None:
+    def __init__(self, cfg: Any, sock: _Socket, client: Any, server: Any, lease: Lease) -> None:
         self.cfg = cfg
         self.sock = sock
         self.client = client
         self.server = server
         self.lease = lease
         self.requests = 1
-        sock.leased, sock.last = True, lease.last
+        sock.leased = True
         sock.conn = weakref.proxy(self)
         self.parser = getattr(http, "get_parser", http.RequestParser)(cfg, sock, client)
 
@@ -274,12 +287,12 @@ class _App:
             self._put_aside(sock)
         return response
 
-    def _start(self, sock: HostSocket, start_response: Callable[..., Any], status: str, headers: Any, *exc_info: Any) -> Any:
+    def _start(self, sock: _Socket, start_response: Callable[..., Any], status: str, headers: Any, *exc_info: Any) -> Any:
         write = start_response(status, headers, *exc_info)
         length = content_length(headers)
         if length is not None and length <= self._room.response:
             self._put_aside(sock, more=True)
-        if sock.last or wants_close(headers):
+        if sock.conn.lease.last or wants_close(headers):
             start_response.__self__.force_close()  # gunicorn drops the app's header, and would keep the connection
         return write
 

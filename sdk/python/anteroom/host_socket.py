@@ -29,12 +29,6 @@ class HostSocket(socket.socket):
     leased = False
     """Whether the lease will be answered with more than DETACH, so that ending the connection is the sidecar's."""
 
-    last = False
-    """Whether the response must end the connection, as the lease says."""
-
-    deaf = False
-    """Whether ``recv`` is to say that there is nothing more, without looking: to find out what a parser has already."""
-
     was_shut = False
     """Whether ``shutdown`` was called."""
 
@@ -103,8 +97,6 @@ class HostSocket(socket.socket):
         return length
 
     def recv(self, *args: Any) -> bytes:
-        if self.deaf:
-            return b""
         if self.rest is not None:
             self.flush()
         return super().recv(*args)
