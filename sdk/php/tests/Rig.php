@@ -12,8 +12,8 @@ final class Rig
     /** @var resource */
     private $host = null;
 
-    /** @param list<string> $arguments of anteroom-php */
-    public function __construct(private readonly array $arguments)
+    /** @param ?list<string> $arguments of anteroom-php; null: the sidecar alone */
+    public function __construct(private readonly ?array $arguments)
     {
         $this->folder = sys_get_temp_dir() . '/anteroom-php-' . bin2hex(random_bytes(6));
         mkdir($this->folder, 0700);
@@ -22,7 +22,9 @@ final class Rig
         fclose($probe);
         try {
             $this->startSidecar();
-            $this->startHost();
+            if ($arguments !== null) {
+                $this->startHost();
+            }
         } catch (Throwable $why) {
             $this->end();
             throw $why;
