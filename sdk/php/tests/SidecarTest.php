@@ -325,6 +325,12 @@ final class SidecarTest extends TestCase
         $this->assertSame('from memory, by output, 3', $browser->ask('POST', '/?streams', 'abc')[2]);
     }
 
+    public function testOptionsOfPhpAreKept(): void
+    {
+        $this->rig = new Rig(['--script', __DIR__ . '/apps/ini.php'], ['-d', 'disable_functions=exec', '-d', 'memory_limit=77M']);
+        $this->assertSame('77M, no exec', $this->rig->connect()->ask('GET', '/')[2]);
+    }
+
     public function testAnUpload(): void
     {
         $this->start('--script', __DIR__ . '/apps/script.php');
