@@ -59,11 +59,13 @@ var helloCases = []Case{
 		c := t.connect()
 		t.say(c, request("GET", "/bytes?n=10"))
 		leases := make(chan *lease, 1)
+		lent := false
 		t.begin(func(k *link) {
-			if len(leases) > 0 {
+			if lent {
 				k.welcomeLocked(k.hello.Features)
 				return
 			}
+			lent = true
 			k.agreeLocked(k.hello.Features)
 			welcome := k.welcome(k.hello.Features)
 			l, f := c.beginLocked(k, handoff.FlagFD)

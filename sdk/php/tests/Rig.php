@@ -12,8 +12,11 @@ final class Rig
     /** @var resource */
     private $host = null;
 
-    /** @param list<string> $arguments of anteroom-php */
-    public function __construct(private readonly array $arguments)
+    /**
+     * @param ?list<string> $arguments of anteroom-php; null: the sidecar alone
+     * @param list<string> $options of PHP
+     */
+    public function __construct(private readonly ?array $arguments, private readonly array $options = [])
     {
         $this->folder = sys_get_temp_dir() . '/anteroom-php-' . bin2hex(random_bytes(6));
         mkdir($this->folder, 0700);
@@ -22,7 +25,9 @@ final class Rig
         fclose($probe);
         try {
             $this->startSidecar();
-            $this->startHost();
+            if ($arguments !== null) {
+                $this->startHost();
+            }
         } catch (Throwable $why) {
             $this->end();
             throw $why;
@@ -38,7 +43,7 @@ final class Rig
 
     public function startHost(): void
     {
-        $this->host = $this->start('host', [PHP_BINARY, __DIR__ . '/../bin/anteroom-php', ...$this->arguments]);
+        $this->host = $this->start('host', [PHP_BINARY, ...$this->options, __DIR__ . '/../bin/anteroom-php', ...$this->arguments]);
     }
 
     /** @param list<string> $command */

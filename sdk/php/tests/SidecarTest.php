@@ -2,6 +2,10 @@
 
 declare(strict_types=1);
 
+use Anteroom\Client;
+use Anteroom\Http\Stream;
+use Anteroom\Lease;
+use Anteroom\Options;
 use PHPUnit\Framework\TestCase;
 
 /** anteroom-php with workers behind a real sidecar. */
@@ -50,9 +54,14 @@ final class SidecarTest extends TestCase
         return [$lost, $pids];
     }
 
-    public function testNothingIsLost(): void
+    /**
+     * @testWith ["0"]
+     *           ["1"]
+     *           ["256"]
+     */
+    public function testNothingIsLost(string $cache): void
     {
-        $this->serveConformanceApp();
+        $this->serveConformanceApp('--cache', $cache);
         [$lost, $pids] = $this->thousand(static fn () => null);
         $this->assertSame(0, $lost);
         $this->assertSame(1000, array_sum($pids));
@@ -111,6 +120,71 @@ final class SidecarTest extends TestCase
             $pids[$browser->ask('GET', '/pid')[2]] = true;
         }
         $this->assertCount(3, $pids);
+    }
+
+    public function testAWorkerThatIsToldToLeaveFinishes(): void
+    {
+        $this->serveConformanceApp('--workers', '1');
+        $browser = $this->rig->connect();
+        $pid = (int) $browser->ask('GET', '/pid')[2];
+        posix_kill($pid, SIGTERM);
+        $this->rig->await(fn () => $browser->ask('GET', '/pid')[2] !== "$pid\n", 'another worker answers on the same connection');
+        $this->assertStringNotContainsString('ended', $this->rig->log());
+    }
+
+    public function testWorkersLeaveWhenTheMasterIsKilled(): void
+    {
+        $this->serveConformanceApp();
+        $this->rig->await(fn () => substr_count($this->rig->ask('hosts'), 'default') === 4, 'four workers');
+        $this->assertSame(200, $this->rig->connect()->ask('GET', '/')[0]);
+        $this->rig->signal(SIGKILL);
+        $this->rig->await(fn () => !str_contains($this->rig->ask('hosts'), 'default'), 'they have left');
+    }
+
+    public function testAHostOfOnesOwn(): void
+    {
+        $this->rig = new Rig(null);
+        $client = new Client(new Options("{$this->rig->folder}/handoff.sock", 'default', 'own'));
+        $browser = $this->rig->connect();
+        $connections = [];
+        $serve = function (callable $answer) use ($client, $browser, &$connections): array {
+            $browser->send('GET', '/');
+            for ($end = microtime(true) + 10; ($lease = $client->next(1)) === null;) {
+                $this->assertLessThan($end, microtime(true));
+            }
+            $connections[$lease->conn()] = true;
+            $request = (new Stream($lease->socket))->read();
+            $this->assertSame([strlen($request), strlen($request)], [$lease->headLength, $lease->requestLength]);
+            $answer($lease, new Stream($lease->socket));
+            return $browser->receive();
+        };
+        $ordinary = $serve(function (Lease $lease, Stream $stream): void {
+            $this->assertTrue($lease->fresh());
+            $stream->write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+            $this->assertTrue($lease->put(keepAlive: 5));
+            $this->assertFalse($lease->close(), 'a second answer does no harm');
+        });
+        $this->assertSame('ok', $ordinary[2]);
+        $rest = $serve(function (Lease $lease, Stream $stream) use ($client): void {
+            $this->assertFalse($lease->fresh());
+            $this->assertTrue($client->canFinish());
+            $file = tmpfile();
+            fwrite($file, str_repeat('0123456789', 200_000));
+            fflush($file);
+            $stream->write("HTTP/1.1 200 OK\r\nContent-Length: 1999995\r\n\r\n");
+            $this->assertTrue($lease->finish($file, 5, 1_999_995, keepAlive: 20));
+        });
+        $this->assertSame('56789' . str_repeat('0123456789', 199_999), $rest[2]);
+        $last = $serve(function (Lease $lease, Stream $stream): void {
+            $stream->write("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 3\r\n\r\nbye");
+            $this->assertTrue($lease->close());
+        });
+        $this->assertSame('bye', $last[2]);
+        $this->assertCount(1, $connections);
+        $this->assertSame(0, $browser->receive()[0], 'the connection has ended');
+        $client->drain();
+        $this->assertSame([], iterator_to_array($client->leases()));
+        $this->assertTrue($client->left());
     }
 
     public function testANewSidecarIsFound(): void
@@ -249,6 +323,12 @@ final class SidecarTest extends TestCase
         $this->assertStringNotContainsString('Set-Cookie', $head);
 
         $this->assertSame('from memory, by output, 3', $browser->ask('POST', '/?streams', 'abc')[2]);
+    }
+
+    public function testOptionsOfPhpAreKept(): void
+    {
+        $this->rig = new Rig(['--script', __DIR__ . '/apps/ini.php'], ['-d', 'disable_functions=exec', '-d', 'memory_limit=77M']);
+        $this->assertSame('77M, no exec', $this->rig->connect()->ask('GET', '/')[2]);
     }
 
     public function testAnUpload(): void

@@ -22,7 +22,9 @@ final class Substitutes
         }
         $command = explode("\0", rtrim((string) file_get_contents('/proc/self/cmdline'), "\0"));
         $disabled = implode(',', [...self::DISABLED, ...array_filter([ini_get('disable_functions')])]);
-        pcntl_exec(PHP_BINARY, ['-d', "disable_functions=$disabled", ...array_slice($command, 1)]);
+        $program = (int) array_search($_SERVER['argv'][0], $command, true); // behind PHP's own options, of which the last counts
+        array_splice($command, $program, 0, ['-d', "disable_functions=$disabled"]);
+        pcntl_exec(PHP_BINARY, array_slice($command, 1));
         throw new \RuntimeException('Cannot start ' . PHP_BINARY . ': ' . pcntl_strerror(pcntl_get_last_error()));
     }
 

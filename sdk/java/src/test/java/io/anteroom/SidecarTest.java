@@ -159,6 +159,27 @@ public class SidecarTest {
     assertEquals("Jetty ends the connection after a failure", 0, browser.receive().status());
   }
 
+  /** Of three connections one may be kept. */
+  @Test
+  public void moreConnectionsThanAreKept() throws Exception {
+    Server server = new Server();
+    AnteroomConnector connector = new AnteroomConnector(server, new Options(rig.handoff(), "default", "small", 2, 1), new HttpConnectionFactory());
+    server.addConnector(connector);
+    server.setHandler(new DefaultHandler());
+    server.start();
+    try {
+      List<Browser> browsers = List.of(rig.connect(), rig.connect(), rig.connect());
+      for (int round = 0; round < 20; round++) {
+        for (Browser browser : browsers) {
+          assertEquals(404, browser.ask("GET /x", "").status());
+        }
+      }
+      rig.await(() -> connector.getConnectedEndPoints().size() == 1, "the others are let go");
+    } finally {
+      server.stop();
+    }
+  }
+
   @Test
   public void aConnectionThatJettyClosesBetweenRequestsIsServedAgain() throws Exception {
     Server server = new Server();
