@@ -247,7 +247,7 @@ class TestHost < Minitest::Test
     peer.send_frame(Type::REFUSE, a: 12, payload: "64 hosts are attached")
     peer.close
     eventually("complaining") { @lines.any? }
-    assert_equal "Anteroom: AT_LIMIT: 64 hosts are attached Trying again until the sidecar is there.", @lines.first
+    assert_equal "Anteroom: AT_LIMIT: 64 hosts are attached. Trying again until the sidecar is there.", @lines.first
   end
 
   def test_refused_before_hello_is_read
