@@ -554,7 +554,7 @@ static const char *code_name(uint64_t code)
 {
     static const char *const names[] = {
         "code 0", "BAD_FRAME", "BAD_MAGIC", "BAD_VERSION", "BAD_PAYLOAD", "HELLO_TWICE", "HELLO_LATE", "TOO_LONG", "NO_DESCRIPTOR", "STRAY_DESCRIPTOR",
-        "BAD_DESCRIPTOR", "NOT_YOURS", "AT_LIMIT", "TOO_SLOW", "NOT_ALLOWED", "STOPPING", "OUT_OF_DESCRIPTORS", "NOT_AGREED"
+        "BAD_DESCRIPTOR", "NOT_YOURS", "AT_LIMIT", "TOO_SLOW", "NOT_ALLOWED", "STOPPING", "OUT_OF_DESCRIPTORS", "NOT_AGREED", "NOT_ANSWERING"
     };
     return code < sizeof(names) / sizeof(*names) ? names[code] : "an unknown code";
 }
@@ -1014,10 +1014,14 @@ static int answer(anteroom *h, anteroom_lease *lease, struct frame f, bool keep,
     return sent;
 }
 
+static uint64_t bounded(uint64_t keep_alive_ms)
+{
+    return keep_alive_ms < MAX_KEEP_ALIVE_MS ? keep_alive_ms : MAX_KEEP_ALIVE_MS;
+}
+
 int anteroom_put(anteroom *h, anteroom_lease *lease, uint64_t keep_alive_ms, uint64_t requests)
 {
-    uint64_t ms = keep_alive_ms < MAX_KEEP_ALIVE_MS ? keep_alive_ms : MAX_KEEP_ALIVE_MS;
-    return answer(h, lease, (struct frame){.type = PUT, .a = ms, .b = requests}, true, -1);
+    return answer(h, lease, (struct frame){.type = PUT, .a = bounded(keep_alive_ms), .b = requests}, true, -1);
 }
 
 int anteroom_close(anteroom *h, anteroom_lease *lease, int reason, uint64_t requests)
@@ -1030,13 +1034,17 @@ int anteroom_nack(anteroom *h, anteroom_lease *lease)
     return answer(h, lease, (struct frame){.type = NACK, .a = NACK_OVERLOAD}, false, -1);
 }
 
-int anteroom_finish(anteroom *h, anteroom_lease *lease, int file, uint64_t offset, uint64_t length, int then_close)
+int anteroom_finish(anteroom *h, anteroom_lease *lease, int file, uint64_t offset, uint64_t length, uint64_t keep_alive_ms, int then_close)
 {
+    char payload[64] = "";
     if (lease->fd >= 0 && !anteroom_may_finish(h)) {
         errno = EOPNOTSUPP;
         return -1;
     }
-    return answer(h, lease, (struct frame){.type = FINISH, .flags = then_close ? FLAG_CLOSE : 0, .a = offset, .b = length}, !then_close, file);
+    if (keep_alive_ms > 0 && !then_close)
+        snprintf(payload, sizeof(payload), "{\"keep_alive_timeout_ms\":%llu}", (unsigned long long)bounded(keep_alive_ms));
+    struct frame f = {.type = FINISH, .flags = then_close ? FLAG_CLOSE : 0, .length = (uint16_t)strlen(payload), .a = offset, .b = length, .payload = payload};
+    return answer(h, lease, f, !then_close, file);
 }
 
 int anteroom_detach(anteroom *h, anteroom_lease *lease, int *fd)

@@ -104,9 +104,9 @@ int anteroom_detach(anteroom *host, anteroom_lease *lease, int *fd);
 int anteroom_nack(anteroom *host, anteroom_lease *lease);
 
 /* Leaves the rest of the response to the sidecar: `length` bytes (at least 1) of `file` from `offset` on, a regular file or memfd that has
- * them, or a pipe that holds them. `file` stays the caller's. Afterwards the connection is as after anteroom_put with the pool's time, or,
+ * them, or a pipe that holds them. `file` stays the caller's. Afterwards the connection is as after anteroom_put with `keep_alive_ms`, or,
  * with `then_close`, is closed. Only where anteroom_may_finish: else it returns -1 with errno EOPNOTSUPP, and the lease goes on. */
-int anteroom_finish(anteroom *host, anteroom_lease *lease, int file, uint64_t offset, uint64_t length, int then_close);
+int anteroom_finish(anteroom *host, anteroom_lease *lease, int file, uint64_t offset, uint64_t length, uint64_t keep_alive_ms, int then_close);
 
 /* Whether anteroom_finish may be used: 1 or 0. */
 int anteroom_may_finish(anteroom *host);

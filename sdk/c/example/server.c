@@ -161,7 +161,7 @@ static void serve_file(struct exchange *x)
         respond_text(x, 503, "no room for the file\n");
     } else {
         respond(x, 200, NULL, (int64_t)size);
-        x->gone = !x->failed && anteroom_finish(host, x->lease, file, 0, size, !x->keep) >= 0;
+        x->gone = !x->failed && anteroom_finish(host, x->lease, file, 0, size, 0, !x->keep) >= 0;
         if (!x->failed && !x->gone)
             send_letters(x, size, false); /* the sidecar was replaced meanwhile */
     }

@@ -128,10 +128,34 @@ static void test_lists(void)
     CHECK(list_has(t, "cache") && list_has(t, "finish") && !list_has(t, "fin"));
 }
 
+/* Payloads with some bytes changed, on the heap and without an end mark, so that a sanitizer sees who reads beyond. */
+static void test_mutated_json(void)
+{
+    static const char good[] = "{\"a\":{\"b\":[1,\"x\\\"\"]},\"features\":[\"cache\",\"finish\"],\"peer\":\"192.0.2.1:80\"}";
+    static const char spice[] = "\"\\{}[]:, 0a";
+    unsigned seed = 1;
+    for (int round = 0; round < 20000; round++) {
+        size_t size = (size_t)rand_r(&seed) % sizeof(good);
+        char *data = malloc(size ? size : 1);
+        memcpy(data, good, size);
+        for (int change = rand_r(&seed) % 4; size > 0 && change > 0; change--)
+            data[(size_t)rand_r(&seed) % size] = spice[(size_t)rand_r(&seed) % (sizeof(spice) - 1)];
+        struct frame f = {.payload = data, .length = (uint16_t)size};
+        struct text value;
+        struct entry e = {0};
+        if (find_member(&f, "features", &value))
+            list_has(value, "finish");
+        read_peer(&e, &f);
+        CHECK(strlen(e.peer) < sizeof(e.peer));
+        free(data);
+    }
+}
+
 int main(void)
 {
     RUN(test_vectors);
     RUN(test_json);
     RUN(test_lists);
+    RUN(test_mutated_json);
     return 0;
 }

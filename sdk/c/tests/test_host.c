@@ -164,7 +164,7 @@ static void test_without_cache(void)
     CHECK(strstr(peer.payload, "cache") == NULL);
     int attached = descriptors();
     anteroom_lease lease = lend(h, 1, 1, served);
-    CHECK(anteroom_finish(h, &lease, served, 0, 1, 0) == -1 && errno == EOPNOTSUPP);
+    CHECK(anteroom_finish(h, &lease, served, 0, 1, 0, 0) == -1 && errno == EOPNOTSUPP);
     CHECK(anteroom_put(h, &lease, 0, 1) == 1 && descriptors() == attached);
     fake_expect(&peer, PUT);
     finish(h);
@@ -194,12 +194,18 @@ static void test_finish(void)
 {
     anteroom *h = start(1, 0, ALL);
     anteroom_lease lease = lend(h, 1, 1, served);
-    CHECK(anteroom_finish(h, &lease, client, 3, 5, 1) == 1);
+    CHECK(anteroom_finish(h, &lease, client, 3, 5, 9000, 1) == 1);
     struct frame f = fake_expect(&peer, FINISH);
     struct stat sent, came;
     CHECK(f.flags == (FLAG_FD | FLAG_CLOSE) && f.a == 3 && f.b == 5 && fstat(client, &sent) == 0 && fstat(peer.descriptor, &came) == 0);
-    CHECK(sent.st_ino == came.st_ino);
+    CHECK(sent.st_ino == came.st_ino && f.length == 0);
     close(peer.descriptor);
+    lease = lend(h, 2, 1, served);
+    CHECK(anteroom_finish(h, &lease, client, 0, 1, 9000, 0) == 1);
+    CHECK(fake_expect(&peer, FINISH).conn == 2 && strcmp(peer.payload, "{\"keep_alive_timeout_ms\":9000}") == 0);
+    close(peer.descriptor);
+    lease = lend(h, 2, 2, -1); /* it was kept */
+    anteroom_put(h, &lease, 0, 1);
     finish(h);
 }
 

@@ -129,8 +129,21 @@ class TestHost < Minitest::Test
     start
     File.open(__FILE__) { |file| assert lend.finish(file, offset: 3, length: 5, close: true) }
     finish = @peer.expect(Type::FINISH)
-    assert_equal [3, 5, Anteroom::Flag::CLOSE | Anteroom::Flag::FD], [finish.a, finish.b, finish.flags]
+    assert_equal [3, 5, Anteroom::Flag::CLOSE | Anteroom::Flag::FD, ""], [finish.a, finish.b, finish.flags, finish.payload]
     assert_equal File.stat(__FILE__).ino, @peer.descriptor.stat.ino
+  end
+
+  def test_what_the_socket_has_kept_is_finished_for_the_same_time
+    start
+    lease = lend
+    lease.begin_request
+    big = "x" * (12 << 20)
+    big = big.byteslice(lease.socket.syswrite(big)..) until big.empty?
+    assert lease.put(keep_alive: 2)
+    finish = @peer.expect(Type::FINISH)
+    assert_equal [0, Anteroom::Flag::FD, '{"keep_alive_timeout_ms":2000}'], [finish.a, finish.flags, finish.payload]
+    assert_equal finish.b, @peer.descriptor.stat.size
+    refute lease.socket.closed? # as after a put
   end
 
   def test_forget_of_an_idle_connection_closes_it_without_shutdown
@@ -234,7 +247,7 @@ class TestHost < Minitest::Test
     peer.send_frame(Type::REFUSE, a: 12, payload: "64 hosts are attached")
     peer.close
     eventually("complaining") { @lines.any? }
-    assert_equal "Anteroom: AT_LIMIT: 64 hosts are attached Trying again until the sidecar is there.", @lines.first
+    assert_equal "Anteroom: AT_LIMIT: 64 hosts are attached. Trying again until the sidecar is there.", @lines.first
   end
 
   def test_refused_before_hello_is_read

@@ -79,6 +79,16 @@ class TestRequest < Minitest::Test
     assert_equal [], read("GET / HT")
   end
 
+  # Whatever bytes are changed, a request is taken, refused or not whole; no other error comes of it.
+  def test_mutated
+    random = Random.new(1)
+    500.times do |round|
+      data = TAKEN.values[round % 2].first.b
+      random.rand(1..3).times { data.setbyte(random.rand(data.bytesize), "\r\n :,;09azGH/.\0\xff".b.bytes.sample(random: random)) }
+      read(data, pieces: random.rand(1..data.bytesize)).each { |each| assert(each.is_a?(Anteroom::HTTP::Request) || [400, 413, 501].include?(each)) }
+    end
+  end
+
   def test_fields
     request, = read("GET /a?b HTTP/1.1\r\nHOST:x\r\nA:  b c \t\r\na: d\r\nEmpty:\r\n\r\n")
     assert_equal ["GET", "/a?b", "HTTP/1.1", "b c, d", ""], [request.verb, request.target, request.version, request["a"], request["empty"]]

@@ -96,6 +96,19 @@ class TestServer < Minitest::Test
     assert_match(/RuntimeError: oops/, @errors.string)
   end
 
+  def test_a_response_that_is_none
+    missing = Struct.new(:to_path) { def each; end }
+    responses = { "/nil" => nil, "/status" => ["fine", {}, []], "/body" => [200, {}, 5], "/file" => [200, {}, missing.new("/nowhere")],
+                  "/first" => [200, {}, Enumerator.new { |_| raise Errno::EPIPE }] }
+    serve { |env| responses[env["PATH_INFO"]] }
+    responses.each_key do |path|
+      caller = client
+      caller.request("GET", path)
+      assert_match(%r{\AHTTP/1.1 500 }, caller.rest, path)
+    end
+    assert_match(/ENOENT/, @errors.string)
+  end
+
   def test_a_body_that_fails_ends_the_connection
     failing = Enumerator.new { |out| out << "part" && raise("midway") }
     serve { |_| [200, {}, failing] }
@@ -104,9 +117,14 @@ class TestServer < Minitest::Test
     refute_match(/\r\n0\r\n\r\n\z/, caller.rest)
   end
 
-  def test_a_body_of_another_length_than_announced_ends_the_connection
-    serve { |env| [200, { "content-length" => "5" }, [env["PATH_INFO"] == "/long" ? "123456" : "1234"]] }
-    assert_equal(["", ""], ["/long", "/short"].map { |path| client.tap { |caller| caller.request("GET", path) }.rest[/\r\n\r\n(.*)/m, 1].to_s })
+  def test_a_body_of_another_length_than_announced_is_not_sent
+    serve do |env|
+      parts = { "/long" => ["123456"], "/short" => ["1234"], "/late" => Enumerator.new { |out| ["12", "3456"].each { |part| out << part } } }
+      [200, { "content-length" => "5" }, parts[env["PATH_INFO"]]]
+    end
+    ends = ["/long", "/short", "/late"].map { |path| client.tap { |caller| caller.request("GET", path) }.rest }
+    assert_equal(["500", "500", "200"], ends.map { |all| all[9, 3] })
+    assert_match(/\r\n\r\n12\z/, ends.last) # it had begun
     assert_match(/longer than its Content-Length/, @errors.string)
   end
 

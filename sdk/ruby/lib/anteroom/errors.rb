@@ -32,7 +32,7 @@ module Anteroom
     attr_reader :code
 
     def initialize(code, sentence)
-      super("#{CODES[code] || "code #{code}"}: #{sentence}")
+      super("#{CODES[code] || "code #{code}"}: #{sentence.delete_suffix(".")}.")
       @code = code
     end
   end

@@ -57,7 +57,7 @@ module Anteroom
   # Why the sidecar refuses or ends something, by number.
   CODES = [
     nil, :BAD_FRAME, :BAD_MAGIC, :BAD_VERSION, :BAD_PAYLOAD, :HELLO_TWICE, :HELLO_LATE, :TOO_LONG, :NO_DESCRIPTOR, :STRAY_DESCRIPTOR,
-    :BAD_DESCRIPTOR, :NOT_YOURS, :AT_LIMIT, :TOO_SLOW, :NOT_ALLOWED, :STOPPING, :OUT_OF_DESCRIPTORS, :NOT_AGREED
+    :BAD_DESCRIPTOR, :NOT_YOURS, :AT_LIMIT, :TOO_SLOW, :NOT_ALLOWED, :STOPPING, :OUT_OF_DESCRIPTORS, :NOT_AGREED, :NOT_ANSWERING
   ].freeze
 
   # Bytes that are no frame. Where the next one begins is unknown, so this is final for a stream. +code+ is one of CODES.

@@ -109,20 +109,20 @@ module Anteroom
     end
 
     # The connection is idle: the response is sent, the request is read to its end. It is kept for +keep_alive+ seconds (0: the pool's time).
-    # What the socket has kept of the response (LentSocket#syswrite) is left to the sidecar to send, and the pool's time holds.
+    # What the socket has kept of the response (LentSocket#syswrite) is left to the sidecar to send before.
     def put(keep_alive: 0, requests: 1)
       rest = socket.take_overflow
-      return finish(rest.file, length: rest.size) if rest
+      return finish(rest.file, length: rest.size, keep_alive: keep_alive) if rest
 
-      @session.put(self, (keep_alive * 1000).round.clamp(0, MAX_KEEP_ALIVE_MS), requests)
+      @session.put(self, milliseconds(keep_alive), requests)
     ensure
       rest&.close
     end
 
     # The sidecar sends +length+ bytes of +file+ from +offset+ on as the client takes them, and then has the connection as after +put+, or
-    # closes it. A regular file that has those bytes; it stays the caller's. Only if the feature "finish" was agreed.
-    def finish(file, length:, offset: 0, close: false)
-      @session.finish(self, file, offset, length, close)
+    # closes it. A regular file that has those bytes; it stays the caller's. Only if the feature "finish" was agreed (+may_finish?+).
+    def finish(file, length:, offset: 0, keep_alive: 0, close: false)
+      @session.finish(self, file, offset, length, close ? nil : milliseconds(keep_alive))
     end
 
     # Ends the connection, once the client has all that was written.
@@ -145,6 +145,12 @@ module Anteroom
     # Not now: the sidecar leases it again, to another host where there is one. Only if nothing was read.
     def nack(reason = NackReason::OVERLOAD)
       @session.nack(self, reason)
+    end
+
+    private
+
+    def milliseconds(seconds)
+      (seconds * 1000).round.clamp(0, MAX_KEEP_ALIVE_MS)
     end
   end
 end

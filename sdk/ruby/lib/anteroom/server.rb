@@ -9,6 +9,10 @@ module Anteroom
   class Server
     DEFAULT_THREADS = 5
 
+    # Why a refused request ends its connection, by the status.
+    REASONS = { 408 => CloseReason::TOO_SLOW, 500 => CloseReason::APP }.freeze
+    private_constant :REASONS
+
     # +threads+ is also how many leases it takes at once; else ANTEROOM_CAPACITY, else 5. The other options are those of Host.
     def initialize(app, threads: nil, errors: $stderr, **options)
       @app = app
@@ -47,7 +51,7 @@ module Anteroom
       give_back(lease, outcome, requests)
     rescue HTTP::Refusal => e
       refuse(lease, e)
-    rescue HTTP::ClientGone, SystemCallError, IOError
+    rescue HTTP::ClientGone
       lease.close(CloseReason::CLIENT)
     rescue StandardError => e # in the middle of a response
       complain(e)
@@ -67,9 +71,20 @@ module Anteroom
       response = HTTP::Response.new(lease, request, behind: reader.rest)
       hijacked = false
       status, headers, body = call(env(lease, request) { hijacked = lease.detach(reader.rest) || true })
-      hijacked ? :gone : response.write(Integer(status), headers, body)
+      hijacked ? :gone : deliver(response, status, headers, body)
     ensure
       request&.body&.close
+    end
+
+    def deliver(response, status, headers, body)
+      response.write(Integer(status), headers, body)
+    rescue HTTP::ClientGone
+      raise
+    rescue StandardError => e
+      raise if response.begun?
+
+      complain(e)
+      raise HTTP::Refusal.new(500, "the app has failed")
     end
 
     def call(env)
@@ -125,7 +140,7 @@ module Anteroom
       body = "#{phrase}: #{refusal.message}\n"
       lease.socket.syswrite("HTTP/1.1 #{refusal.status} #{phrase}\r\nContent-Type: text/plain\r\n" \
                             "Content-Length: #{body.bytesize}\r\nConnection: close\r\n\r\n#{body}")
-      lease.close(refusal.status == 408 ? CloseReason::TOO_SLOW : CloseReason::CLIENT)
+      lease.close(REASONS.fetch(refusal.status, CloseReason::CLIENT))
     rescue SystemCallError, IOError
       nil
     end

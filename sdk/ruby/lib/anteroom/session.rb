@@ -98,9 +98,13 @@ module Anteroom
       give_back(lease) { frame(Type::PUT, lease, a: milliseconds, b: requests) }
     end
 
-    def finish(lease, file, offset, length, close)
-      flags = Flag::FD | (close ? Flag::CLOSE : 0)
-      give_back(lease, keep: !close, file: file) { frame(Type::FINISH, lease, flags: flags, a: offset, b: length) }
+    # +milliseconds+: how long the connection is kept afterwards, nil if it is closed.
+    def finish(lease, file, offset, length, milliseconds)
+      flags = Flag::FD | (milliseconds ? 0 : Flag::CLOSE)
+      payload = milliseconds.to_i.positive? ? JSON.generate(keep_alive_timeout_ms: milliseconds) : ""
+      give_back(lease, keep: !milliseconds.nil?, file: file) do
+        frame(Type::FINISH, lease, flags: flags, a: offset, b: length, payload: payload)
+      end
     end
 
     def close_connection(lease, reason, requests)

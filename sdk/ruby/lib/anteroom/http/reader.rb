@@ -26,7 +26,7 @@ module Anteroom
         @buffer = String.new(encoding: Encoding::BINARY)
       end
 
-      # The next request, with its body. Raises Refusal, ClientGone, SystemCallError, IOError.
+      # The next request, with its body. Raises Refusal or ClientGone; SystemCallError if there is no room for the body.
       def read
         request = Request.new(head)
         raise Refusal.new(413, "the body is too long") if request.length.to_i > MAX_BODY
@@ -63,7 +63,9 @@ module Anteroom
       def go_on(request)
         return unless request.expects_continue? && (request.chunked? || request.length > @buffer.bytesize)
 
-        @socket.write("HTTP/1.1 100 Continue\r\n\r\n")
+        @socket << "HTTP/1.1 100 Continue\r\n\r\n"
+      rescue SystemCallError, IOError => e
+        raise ClientGone, e.message
       end
 
       def body(request)
@@ -134,6 +136,8 @@ module Anteroom
         when :wait_readable then @socket.wait_readable(TIMEOUT) or raise Refusal.new(408, "the client sends nothing")
         else @buffer << data
         end
+      rescue SystemCallError, IOError => e
+        raise ClientGone, e.message
       end
     end
   end

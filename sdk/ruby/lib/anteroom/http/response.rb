@@ -53,6 +53,11 @@ module Anteroom
         body.close if body.respond_to?(:close)
       end
 
+      # Whether a part of it may have reached the client.
+      def begun?
+        @begun == true
+      end
+
       private
 
       def sort(headers)
@@ -187,13 +192,18 @@ module Anteroom
       end
 
       def flush
-        until @unsent.empty?
-          begin
-            @unsent = @unsent.byteslice(@socket.syswrite(@unsent)..)
-          rescue IO::WaitWritable
-            @socket.wait_writable(TIMEOUT) or raise ClientGone, "the client takes nothing"
-          end
-        end
+        @unsent = send_some(@unsent) until @unsent.empty?
+      rescue SystemCallError, IOError => e
+        raise ClientGone, e.message
+      end
+
+      # Returns what is left.
+      def send_some(data)
+        @begun = true
+        data.byteslice(@socket.syswrite(data)..)
+      rescue IO::WaitWritable
+        @socket.wait_writable(TIMEOUT) or raise ClientGone, "the client takes nothing"
+        data
       end
     end
   end
