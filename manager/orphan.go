@@ -85,9 +85,9 @@ type base struct {
 	wrote uint64 // bytes that had been written
 }
 
-// noteBase is for leases of requests whose end is unknown, or that have come in parts: some system calls that the others do without.
+// noteBase is for leases of requests whose end is unknown, or that have come in parts, as those with a body may: some system calls that the others do without.
 func (p *policy) noteBase(r *record, slot uint32, inParts bool) {
-	if (r.length == 0 || inParts) && !p.listeners[r.listener].once() {
+	if (r.length != r.head || inParts) && !p.listeners[r.listener].once() {
 		b := p.act.base(r.fd, 0)
 		b.seq = r.seq
 		p.memory.extra(slot).base = b

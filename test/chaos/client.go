@@ -83,7 +83,7 @@ func (c *client) exchange() {
 		c.place.brokenOff(seq, c.last, fmt.Errorf("%s, request %d of its connection: %w", c.name, c.served+1, err))
 		c.drop()
 	case response.StatusCode == http.StatusBadGateway:
-		c.place.badGateway(seq, c.name)
+		c.place.badGateway(seq, fmt.Sprintf("%s at %v", c.name, c.conn.LocalAddr()))
 		c.drop()
 	case response.StatusCode != http.StatusOK:
 		report.unexplained("status", seq, fmt.Errorf("%s: %s: %s", c.name, response.Status, body))

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -117,6 +119,9 @@ func (p *place) rollHost(n int) error {
 	go func() { done <- old.Wait() }()
 	select {
 	case err := <-done:
+		if exit := new(exec.ExitError); errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == unix.SIGTERM {
+			return nil // it was asked before it could listen
+		}
 		if err != nil {
 			return fmt.Errorf("host %s, asked to leave: %w", hostName(old), err)
 		}
@@ -160,13 +165,23 @@ func children(parent int) (list []process) {
 		b, _ := os.ReadFile(task)
 		for _, field := range strings.Fields(string(b)) {
 			pid, _ := strconv.Atoi(field)
-			name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-			if err == nil {
-				list = append(list, process{pid, parent, strings.TrimSpace(string(name))})
+			if name, alive := nameOf(pid); alive {
+				list = append(list, process{pid, parent, name})
 			}
 		}
 	}
 	return list
+}
+
+// nameOf reads a process's name; alive is false if it is gone, or about to be.
+func nameOf(pid int) (name string, alive bool) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)) // pid (name) state …
+	if err != nil {
+		return "", false
+	}
+	_, rest, _ := strings.Cut(string(stat), "(")
+	name, rest, _ = strings.Cut(rest, ") ")
+	return name, rest != "" && !strings.ContainsAny(rest[:1], "ZX")
 }
 
 func (p *place) command(args ...string) ([]byte, error) {

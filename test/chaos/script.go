@@ -87,7 +87,13 @@ func (s *script) killKeeper() (int, error) {
 	if keeper == 0 {
 		return 0, fmt.Errorf("no keeper came")
 	}
-	return 1, unix.Kill(keeper, unix.SIGKILL)
+	err := unix.Kill(keeper, unix.SIGKILL)
+	for end := time.Now().Add(answerTime); err == nil && time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if _, alive := nameOf(keeper); !alive { // or the next deed would rely on it
+			break
+		}
+	}
+	return 1, err
 }
 
 func (s *script) killBoth() (int, error) {
