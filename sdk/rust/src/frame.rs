@@ -145,3 +145,80 @@ impl Frame {
         Ok(Some((frame, end)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! The codec against the vectors that every implementation runs.
+
+    use super::*;
+    use crate::json::{parse, Value};
+    use std::fs;
+    use std::path::Path;
+
+    fn load(name: &str) -> Vec<Value> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../handoff/testdata/vectors").join(name);
+        match parse(&fs::read(path).unwrap()) {
+            Some(Value::List(vectors)) => vectors,
+            _ => panic!("{name} is no list"),
+        }
+    }
+
+    fn text<'a>(vector: &'a Value, member: &str) -> &'a str {
+        vector.get(member).and_then(Value::text).unwrap()
+    }
+
+    fn bytes(vector: &Value) -> Vec<u8> {
+        let hex = text(vector, "hex");
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+    }
+
+    fn frame(vector: &Value) -> Frame {
+        let number = |member| vector.get(member).and_then(Value::number).unwrap();
+        Frame {
+            kind: number("type") as u8,
+            flags: number("flags") as u8,
+            seq: number("seq") as u32,
+            conn: text(vector, "conn").parse().unwrap(),
+            a: text(vector, "a").parse().unwrap(),
+            b: text(vector, "b").parse().unwrap(),
+            payload: text(vector, "payload").as_bytes().to_vec(),
+        }
+    }
+
+    #[test]
+    fn frames() {
+        for vector in load("frames.json") {
+            let (wanted, data) = (frame(&vector), bytes(&vector));
+            assert_eq!(wanted.encode(), data, "{}", text(&vector, "name"));
+            let stream = [&data[..], &data[..]].concat();
+            assert_eq!(Frame::decode(&stream).unwrap(), Some((wanted, data.len())), "{}", text(&vector, "name"));
+            for length in 0..data.len() {
+                assert_eq!(Frame::decode(&data[..length]).unwrap(), None);
+            }
+        }
+    }
+
+    #[test]
+    fn incomplete_and_bad() {
+        for vector in load("incomplete_and_bad.json") {
+            let result = match Frame::decode(&bytes(&vector)) {
+                Ok(None) => "more",
+                Ok(Some(_)) => "a frame",
+                Err(Error::Protocol { code, .. }) => code,
+                Err(_) => "another error",
+            };
+            assert_eq!(result, text(&vector, "want"), "{}", text(&vector, "name"));
+        }
+    }
+
+    #[test]
+    fn codes_have_names() {
+        assert_eq!([0, 1, 18, 19].map(code_name), ["code 0", "BAD_FRAME", "NOT_ANSWERING", "code 19"]);
+    }
+
+    #[test]
+    #[should_panic(expected = "8193 bytes")]
+    fn a_payload_that_is_too_long_is_not_sent() {
+        Frame { payload: vec![0; MAX_PAYLOAD + 1], ..Frame::default() }.encode();
+    }
+}

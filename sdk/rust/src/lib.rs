@@ -36,3 +36,10 @@ pub use lease::{CloseReason, Lease, NackReason};
 pub use options::Options;
 pub use session::Welcome;
 pub use sys::Termination;
+
+#[cfg(test)]
+mod tests;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
