@@ -137,17 +137,22 @@ impl Lease {
     }
 
     /// The rest of the response is `length` bytes (at least 1) of `file` from `offset`: the sidecar sends them as the client takes them, and then puts the
-    /// connection, or closes it if `close`. `file` is a regular file or memfd that has those bytes, and is not to be changed. Panics unless
-    /// [`can_finish`](Lease::can_finish), or if `length` is 0.
-    pub fn finish(mut self, file: impl AsFd, offset: u64, length: u64, close: bool) -> bool {
+    /// connection for up to that `keep_alive` (zero: the pool's time), or closes it if there is none. `file` is a regular file or memfd that has those
+    /// bytes, and is not to be changed. Panics unless [`can_finish`](Lease::can_finish), or if `length` is 0.
+    pub fn finish(mut self, file: impl AsFd, offset: u64, length: u64, keep_alive: Option<Duration>) -> bool {
         assert!(self.can_finish() && length > 0, "FINISH needs to be agreed, and at least one byte");
-        let flags = if close { flag::CLOSE } else { 0 };
-        let frame = Frame { kind: kind::FINISH, flags: flags | flag::FD, a: offset, b: length, ..Frame::default() };
-        if close {
-            self.connection = None;
-            return self.end(frame, Some(file.as_fd()));
+        let frame = Frame { kind: kind::FINISH, flags: flag::FD, a: offset, b: length, ..Frame::default() };
+        match keep_alive.map(milliseconds) {
+            None => {
+                self.connection = None;
+                self.end(Frame { flags: flag::FD | flag::CLOSE, ..frame }, Some(file.as_fd()))
+            }
+            Some(0) => self.give_back(frame, Some(file.as_fd())),
+            Some(ms) => {
+                let payload = format!(r#"{{"keep_alive_timeout_ms":{ms}}}"#).into_bytes();
+                self.give_back(Frame { payload, ..frame }, Some(file.as_fd()))
+            }
         }
-        self.give_back(frame, Some(file.as_fd()))
     }
 
     fn answer(&mut self, frame: Frame) -> bool {

@@ -219,13 +219,18 @@ fn each_answer_is_a_frame() {
     assert!(lend(3).nack(NackReason::Overload));
     let mut file = File::options().read(true).write(true).create_new(true).open(sidecar.folder.join("rest")).unwrap();
     file.write_all(b"the rest").unwrap();
-    assert!(lend(4).finish(&file, 4, 4, true));
-    let mut detached = lend(5).detach().unwrap();
-    let answers: Vec<Received> = [kind::CLOSE, kind::CLOSE, kind::NACK, kind::FINISH, kind::DETACH].map(|kind| link.next(kind)).into();
+    assert!(lend(4).finish(&file, 4, 4, None));
+    assert!(lend(5).finish(&file, 0, 8, Some(Duration::from_millis(250))));
+    assert!(lend(6).finish(&file, 0, 8, Some(Duration::ZERO)));
+    let mut detached = lend(7).detach().unwrap();
+    let answers: Vec<Received> =
+        [kind::CLOSE, kind::CLOSE, kind::NACK, kind::FINISH, kind::FINISH, kind::FINISH, kind::DETACH].map(|kind| link.next(kind)).into();
     let said: Vec<(u32, u64, u64)> = answers.iter().map(|(frame, _)| (frame.seq, frame.a, frame.b)).collect();
-    assert_eq!(said, [(1, 3, 0), (2, 2, 5), (3, 3, 0), (4, 4, 4), (5, 0, 0)]);
-    assert_eq!(answers[3].0.flags, flag::FD | flag::CLOSE);
-    assert!(answers[3].1.is_some());
+    assert_eq!(said, [(1, 3, 0), (2, 2, 5), (3, 3, 0), (4, 4, 4), (5, 0, 8), (6, 0, 8), (7, 0, 0)]);
+    let finishes: Vec<(u8, &[u8], bool)> =
+        answers[3..6].iter().map(|(frame, fd)| (frame.flags, &frame.payload[..], fd.is_some())).collect();
+    let kept = &br#"{"keep_alive_timeout_ms":250}"#[..];
+    assert_eq!(finishes, [(flag::FD | flag::CLOSE, &b""[..], true), (flag::FD, kept, true), (flag::FD, &b""[..], true)]);
     detached.write_all(b"mine").unwrap();
     client.read_exact(&mut [0; 4]).unwrap();
 }

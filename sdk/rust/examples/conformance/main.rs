@@ -99,7 +99,7 @@ fn serve_lease(mut lease: Lease) {
             Ok(After::Stay) if !alone => continue,
             Ok(After::Stay) => lease.put(Duration::ZERO, served),
             Ok(After::End) => lease.close(CloseReason::Done, served),
-            Ok(After::File { file, length, end }) => lease.finish(file, 0, length, end),
+            Ok(After::File { file, length, end }) => lease.finish(file, 0, length, (!end).then_some(Duration::ZERO)),
             Ok(After::Upgrade) => upgrade(lease, reader.rest()),
             Err(_) => lease.close(CloseReason::Client, served),
         };
