@@ -35,7 +35,6 @@ class PipeLink {
   #error = null;
   #connected = false;
   #ours = false; // the end
-  #corked = false;
 
   constructor(makePipe, path, receiver) {
     const handle = makePipe();
@@ -53,17 +52,9 @@ class PipeLink {
     this.#socket.connect(path);
   }
 
-  /** Sends whole frames; those of one turn go together. After the end it does nothing. */
+  /** Sends whole frames. After the end it does nothing. */
   send(data) {
     if (this.#socket.destroyed) return;
-    if (!this.#corked) {
-      this.#corked = true;
-      this.#socket.cork();
-      process.nextTick(() => {
-        this.#corked = false;
-        this.#socket.uncork();
-      });
-    }
     this.#socket.write(data);
     if (this.#socket.writableLength > MAX_UNSENT) {
       this.fail(new AnteroomError('LINK_LOST', `The sidecar does not read: ${this.#socket.writableLength} bytes wait for it.`));

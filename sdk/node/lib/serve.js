@@ -19,6 +19,8 @@ diagnostics.subscribe('http.server.request.start', ({ request, response, socket 
 
 /** Gives an http.Server the connections that are leased to a host, and puts them back when they are idle. */
 class Service {
+  static #open = new Set(); // of this process
+
   #host;
   #server;
   #connections = new Map(); // all that this process has a descriptor of, by their ids
@@ -43,6 +45,7 @@ class Service {
     this.#listen();
     this.#takeOver();
     this.#leaveOn(options.signals ?? ['SIGTERM', 'SIGINT']);
+    Service.#open.add(this);
   }
 
   get host() {
@@ -205,11 +208,15 @@ class Service {
     const closed = once(this.#server, 'close');
     this.#server.close();
     await closed;
+    Service.#open.delete(this);
   }
 
   #leaveOn(signals) {
     for (const signal of signals) {
-      const leave = () => this.close().then(() => process.listenerCount(signal) > 0 || process.exit());
+      const leave = async () => {
+        await this.close();
+        if (Service.#open.size === 0 && process.listenerCount(signal) === 0) process.exit();
+      };
       process.once(signal, leave); // a second one ends the process at once, as ever
     }
     if (cluster.isWorker) process.once('disconnect', () => this.close());

@@ -19,6 +19,8 @@ class Session {
   #inbox = new Inbox();
   #observer;
   #welcomeTimer;
+  #unsent = []; // encoded frames
+  #sending = null;
   #began = Date.now();
 
   constructor(open, path, hello, observer) {
@@ -37,8 +39,11 @@ class Session {
     return Date.now() - this.#began;
   }
 
+  /** Sends a frame, together with the others of this turn of the event loop. */
   send(frame) {
-    if (!this.over) this.#link.send(encode(frame));
+    if (this.over) return;
+    this.#unsent.push(encode(frame));
+    this.#sending ??= setImmediate(() => this.#flush());
   }
 
   /** Say that this host leaves. The sidecar hangs up when the last lease is answered. */
@@ -54,7 +59,15 @@ class Session {
 
   /** Hang up. The sidecar takes back the leases that are out. */
   close() {
+    this.#flush();
     this.#link.close();
+  }
+
+  #flush() {
+    clearImmediate(this.#sending);
+    this.#sending = null;
+    if (this.#unsent.length > 0 && !this.over) this.#link.send(Buffer.concat(this.#unsent));
+    this.#unsent = [];
   }
 
   #receive(chunk, handle) {

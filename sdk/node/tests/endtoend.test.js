@@ -63,6 +63,17 @@ test('the sidecar dies and comes back', { timeout: 60_000 }, async (t) => {
   assert.deepEqual(Object.keys(count(await load(sidecar, {}))), ['200']);
 });
 
+test('a signal ends the process when all of its servers have left', { timeout: 60_000 }, async (t) => {
+  const sidecar = await new Sidecar(t).start();
+  const child = sidecar.spawn(process.execPath, [path.join(__dirname, 'app/two.js')], { ANTEROOM_HANDOFF: sidecar.handoff });
+  await sidecar.until(({ hosts }) => hosts.length === 2);
+  const agent = new http.Agent();
+  const answer = get(sidecar.port, '/sleep?ms=300', agent);
+  await sidecar.until(({ states }) => states.leased === 1);
+  assert.equal(await sidecar.kill(child, 'SIGTERM'), 0);
+  assert.deepEqual(await answer, { status: 200, body: 'slept' });
+});
+
 test('each worker of a cluster attaches, and leaves when the cluster disconnects', { timeout: 60_000 }, async (t) => {
   const sidecar = await new Sidecar(t).start();
   const primary = sidecar.spawn(process.execPath, [path.join(__dirname, 'app/cluster.js')], { ANTEROOM_HANDOFF: sidecar.handoff });

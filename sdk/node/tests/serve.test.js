@@ -202,19 +202,17 @@ for (const road of ['pipe', 'bridge']) {
     await once(client.socket, 'end');
   });
 
-  on('a helper or a link that breaks leaves one answer to each request', { skip: road !== 'bridge' }, async (t) => {
+  on('a helper that dies leaves one answer to each request', { skip: road !== 'bridge' }, async (t) => {
     const server = http.createServer();
     const { sidecar, client } = await serve(t, server);
     const asked = once(server, 'request');
     const answer = client.ask('GET / HTTP/1.1\r\nHost: a\r\n\r\n');
     const [request, response] = await asked;
     const { hosts } = await sidecar.status();
-    const again = once(server, 'listening').catch(() => {});
     process.kill(hosts[0].pid, 'SIGKILL');
     await once(request.socket, 'close');
     response.end('too late');
     assert.equal((await answer).status, 502);
-    void again;
   });
 }
 
