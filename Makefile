@@ -25,7 +25,8 @@ BUF         := bin/tools/buf
 TOOL_MODULES := tools tools/buf tools/golangci-lint
 
 PYTHON_SOURCES := sdk/python deploy/compose/app bench/cheroot
-SHELL_SCRIPTS  := .ci/run deploy/image/build-base $(filter-out %.txt,$(wildcard scripts/*))
+SHELL_SCRIPTS  := .ci/run deploy/image/build-base $(filter-out %.txt,$(wildcard scripts/*)) host/conformance/run \
+	$(wildcard sdk/*/test sdk/*/conformance sdk/*/conformance-* sdk/c/tests/*.sh) sdk/java/build
 
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
@@ -67,13 +68,13 @@ test: ## Install what the tests need and pass all of them (the compose suite too
 
 .PHONY: clean
 clean: ## Remove what was built
-	rm -rf bin
+	rm -rf bin sdk/java/target sdk/rust/target
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 ##@ Checks
 
 .PHONY: check
-check: lint unit property python sdks process ## Everything that needs neither root nor a Docker engine
+check: lint unit property sdks conformance process chaos-quick ## Everything that needs neither root nor a Docker engine
 
 .PHONY: lint
 lint: lint-go lint-proto lint-python lint-shell ## All linters, and that generated code is fresh
@@ -106,15 +107,17 @@ property: ## A million random events through the manager's policy (SEED=n repeat
 	@seed=$${SEED:-$$(od -An -N6 -tu8 /dev/urandom | tr -d ' ')}; echo "property: SEED=$$seed"; \
 		go test ./manager -run 'TestPolicy$$' -count=1 -rapid.checks=20000 -rapid.steps=60 -rapid.seed=$$seed -rapid.nofailfile
 
-.PHONY: python
-python: build ## Tests of the Python SDK
-	cd sdk/python && ANTEROOM_TEST_BINARY=$(CURDIR)/bin/anteroom $(PYTHON) -m pytest -p no:cacheprovider tests
+SDK_TESTS := $(wildcard sdk/*/test)
 
 .PHONY: sdks
-sdks: build ## Tests of the other languages' SDKs
-	@for test in $(wildcard sdk/*/test); do echo "$$test"; ANTEROOM_TEST_BINARY=$(CURDIR)/bin/anteroom $$test || exit 1; done
+sdks: build ## Tests of every language's SDK (one: make sdk/ruby/test)
+	@for test in $(SDK_TESTS); do $(MAKE) $$test || exit 1; done
 
-CONFORMANCE := host/conformance/run $(wildcard sdk/*/conformance*)
+.PHONY: $(SDK_TESTS)
+$(SDK_TESTS): build
+	PYTHON='$(PYTHON)' ANTEROOM_TEST_BINARY=$(CURDIR)/bin/anteroom $@
+
+CONFORMANCE := host/conformance/run $(wildcard sdk/*/conformance sdk/*/conformance-*)
 
 .PHONY: conformance
 conformance: build ## Play the sidecar against every language's host, print a goal line for each; fails if one is short
@@ -123,6 +126,18 @@ conformance: build ## Play the sidecar against every language's host, print a go
 .PHONY: process
 process: build ## End to end with real processes
 	go test -race -count=1 -timeout $(PROCESS_TIMEOUT) ./test/process/...
+
+.PHONY: chaos
+chaos: bin/chaos build ## Kill 10,000 hosts, sidecars and keepers under load, and count what clients notice (some minutes; SEED=n repeats a script)
+	bin/chaos $(if $(SEED),-seed $(SEED))
+
+.PHONY: chaos-quick
+chaos-quick: bin/chaos build ## The same with 500 kills, in under a minute
+	bin/chaos -kills 500 $(if $(SEED),-seed $(SEED))
+
+.PHONY: bin/chaos
+bin/chaos:
+	go build -o $@ ./test/chaos
 
 .PHONY: integration
 integration: images ## End to end with containers (needs a Docker engine)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -74,7 +75,7 @@ func (s *supervisor) run() (status int, err error) {
 
 func (s *supervisor) start() error {
 	const passed = 3
-	env := append(s.program.Env, SupervisorVariable+"="+strconv.Itoa(passed))
+	env := append(slices.Clone(s.program.Env), SupervisorVariable+"="+strconv.Itoa(passed))
 	process, err := os.StartProcess(s.program.Path, s.program.Args, &os.ProcAttr{Env: env, Files: []*os.File{os.Stdin, os.Stdout, os.Stderr, s.pipe}})
 	if err != nil {
 		return fmt.Errorf("starting the sidecar: %w", err)
@@ -159,16 +160,23 @@ func (s *supervisor) passSignals() (stop func()) {
 }
 
 func (s *supervisor) pass(sig os.Signal) {
+	number, _ := sig.(unix.Signal) // on Unix they all are
 	if pid := s.serving(); pid > 0 {
-		_ = unix.Kill(pid, sig.(unix.Signal)) // ESRCH: its successor announces itself soon
+		_ = unix.Kill(pid, number) // ESRCH: its successor announces itself soon
 	}
+}
+
+// supervisorPipe is where a supervised process announces itself.
+func supervisorPipe() (fd int, supervised bool) {
+	fd, err := strconv.Atoi(os.Getenv(SupervisorVariable))
+	return fd, err == nil
 }
 
 // Announce tells the supervisor of this process, if it has one, that it serves from now on.
 func Announce() error {
-	fd, err := strconv.Atoi(os.Getenv(SupervisorVariable))
-	if err != nil {
-		return nil // not supervised
+	fd, supervised := supervisorPipe()
+	if !supervised {
+		return nil
 	}
 	if _, err := unix.Write(fd, []byte(strconv.Itoa(unix.Getpid())+"\n")); err != nil {
 		return fmt.Errorf("announcing this process to its supervisor: %w", err)

@@ -34,7 +34,7 @@ const answerTime = 20 * time.Second
 var lastSeq atomic.Uint64
 
 func newClient(p *place, n int, seed int64) *client {
-	return &client{place: p, name: "c" + strconv.Itoa(n), rand: rand.New(rand.NewSource(seed)), pace: []time.Duration{0, 5, 20, 100}[n%4] * time.Millisecond}
+	return &client{place: p, name: "c" + strconv.Itoa(n), rand: rand.New(rand.NewSource(seed)), pace: []time.Duration{0, 5 * time.Millisecond, 20 * time.Millisecond, 100 * time.Millisecond}[n%4]}
 }
 
 func (c *client) run(ctx context.Context) {
@@ -77,7 +77,7 @@ func (c *client) exchange() {
 	report := c.place.report
 	report.sent.Add(1)
 	_ = c.conn.SetDeadline(time.Now().Add(answerTime))
-	response, body, err := c.ask(seq, size, sent)
+	response, body, err := c.ask(seq, size, sent) //nolint:bodyclose // ask has closed it
 	switch {
 	case err != nil:
 		c.place.brokenOff(seq, c.last, fmt.Errorf("%s, request %d of its connection: %w", c.name, c.served+1, err))

@@ -72,7 +72,11 @@ func freePort() (int, error) {
 		return 0, err
 	}
 	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port, nil
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(port)
 }
 
 func (p *place) startHost(n int) error {
@@ -119,7 +123,7 @@ func (p *place) rollHost(n int) error {
 	go func() { done <- old.Wait() }()
 	select {
 	case err := <-done:
-		if exit := new(exec.ExitError); errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == unix.SIGTERM {
+		if endedBy(err, unix.SIGTERM) {
 			return nil // it was asked before it could listen
 		}
 		if err != nil {
@@ -132,6 +136,15 @@ func (p *place) rollHost(n int) error {
 		leased, _ := p.command("conns", "--state", "leased")
 		return fmt.Errorf("host %s was asked to leave and did not:\n%s\n%s", hostName(old), hosts, leased)
 	}
+}
+
+func endedBy(err error, by syscall.Signal) bool {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return false
+	}
+	status, ok := exit.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == by
 }
 
 // process is the sidecar's, or its keeper's: both are found as ps(1) finds them.
