@@ -34,6 +34,7 @@ func metric(name, help string, labels ...string) *prometheus.Desc {
 // The metrics. Labels are bounded: a host is named as it names itself, hosts of one name count together, and all private pools are one.
 var (
 	running     = metric("running", "1 while connections are accepted and lent, 0 between Stop and Start.")
+	successions = metric("successions_total", "Times a process has taken over from another, after its death or in an upgrade.")
 	connections = metric("connections", "Connections now, by state.", "state")
 	keepLimit   = metric("keep_alive_limit", "Connections that may be kept between requests.")
 	keepInUse   = metric("keep_alive_in_use", "Connections kept between requests, or promised to be.")
@@ -150,6 +151,7 @@ func (s *scrape) states(d *prometheus.Desc, c manager.StateCounts, labels ...str
 
 func (s *scrape) whole(c *manager.Counts, k manager.Capacity) {
 	s.gauge(running, one(c.Running))
+	s.counter(successions, c.Successions)
 	s.states(connections, c.States)
 	s.gauge(keepLimit, max(k.Limit, 0))
 	s.gauge(keepInUse, k.InUse)

@@ -46,9 +46,11 @@ func busy() *source {
 			{ID: 2, Name: "worker", Pool: "web", Capacity: 8, Leased: 1, Leases: 50, Stale: 2},
 			{ID: 3, Name: "alone", Pool: "p7", Capacity: 1, Leases: 5, Violations: 4, Draining: true, Hung: true},
 		},
-		Totals:  manager.Totals{Accepted: 77, Leases: 155, Requests: 150},
-		Uptime:  90 * time.Second,
-		Running: true,
+		Totals: manager.Totals{Accepted: 77, Leases: 155, Requests: 150},
+		Uptime: 90 * time.Second,
+
+		Successions: 3,
+		Running:     true,
 	}
 	s.counts.Totals.Closed[manager.ReasonExpired] = 9
 	s.counts.Totals.Answers[3] = 4 // 429
@@ -94,6 +96,7 @@ func TestMetrics(t *testing.T) {
 	got := series(t, handler(busy(), true))
 	for name, want := range map[string]float64{
 		`anteroom_running`:                                                            1,
+		`anteroom_successions_total`:                                                  3,
 		`anteroom_connections{state="idle"}`:                                          38,
 		`anteroom_connections{state="ready"}`:                                         3,
 		`anteroom_connections{state="leased"}`:                                        2,

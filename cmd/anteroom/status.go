@@ -48,7 +48,11 @@ func (o *operator) statusJSON(counts *pb.GetConnectionCountsResponse, capacity *
 }
 
 func (o *operator) statusTables(c *pb.GetConnectionCountsResponse, k *pb.GetKeepAliveCapacityResponse) error {
-	fmt.Fprintf(o.out, "%s, up %s\n", condition(c), short(c.GetUptime()))
+	fmt.Fprintf(o.out, "%s, up %s", condition(c), short(c.GetUptime()))
+	if n := c.GetSuccessions(); n > 0 {
+		fmt.Fprintf(o.out, ", %s", counted(n, "succession"))
+	}
+	fmt.Fprintln(o.out)
 	s := c.GetStates()
 	fmt.Fprintf(o.out, "connections: %d idle, %d ready, %d leased, %d finishing, %d closing\n",
 		s.GetIdle(), s.GetReady(), s.GetLeased(), s.GetFinishing(), s.GetClosing())
