@@ -1,0 +1,220 @@
+package process
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// replaceable starts a sidecar from a copy of the binary, which can be replaced.
+func replaceable(t *testing.T, flags ...string) (s *sidecar, program string) {
+	t.Helper()
+	dir := t.TempDir()
+	program = filepath.Join(dir, "anteroom")
+	put(t, program, content(t, binary(t)))
+	flags = append([]string{"--listen", "tcp://127.0.0.1:0", "--keep-alive-timeout", "1h", "--log-level", "debug"}, flags...)
+	s = serveWith(t, dir, exec.Command(program), flags...)
+	t.Cleanup(func() { // the supervisor, if there is one, would leave the others behind if it were killed
+		_ = s.cmd.Process.Signal(syscall.SIGTERM)
+		<-s.gone
+	})
+	aHost(t, s, "host")
+	s.hosts(1)
+	return s, program
+}
+
+func content(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// put makes a program, in the place of another if there is one, as a package manager does.
+func put(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path+".new", []byte(text), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *sidecar) upgrade() (string, error) {
+	out, err := exec.Command(binary(s.t), "upgrade", "--control", s.control()).CombinedOutput()
+	return string(out), err
+}
+
+// passers are clients over a takeover: one is idle, one waits for its answer. after checks both.
+type passers struct {
+	idle, waiting *client
+}
+
+func (s *sidecar) passers() passers {
+	s.t.Helper()
+	p := passers{mustDial(s.t, s.web[0]), mustDial(s.t, s.web[0])}
+	if err := p.idle.ask("before", 10, 0); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := p.waiting.send("waiting", 1000, time.Second); err != nil {
+		s.t.Fatal(err)
+	}
+	eventually(s.t, "its request is with the host", func() bool { return s.counts().States.Leased == 1 })
+	return p
+}
+
+func (p passers) after(t *testing.T) {
+	t.Helper()
+	if err := p.waiting.receive("waiting", 1000); err != nil {
+		t.Errorf("who waited for an answer: %v", err)
+	}
+	for _, c := range []*client{p.idle, p.waiting} {
+		if err := c.ask("after", 10, 0); err != nil {
+			t.Errorf("the same connection, afterwards: %v", err)
+		}
+	}
+}
+
+func TestUpgrade(t *testing.T) {
+	for _, supervise := range []string{"false", "true"} {
+		t.Run("supervise="+supervise, func(t *testing.T) {
+			s, program := replaceable(t, "--supervise="+supervise)
+			clients := s.passers()
+			put(t, program, content(t, binary(t)))
+			out, err := s.upgrade()
+			if err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			pid, _ := strconv.Atoi(regexp.MustCompile(`process (\d+) serves now`).FindStringSubmatch(out)[1])
+			clients.after(t)
+			if supervise == "false" {
+				_ = syscall.Kill(pid, syscall.SIGTERM) // nobody stands for the new one
+			} else {
+				s.signal(syscall.SIGTERM)
+			}
+			if code := s.exit(); code != 0 {
+				t.Errorf("what was started first ended with %d", code)
+			}
+			eventually(t, "the new process has ended", func() bool { return syscall.Kill(pid, 0) != nil })
+		})
+	}
+}
+
+// A new program that cannot take over changes nothing, or, if it fails when it has begun to, is succeeded by the old one.
+func TestUpgradesThatFail(t *testing.T) {
+	const answersCheck = "#!/bin/sh\n[ \"$1\" = check ] && exit 0\n"
+	for _, c := range []struct{ name, program, says string }{
+		{"is no program", "nonsense", "exec format error"},
+		{"refuses the configuration", "#!/bin/sh\necho no such key; exit 2\n", "no such key"},
+		{"ends", answersCheck + "exit 1\n", "it has ended"},
+		{"is killed", answersCheck + "kill -9 $$\n", "it has ended"},
+		{"hangs", answersCheck + "exec sleep 100\n", "it did not answer within"},
+		{"takes over and ends", answersCheck + "fd=${ANTEROOM_OFFER%:*}; echo r >&$fd; exit 1\n", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, program := replaceable(t, "--supervise")
+			clients := s.passers()
+			put(t, program, c.program)
+			out, err := s.upgrade()
+			if err == nil || !strings.Contains(out, c.says) {
+				t.Errorf("%v: %s; want %q", err, out, c.says)
+			}
+			put(t, program, content(t, binary(t)))
+			eventually(t, "a sidecar answers", func() bool {
+				return exec.Command(binary(t), "healthcheck", "--control", s.control()).Run() == nil
+			})
+			clients.after(t)
+			if out, err := s.upgrade(); err != nil {
+				t.Errorf("the next upgrade: %v: %s", err, out)
+			}
+			clients.idle.mustAsk(t, "again")
+			s.signal(syscall.SIGTERM)
+			if code := s.exit(); code != 0 {
+				t.Errorf("the supervisor ended with %d", code)
+			}
+		})
+	}
+}
+
+func (c *client) mustAsk(t *testing.T, word string) {
+	t.Helper()
+	if err := c.ask(word, 10, 0); err != nil {
+		t.Errorf("%s: %v", word, err)
+	}
+}
+
+// The keeper costs no descriptors and little memory, and closing a connection ends it though two processes hold it.
+func TestTheKeepersCost(t *testing.T) {
+	s, _ := replaceable(t, "--supervise")
+	const clients = 1000
+	all := make([]*client, clients)
+	for i := range all {
+		all[i] = mustDial(t, s.web[0])
+		all[i].mustAsk(t, name(i))
+	}
+	var sidecar, keeper int
+	eventually(t, "there is a keeper", func() bool {
+		sidecar = child(s.cmd.Process.Pid)
+		keeper = child(sidecar)
+		return keeper != 0
+	})
+	if private := privateMemory(t, keeper); private > 8<<20 {
+		t.Errorf("the keeper has %d kB of memory of its own", private>>10)
+	} else {
+		t.Logf("with %d connections the keeper has %d kB of memory of its own, the sidecar %d kB", clients, private>>10, privateMemory(t, sidecar)>>10)
+	}
+	if out, err := exec.Command(binary(t), "close", "--all", "--control", s.control()).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for i, c := range all {
+		if err := c.receive("", 0); !errors.Is(err, errEnded) {
+			t.Fatalf("client %d: %v; want the end of its connection", i, err)
+		}
+	}
+}
+
+// child is a process's only child, 0 if there is none.
+func child(pid int) int {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, task := range tasks {
+		var child int
+		if file, err := os.Open(task); err == nil {
+			n, _ := fmt.Fscan(file, &child)
+			_ = file.Close()
+			if n == 1 {
+				return child
+			}
+		}
+	}
+	return 0
+}
+
+// privateMemory is what a process shares with nobody, in bytes (proc_pid_smaps(5)).
+func privateMemory(t *testing.T, pid int) (bytes int) {
+	t.Helper()
+	rollup, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range strings.Split(string(rollup), "\n") {
+		var kB int
+		if _, err := fmt.Sscanf(line, "Private_Dirty: %d kB", &kB); err == nil {
+			bytes += kB << 10
+		} else if err == io.EOF {
+			continue
+		}
+	}
+	return bytes
+}
