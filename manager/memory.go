@@ -140,7 +140,8 @@ const (
 // notes are what changes seldom.
 type notes struct {
 	Epoch   string          `json:"epoch"`
-	Limits  Limits          `json:"limits"`
+	Limits  Limits          `json:"limits"`     // in force
+	Config  Limits          `json:"configured"` // as they were configured
 	Stopped bool            `json:"stopped"`
 	Pools   []poolNote      `json:"pools"`
 	Doors   []doorNote      `json:"doors"`

@@ -37,8 +37,9 @@ const maxUnsettled = 5
 var ErrHopeless = fmt.Errorf("%d successors in a row died before they served anything", maxUnsettled)
 
 // Succeed makes a Manager that goes on with everything in config.Memory: connections, hosts, and the listeners that hosts have brought. The sidecar's own
-// listeners are added as ever, and find their connections by ListenerOptions.Key. Limits and Epoch are the predecessor's, not config's. What is claimed
-// leaves the estate; the rest is for Manager.TakeStrays, once nobody else claims anything.
+// listeners are added as ever, and find their connections by ListenerOptions.Key. Epoch is the predecessor's, not config's, and so are the limits, which
+// operators may have changed, unless they are configured otherwise now. What is claimed leaves the estate; the rest is for Manager.TakeStrays, once nobody else claims
+// anything.
 func Succeed(config Config, estate Estate) (*Manager, error) {
 	memory := config.Memory
 	if memory.head.unsettled >= maxUnsettled {
@@ -47,10 +48,13 @@ func Succeed(config Config, estate Estate) (*Manager, error) {
 	memory.head.unsettled++
 	memory.head.successions++
 	was := memory.notes
-	config.Limits, config.Epoch = was.Limits, was.Epoch
+	config.Epoch = was.Epoch
 	m, err := newManager(config)
 	if err != nil {
 		return nil, err
+	}
+	if config.Limits == was.Config {
+		m.policy.limits = was.Limits
 	}
 	estate.claim(memory.fd)
 	p := m.policy
@@ -78,7 +82,7 @@ func Succeed(config Config, estate Estate) (*Manager, error) {
 func (m *Manager) remember() {
 	p := m.policy
 	err := m.config.Memory.update(func(n *notes) {
-		n.Epoch, n.Limits, n.Stopped = m.config.Epoch, p.limits, p.stopped
+		n.Epoch, n.Limits, n.Config, n.Stopped = m.config.Epoch, p.limits, m.config.Limits, p.stopped
 		n.Pools, n.Doors = n.Pools[:0], n.Doors[:0]
 		for to := range p.eachPool {
 			n.Pools = append(n.Pools, poolNote{Index: to.index, Name: to.name, Private: to.private})
