@@ -1,3 +1,140 @@
+package manager
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestAPeerIsNotedAsItIs(t *testing.T) {
+	var untold peerNote
+	if a, told := untold.addrPort(); told {
+		t.Errorf("nobody has told %v", a)
+	}
+	for _, text := range []string{"192.0.2.1:80", "[2001:db8::1]:65535", "0.0.0.0:0", "[::]:1"} {
+		want := netip.MustParseAddrPort(text)
+		note := notePeer(want)
+		if got, told := note.addrPort(); !told || got != want {
+			t.Errorf("%v is noted as %v, %v", want, got, told)
+		}
+	}
+	mapped := notePeer(netip.MustParseAddrPort("[::ffff:192.0.2.1]:80"))
+	if got, _ := mapped.addrPort(); got != netip.MustParseAddrPort("192.0.2.1:80") {
+		t.Errorf("an IPv4 address in IPv6's clothes is noted as %v", got)
+	}
+}
+
+// reopen opens a memory as a successor would.
+func reopen(t *testing.T, m *Memory) (*Memory, error) {
+	t.Helper()
+	fd, err := unix.FcntlInt(uintptr(m.FD()), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := OpenMemory(fd)
+	if err != nil {
+		closeFD(fd)
+		return nil, err
+	}
+	t.Cleanup(func() { _ = again.Close() })
+	return again, nil
+}
+
+func TestNotesAreReadAsTheyWereWritten(t *testing.T) {
+	m := smallMemory(t)
+	for i := range 5 { // into one half and into the other
+		key := fmt.Sprint("socket ", i)
+		if err := m.Keep(key, Kept{FD: i, Owned: i%2 == 0}); err != nil {
+			t.Fatal(err)
+		}
+		again, err := reopen(t, m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if k, ok := again.Kept(key); !ok || k != (Kept{FD: i, Owned: i%2 == 0}) {
+			t.Errorf("%s is %+v, %v", key, k, ok)
+		}
+		if _, ok := again.Kept("nothing"); ok {
+			t.Error("there is something under a key that nobody has used")
+		}
+	}
+}
+
+// Whoever dies while he writes has left what was there before.
+func TestNotesThatWereBeingWrittenDoNotCount(t *testing.T) {
+	m := smallMemory(t)
+	if err := m.Keep("before", Kept{FD: 7}); err != nil {
+		t.Fatal(err)
+	}
+	copy(m.noteBytes(1-m.head.current), `{"half":`)
+	again, err := reopen(t, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k, _ := again.Kept("before"); k.FD != 7 {
+		t.Errorf("the notes are lost: %+v", k)
+	}
+}
+
+func TestForeignMemoryIsRefused(t *testing.T) {
+	for name, spoil := range map[string]func(*Memory){
+		"another layout": func(m *Memory) { m.head.layout++ },
+		"no memory":      func(m *Memory) { m.head.magic = [8]byte{} },
+		"broken notes":   func(m *Memory) { m.noteBytes(m.head.current)[0] = '?' },
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := smallMemory(t)
+			if err := m.Keep("a", Kept{}); err != nil {
+				t.Fatal(err)
+			}
+			spoil(m)
+			if _, err := reopen(t, m); !errors.Is(err, ErrForeignMemory) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+	null, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeFD(null)
+	if _, err := OpenMemory(null); !errors.Is(err, ErrForeignMemory) {
+		t.Errorf("an empty file: %v", err)
+	}
+}
+
+func TestALinksPartIsEmptyWhenItIsUsedAgain(t *testing.T) {
+	m := smallMemory(t)
+	note := m.unusedLink()
+	note.state, note.fd, note.hello[9], note.out[100] = linkAttached, 5, 'x', 7
+	if other := m.unusedLink(); other == note {
+		t.Fatal("a part in use is given out")
+	}
+	m.freeLink(note)
+	if again := m.unusedLink(); again != note || note.fd != 0 || note.hello[9] != 0 || note.out[100] != 0 {
+		t.Errorf("the part is not empty, or not the first: %v", again == note)
+	}
+}
+
+// Successors that die at once are not followed by more of them for ever.
+func TestSuccessorsThatDieAtOnceAreGivenUp(t *testing.T) {
+	m := smallMemory(t)
+	for range maxUnsettled {
+		next, err := Succeed(Config{Memory: m}, Estate{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := next.sel.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := Succeed(Config{Memory: m}, Estate{}); !errors.Is(err, ErrHopeless) {
+		t.Errorf("%v", err)
+	}
+}
 
 // What an operator has changed holds on, until the configuration says otherwise.
 func TestLimitsOutliveTheProcess(t *testing.T) {
