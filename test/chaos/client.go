@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // client sends request after request on one connection and checks each response.
@@ -32,6 +34,9 @@ type client struct {
 const answerTime = 20 * time.Second
 
 var lastSeq atomic.Uint64
+
+// errEnded: not a byte of a response came before the end of the connection.
+var errEnded = errors.New("the connection ended")
 
 func newClient(p *place, n int, seed int64) *client {
 	return &client{place: p, name: "c" + strconv.Itoa(n), rand: rand.New(rand.NewSource(seed)), pace: []time.Duration{0, 5 * time.Millisecond, 20 * time.Millisecond, 100 * time.Millisecond}[n%4]}
@@ -112,12 +117,17 @@ func (c *client) ask(seq uint64, size, sent int) (*http.Response, []byte, error)
 		if c.rand.Intn(10) == 0 {
 			n = 1 + c.rand.Intn(n)
 		}
-		if _, err := c.conn.Write(request[:n]); err != nil {
+		if _, err := c.conn.Write(request[:n]); errors.Is(err, unix.EPIPE) {
+			return nil, nil, errEnded
+		} else if err != nil {
 			return nil, nil, err
 		}
 		if request = request[n:]; len(request) > 0 {
 			time.Sleep(time.Millisecond)
 		}
+	}
+	if _, err := c.r.Peek(1); errors.Is(err, io.EOF) {
+		return nil, nil, errEnded
 	}
 	response, err := http.ReadResponse(c.r, nil)
 	if err != nil {

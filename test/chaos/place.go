@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -26,6 +27,8 @@ type place struct {
 	journals journals
 	log      *os.File
 	sidecar  *exec.Cmd // the supervisor
+
+	madeRoom atomic.Uint64 // clients whose idle connection was closed properly
 
 	mu    sync.Mutex
 	hosts []*exec.Cmd
@@ -46,7 +49,7 @@ func startPlace(o options, dir string, report *report) (_ *place, err error) {
 		return nil, err
 	}
 	p.address = "127.0.0.1:" + strconv.Itoa(port)
-	p.sidecar = exec.Command(o.anteroom, "serve", "--supervise", "--listen", "tcp://"+p.address, "--handoff", p.path("h"), "--control", p.control(),
+	p.sidecar = exec.Command("/bin/sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$@"`, descriptors), "sh", o.anteroom, "serve", "--supervise", "--listen", "tcp://"+p.address, "--handoff", p.path("h"), "--control", p.control(),
 		"--max-redeliveries", "50", "--log-level", "debug") // a request may meet many hosts that are killed before they read it
 	p.sidecar.Stderr = p.log
 	if err := p.sidecar.Start(); err != nil {
@@ -64,6 +67,26 @@ func startPlace(o options, dir string, report *report) (_ *place, err error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// descriptors is the sidecar's limit of open files, so low that a crowd fills its table: what is left after its reserve is some 140 connections.
+const descriptors = 400
+
+// crowdSize is how many connections come at once, and send nothing.
+const crowdSize = 200
+
+// crowd connects and goes again. Who cannot be accepted waits; kept connections that have been idle longest make room.
+func (p *place) crowd(stay time.Duration) {
+	conns := make([]net.Conn, 0, crowdSize)
+	for range crowdSize {
+		if conn, err := net.DialTimeout("tcp", p.address, answerTime); err == nil {
+			conns = append(conns, conn)
+		}
+	}
+	time.Sleep(stay)
+	for _, conn := range conns {
+		_ = conn.Close()
+	}
 }
 
 func freePort() (int, error) {
@@ -225,10 +248,13 @@ func (p *place) badGateway(seq uint64, who string) {
 	p.report.badGateways.Add(1)
 }
 
-// brokenOff judges a connection that ended without a whole response: its host was killed when it had begun to answer, or as far as the kernel can tell it
-// may have; or when it had answered the request before, and had not put the connection back, since nobody else can know that an answer is whole.
+// brokenOff judges a connection that ended without a whole response. It may have been closed, properly, to make room for others while it was idle. Or its host was
+// killed when it had begun to answer, or as far as the kernel can tell it may have; or when it had answered the request before, and had not put the connection
+// back, since nobody else can know that an answer is whole.
 func (p *place) brokenOff(seq, last uint64, why error) {
 	switch {
+	case errors.Is(why, errEnded) && last != 0:
+		p.madeRoom.Add(1)
 	case p.journals.of(seq) != "":
 		p.report.broken.Add(1)
 	case p.journals.of(last) != "":
@@ -245,6 +271,10 @@ func (p *place) countTotals() {
 		Counts struct {
 			Totals struct {
 				Redelivered string `json:"redelivered"`
+				Closed      []struct {
+					Reason string `json:"reason"`
+					Number string `json:"count"`
+				} `json:"closed"`
 			} `json:"totals"`
 			Successions string `json:"successions"`
 		} `json:"counts"`
@@ -255,6 +285,14 @@ func (p *place) countTotals() {
 	}
 	redelivered, _ := strconv.ParseUint(status.Counts.Totals.Redelivered, 10, 64)
 	successions, _ := strconv.ParseUint(status.Counts.Successions, 10, 64)
+	for _, c := range status.Counts.Totals.Closed {
+		if n, _ := strconv.ParseUint(c.Number, 10, 64); strings.Contains(strings.ToLower(c.Reason), "evicted") {
+			p.report.evicted.Add(n)
+			if made := p.madeRoom.Load(); made > n {
+				p.report.unexplained("end", 0, fmt.Errorf("%d connections ended while they were idle, the sidecar knows of %d", made, n))
+			}
+		}
+	}
 	p.report.redelivered.Add(redelivered)
 	p.report.successions.Add(successions)
 }

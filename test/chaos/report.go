@@ -9,7 +9,7 @@ import (
 
 // report counts what happened.
 type report struct {
-	sent, answered, badGateways, broken, unput, redelivered, successions atomic.Uint64
+	sent, answered, badGateways, broken, unput, redelivered, evicted, successions atomic.Uint64
 
 	mu       sync.Mutex
 	done     map[string]int // deeds by name
@@ -58,6 +58,7 @@ func (r *report) print(kills int) (code int) {
 		{"502, a killed host had read", r.badGateways.Load()},
 		{"broken off, a killed host had read", r.broken.Load()},
 		{"answered, but not put back by a killed host", r.unput.Load()},
+		{"closed while idle, when the table was full", r.evicted.Load()},
 	} {
 		fmt.Printf("%-44s %d\n", line.name, line.count)
 	}

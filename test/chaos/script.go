@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,6 +15,8 @@ type script struct {
 	place *place
 	rand  *rand.Rand
 	kills int
+
+	crowds sync.WaitGroup
 }
 
 func newScript(p *place, seed int64) *script {
@@ -33,11 +36,13 @@ var deeds = []struct {
 	{"upgrade", 4, (*script).upgrade},
 	{"sidecar paused", 3, (*script).pauseSidecar},
 	{"host paused", 3, (*script).pauseHost},
-	{"host rolled", 2, (*script).rollHost},
+	{"host rolled", 1, (*script).rollHost},
+	{"table filled", 1, (*script).fillTable},
 }
 
 // run does deeds until enough are killed.
 func (s *script) run(ctx context.Context, kills int) error {
+	defer s.crowds.Wait()
 	for s.kills < kills {
 		select {
 		case <-ctx.Done():
@@ -128,6 +133,12 @@ func (s *script) pause(pid int) error {
 	}
 	time.Sleep(time.Duration(s.rand.Intn(200)) * time.Millisecond)
 	return unix.Kill(pid, unix.SIGCONT)
+}
+
+// fillTable goes on beside the next deeds.
+func (s *script) fillTable() (int, error) {
+	s.crowds.Go(func() { s.place.crowd(300 * time.Millisecond) })
+	return 0, nil
 }
 
 func (s *script) rollHost() (int, error) { return 0, s.place.rollHost(s.anyHost()) }
