@@ -265,6 +265,7 @@ def workers(master):
         ([], 2, "required"),
         (["wsgi", "json:x", "--workers", "-1"], 2, "--workers"),
         (["wsgi", "json:x", "--threads", "0"], 2, "The capacity 0 must be 1 to 4096"),
+        (["wsgi", "json:x", "--threads", "some"], 2, "the capacity is 'some'; it must be a number from 1 to 4096"),
         (["json:x", "--pool", "a b"], 2, "The pool 'a b' must be 1 to 64 of"),
         (["json:x", "--grace", "x"], 2, "--grace"),
     ],
@@ -278,7 +279,7 @@ def test_what_cannot_be_served(arguments, status, message):
 def test_a_capacity_in_the_environment_is_checked():
     done = attempt(["wsgi", "json:x"], ANTEROOM_CAPACITY="many")
     assert done.returncode == 2
-    assert "'many' must be a number from 1 to 4096; it may also come from ANTEROOM_CAPACITY" in done.stderr
+    assert "ANTEROOM_CAPACITY is 'many'; it must be a number from 1 to 4096" in done.stderr
 
 
 def attempt(arguments, **environment):
