@@ -581,10 +581,10 @@ def work(app: App, client_options: Dict[str, Any], settings: Settings, supervisi
     try:
         app = SendFile(app, root) if root else app
     except ValueError as why:
-        raise Unusable(f"{ROOT_VARIABLE} cannot be used: {why}") from why
+        raise Unusable(f"{ROOT_VARIABLE}: {why}.") from why
     client = Client(capacity=settings.threads, features=FEATURES, **client_options)
     server = Server(app, client, settings)
-    with contextlib.closing(client):
+    with contextlib.closing(client), client.waker.rung_by_signals():
         for number in (signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, lambda *_: server.stop())

@@ -27,6 +27,22 @@ def app(environ, start_response):
 """
 
 
+SIGNALS = """
+import signal
+import threading
+def app(environ, start_response):
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    start_response("200 OK", [])
+    return [b"bye"]
+"""
+
+SENDFILE = """
+def app(environ, start_response):
+    start_response("200 OK", [("X-Sendfile", "hello.txt")])
+    return []
+"""
+
+
 class Master:
     """A process under test, and clients for it."""
 
@@ -113,6 +129,15 @@ def test_without_a_master(start, app):
     assert master.pid() == master.process.pid
     master.signal(signal.SIGTERM)
     assert master.wait() == 0
+
+
+def test_a_signal_is_heard_though_it_interrupts_no_wait(start, tmp_path):
+    """As one that comes just before the main thread begins to wait."""
+    (tmp_path / "signals.py").write_text(SIGNALS)
+    master = start("wsgi", "signals:app", "--workers", "0")
+    with master.client() as client:
+        assert client.get().text == b"bye"
+        assert master.wait() == 0
 
 
 def test_a_killed_worker_is_replaced_and_its_idle_connections_stay(start, app):
@@ -274,6 +299,19 @@ def test_what_cannot_be_served(arguments, status, message):
     done = attempt(arguments)
     assert (done.returncode, done.stdout) == (status, "")
     assert message in done.stderr
+
+
+def test_an_app_may_answer_with_x_sendfile(start, tmp_path, monkeypatch):
+    monkeypatch.setenv("ANTEROOM_SENDFILE_ROOT", str(tmp_path))
+    (tmp_path / "sendfile.py").write_text(SENDFILE)
+    (tmp_path / "hello.txt").write_text("from a file")
+    assert start("wsgi", "sendfile:app", "--workers", "0").get() == b"from a file"
+
+
+def test_files_must_have_a_directory():
+    done = attempt(["wsgi", "conformance_app.wsgi:application", "--workers", "0"], ANTEROOM_SENDFILE_ROOT=__file__)
+    assert done.returncode == 3
+    assert "ANTEROOM_SENDFILE_ROOT: sendfile_root is" in done.stderr
 
 
 def test_a_capacity_in_the_environment_is_checked():

@@ -382,6 +382,17 @@ def test_what_the_client_did_not_take_is_finished(fake, path):
     assert fake.violations == 0
 
 
+@pytest.mark.parametrize("path", ["/slow_list", "/slow_blocks?sized"])
+def test_beyond_the_limit_a_thread_waits(fake, path):
+    with running(fake) as served, Slow(served) as client:
+        served.server._room.response = 1_000_000
+        client.send(path)
+        assert client.receive().text == BODY
+        assert client.get().text == b"hello"
+        assert fake.counts["finished bytes"] <= 1_000_000
+        assert served.server._room.taken <= 1_000_000
+
+
 def test_what_is_of_unknown_length_waits_for_its_client(fake):
     with running(fake) as served, Slow(served) as client:
         client.send("/slow_blocks")
