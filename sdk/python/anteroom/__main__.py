@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, List, Optional
 
 from . import prefork
 from ._version import __version__
-from .client import CAPACITY_VARIABLE, NAME_VARIABLE, POOL_VARIABLE, check_capacity, check_name, check_pool
+from .client import CAPACITY_VARIABLE, NAME_VARIABLE, POOL_VARIABLE, check_name, check_pool, environment_capacity, parse_capacity
 
 POOL = "default"
 
@@ -63,14 +63,14 @@ def _common() -> argparse.ArgumentParser:
 
 def _add_wsgi_options(parser: argparse.ArgumentParser) -> None:
     add = functools.partial(_add, parser)
-    add("--threads", _requests, _capacity("4"), "N", f"threads of each worker (WSGI); default: {CAPACITY_VARIABLE}, else 4")
+    add("--threads", functools.partial(_capacity, 4), "", "N", f"threads of each worker (WSGI); default: {CAPACITY_VARIABLE}, else 4")
     add("--timeout", _seconds, 30.0, "S", "seconds within which a client must send or take more (WSGI); default 30")
     add("--keep-alive", _seconds, 0.0, "S", "seconds an idle connection is kept (WSGI); default: the pool's time")
 
 
 def _add_asgi_options(parser: argparse.ArgumentParser) -> None:
     add = functools.partial(_add, parser)
-    add("--capacity", _requests, _capacity("100"), "N", f"requests at once of each worker (ASGI); default: {CAPACITY_VARIABLE}, else 100")
+    add("--capacity", functools.partial(_capacity, 100), "", "N", f"requests at once of each worker (ASGI); default: {CAPACITY_VARIABLE}, else 100")
     add("--cache", _natural, 256, "N", "idle connections each worker keeps (ASGI); default 256")
     choices = {
         "--http": ("auto", "h11", "httptools"),
@@ -156,15 +156,9 @@ def kind_of(app: Callable[..., Any]) -> str:
     raise prefork.Unusable("The app looks neither like WSGI nor like ASGI; say which: python -m anteroom wsgi … or asgi …")
 
 
-def _capacity(default: str) -> str:
-    """Text, which argparse then checks as if it had been written on the command line."""
-    return os.environ.get(CAPACITY_VARIABLE) or default
-
-
-def _requests(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise ValueError(f"{text!r} must be a number from 1 to 4096; it may also come from {CAPACITY_VARIABLE}")
-    return check_capacity(int(text))
+def _capacity(default: int, text: str) -> int:
+    """``text`` is empty where there is no such argument, so that argparse explains what is wrong with the environment, too."""
+    return parse_capacity(text, "the capacity") if text else environment_capacity() or default
 
 
 def _name(text: str) -> str:

@@ -45,6 +45,9 @@ BACKLOG = 1024
 FOREVER = 604800.0
 """Seconds an idle connection is kept if ``server.timeout`` is None: as long as the protocol can say."""
 
+TRANSIT = 1.0
+"""Seconds for which an idle connection is kept beyond ``server.timeout``, which clients may have been told (``Keep-Alive: timeout=``)."""
+
 AHEAD = 4
 """Leases per thread for a server with a private pool. Nobody else could serve what waits in its queue, and threads that never find the queue
 empty cost less: a tenth of the processor time per request and fewer switches between threads, seen with ten threads and 64 clients."""
@@ -555,6 +558,10 @@ class ConnectionManager(_STOCK):
         """The server's timeout; never None, which would clear the O_NONBLOCK that is shared with the sidecar."""
         return FOREVER if self.server.timeout is None else self.server.timeout
 
+    def _keep_alive(self) -> float:
+        """Seconds that a connection may be idle: a little more than cheroot tells clients, whose requests are on their way meanwhile."""
+        return self._timeout() + TRANSIT
+
     def _make(self, sock: socket.socket, address: Any, lease: Lease) -> Any:
         try:
             conn = self._from_server_socket(_Accepted(sock, address))
@@ -652,11 +659,11 @@ class ConnectionManager(_STOCK):
     def _answer_put(self, conn: Any, ticket: _Ticket, sticky: bool = False) -> bool:
         rest = None if sticky else conn.socket.take_rest()
         if rest is not None:
-            finished = rest.finish(ticket.lease)
+            finished = rest.finish(ticket.lease, keep_alive=self._keep_alive())
             if not finished:
                 conn.socket.rest = rest
             return finished
-        return ticket.lease.put(max(self._timeout(), 0.001), ticket.requests, sticky)
+        return ticket.lease.put(self._keep_alive(), ticket.requests, sticky)
 
     def _may_hold(self) -> bool:
         # cheroot counts what a connection has served in all once more after each request; a new object for each keeps the sums right.

@@ -464,9 +464,10 @@ def environment_capacity() -> Optional[int]:
     return parse_capacity(value) if value else None
 
 
-def parse_capacity(value: str) -> int:
+def parse_capacity(value: str, what: str = CAPACITY_VARIABLE) -> int:
+    """Raises ValueError; ``what`` is where the value comes from."""
     if not value.isascii() or not value.isdigit():
-        raise ValueError(f"{CAPACITY_VARIABLE} is {value!r}; it must be a number from 1 to {MAX_CAPACITY}")
+        raise ValueError(f"{what} is {value!r}; it must be a number from 1 to {MAX_CAPACITY}")
     return check_capacity(int(value))
 
 

@@ -260,7 +260,7 @@ class _Conn:
                 self.sock.flush()  # the sidecar will not send it
         rest = self.sock.take_rest()
         if rest is not None:
-            rest.finish(self.lease, close=not keep)
+            rest.finish(self.lease, not keep, keep_alive)
         elif keep:
             self.lease.put(keep_alive, self.requests)
         else:

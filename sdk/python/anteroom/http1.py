@@ -231,6 +231,11 @@ class Body(io.RawIOBase):
         left = self._remaining()
         return not left or (left <= MAX_HEAD and not self._continue_due and not self.failed)
 
+    @property
+    def ended(self) -> bool:
+        """Whether all of it has been read."""
+        return not self._remaining()
+
     def skip(self) -> bool:
         """Read on to the end, if that is not far. Returns whether it is reached."""
         scrap, left = bytearray(_RECEIVE), MAX_HEAD

@@ -1,6 +1,7 @@
 """A lease: one client's connection, lent to this host for one request."""
 
 import contextlib
+import json
 import os
 import socket
 from typing import Any, Optional, Protocol, Sequence
@@ -115,8 +116,7 @@ class Lease:
 
         ``sticky``: only this process can go on with it, and keeps the descriptor.
         """
-        milliseconds = min(round(keep_alive * 1000), MAX_MILLISECONDS)
-        return self._answer(Type.PUT, _STICKY if sticky else 0, milliseconds, requests)
+        return self._answer(Type.PUT, _STICKY if sticky else 0, _milliseconds(keep_alive), requests)
 
     def close(self, reason: int = CloseReason.DONE, requests: int = 1) -> bool:
         """End the connection; the sidecar sees to it that the client gets all that was sent. (Closing the descriptor alone ends nothing.)"""
@@ -130,9 +130,9 @@ class Lease:
         """Not now, or not here: the sidecar leases the connection again, to another host where there is one."""
         return self._answer(Type.NACK, 0, reason)
 
-    def finish(self, file: Any, offset: int, length: int, close: bool = False) -> bool:
+    def finish(self, file: Any, offset: int, length: int, close: bool = False, keep_alive: float = 0) -> bool:
         """The rest of the response is in ``file`` (a descriptor, or what has one): ``length`` bytes from ``offset``. The sidecar sends them as the
-        client takes them, and then puts the connection, with its pool's keep-alive time, or, with ``close``, ends it.
+        client takes them, and then puts the connection for up to ``keep_alive`` seconds (0: the pool's time), or, with ``close``, ends it.
 
         ``file`` stays the caller's. It must be a regular file or memfd that has those bytes, and keep them, or a pipe that holds them
         already (whose ``offset`` is ignored). Needs the feature "finish". Raises ValueError, and has answered nothing, if that was not agreed,
@@ -143,15 +143,16 @@ class Lease:
         if offset < 0 or length < 1:
             raise ValueError(f"offset {offset}, length {length}: the offset must be 0 or more, the length 1 or more")
         fd = file if isinstance(file, int) else file.fileno()
-        return self._answer(Type.FINISH, _FD | (_CLOSE if close else 0), offset, length, fd)
+        payload = json.dumps({"keep_alive_timeout_ms": _milliseconds(keep_alive)}).encode() if keep_alive and not close else b""
+        return self._answer(Type.FINISH, _FD | (_CLOSE if close else 0), offset, length, payload, fd)
 
-    def _answer(self, type_: Type, flags: int = 0, a: int = 0, b: int = 0, fd: Optional[int] = None) -> bool:
+    def _answer(self, type_: Type, flags: int = 0, a: int = 0, b: int = 0, payload: bytes = b"", fd: Optional[int] = None) -> bool:
         session = self._session
         if not session.finish(self):
             self._close_descriptor()
             return False
         try:
-            session.answer(HEADER.pack(type_, flags, 0, self.seq, self.conn, a, b), fd)
+            session.answer(HEADER.pack(type_, flags, len(payload), self.seq, self.conn, a, b) + payload, fd)
         except LinkLost:
             if fd is not None:
                 self._say_lost()
@@ -177,3 +178,8 @@ class Lease:
             self._session.dropped(self.conn, self.seq)
         if getattr(self, "_fd", None) is not None:
             self._close_descriptor()
+
+
+def _milliseconds(seconds: float) -> int:
+    """As the protocol has a keep-alive time: at most a week."""
+    return min(round(seconds * 1000), MAX_MILLISECONDS)

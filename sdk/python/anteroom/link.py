@@ -24,7 +24,7 @@ _RECEIVE_ONCE = ((_RECEIVE, _CONTROL, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOE
 _SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _FD = int(Flag.FD)
 
-_LOST = -1  # instead of a descriptor that found no room
+_LOST = -1  # in the place of a descriptor that found no room: the next one may be here before its frame is complete
 
 Received = Tuple[Frame, Optional[int]]
 
@@ -35,7 +35,6 @@ class _Inflow(NamedTuple):
     message: Any = None  # the last one that is part of it
     partial: bytes = b""
     descriptors: Tuple[int, ...] = ()  # not yet claimed by a frame
-    lost: int = 0
     frames: Deque[Received] = collections.deque()
 
     def after(self, message: Any) -> "_Inflow":
@@ -44,8 +43,9 @@ class _Inflow(NamedTuple):
         fds = _descriptors_in(control)
         if len(fds) > 1:
             raise errors.ProtocolError("The sidecar sent two descriptors in one message.")
+        if flags & socket.MSG_CTRUNC and not fds:
+            fds = [_LOST]
         descriptors = collections.deque((*self.descriptors, *fds))
-        lost = self.lost + (1 if flags & socket.MSG_CTRUNC and not fds else 0)
         data = self.partial + data
         frames = self.frames.copy()
         try:
@@ -53,14 +53,14 @@ class _Inflow(NamedTuple):
             while frame is not None:
                 fd = None
                 if frame.flags & _FD:
-                    if not descriptors and not lost:
+                    if not descriptors:
                         raise errors.ProtocolError("The sidecar announced a descriptor that did not come.")
-                    fd, lost = (descriptors.popleft(), lost) if descriptors else (_LOST, lost - 1)
+                    fd = descriptors.popleft()
                 frames.append((frame, fd))
                 frame, start = decode(data, start)
         except BadFrame as why:
             raise errors.ProtocolError(f"The sidecar sent {why}.") from why
-        return _Inflow(message, data[start:], tuple(descriptors), lost, frames)
+        return _Inflow(message, data[start:], tuple(descriptors), frames)
 
 
 class Link:
@@ -278,8 +278,7 @@ class Link:
             elif frame.type == Type.LEASE:
                 self.send(Frame(Type.NACK, seq=frame.seq, conn=frame.conn, a=NackReason.NO_DESCRIPTOR).encode())
             frames.popleft()
-            if fd != _LOST:
-                _close(fd)  # a word, or a use of it, of a later version, which may be ignored
+            _close(fd)  # a word, or a use of it, of a later version, which may be ignored
 
 
 def move(source: Deque[Any], target: Any, count: int) -> None:
@@ -306,14 +305,13 @@ def _duplicate(fd: int) -> int:
 
 
 def _close(fd: Optional[int]) -> None:
-    if fd is not None:
+    if fd is not None and fd != _LOST:
         os.close(fd)
 
 
 def _close_all(fds: Iterable[Optional[int]]) -> None:
     for fd in fds:
-        if fd != _LOST:
-            _close(fd)
+        _close(fd)
 
 
 # A forked child shares the link's socket: the sidecar would not see its parent die, and both would read the same stream.

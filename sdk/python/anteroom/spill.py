@@ -171,14 +171,14 @@ class Rest:
             self.length -= sent
         return True
 
-    def finish(self, lease: Lease, close: bool = False) -> bool:
-        """Leave it to the sidecar, as the answer to the lease; from then on the connection's next lease may come at any time. Returns False, and nothing has
+    def finish(self, lease: Lease, close: bool = False, keep_alive: float = 0) -> bool:
+        """Leave it to the sidecar, as the answer to the lease (see ``Lease.finish``); from then on the connection's next lease may come at any time. Returns False, and nothing has
         changed, if the sidecar no longer waits for an answer.
         """
         room = self._room
         if room is not None and not close:
             room.lend(lease.conn, self._counted)  # before the sidecar can tell that they are sent
-        finished = lease.finish(self.file, self.offset, self.length, close)
+        finished = lease.finish(self.file, self.offset, self.length, close, keep_alive)
         if room is not None:
             if finished and close:
                 room.lend_last(self._counted)

@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import signal
 import threading
+from typing import Iterator
 
 
 class Waker:
@@ -24,6 +26,15 @@ class Waker:
     def clear(self) -> None:
         with self._lock, contextlib.suppress(OSError):
             os.read(self._read, 4096)
+
+    @contextlib.contextmanager
+    def rung_by_signals(self) -> Iterator[None]:
+        """For the main thread: signals ring, too. A handler runs only when a wait is over, and no wait ends for a signal that comes just before it."""
+        before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
 
     def close(self) -> None:
         with self._lock:

@@ -11,6 +11,7 @@ import functools
 import http
 import io
 import logging
+import os
 import queue
 import re
 import signal
@@ -25,15 +26,20 @@ from ._version import __version__
 from .address import client_address
 from .client import Client
 from .complaints import Complaints
-from .events import Attached
+from .events import Attached, Detached, Forgotten
 from .frame import CloseReason, NackReason
 from .host_socket import HostSocket
 from .http1 import BadRequest, Body, LengthBody, Request, Stream, read_request
 from .lease import Lease
-from .prefork import Supervision
+from .prefork import Supervision, Unusable
+from .sendfile import ROOT_VARIABLE, SendFile
+from .spill import Room
 
 TIMEOUT = 30.0
 """Seconds within which a client must send more of its request, or take more of its response."""
+
+FEATURES = ("track", "address", "finish")
+"""What a Server's client asks for."""
 
 _PIECE = 262144  # bytes that must go out within the timeout
 _NO_BODY = (204, 304)
@@ -67,6 +73,7 @@ class Server:
         self._app = app
         self._client = client
         self._settings = settings
+        self._room = Room(wake=client.waker.wake)
         self._leases: "queue.SimpleQueue[Optional[Lease]]" = queue.SimpleQueue()
         self._threads: Set[threading.Thread] = set()
 
@@ -74,17 +81,25 @@ class Server:
         """Serve until ``stop`` was called and the last lease is answered."""
         complaints = Complaints(logger)
         with self._running_threads():
-            for event in self._client.events():
-                if isinstance(event, Lease):
-                    self._leases.put(event)
-                else:
+            while not self._client.over:
+                for event in self._client.wait(self._room.due):
+                    self._attend(event)
                     complaints.hear(event)
-                if isinstance(event, Attached):
-                    on_attached()
+                    if isinstance(event, Attached):
+                        on_attached()
+                self._room.push()
 
     def stop(self) -> None:
         """Leave in good order. May be called in a signal handler, and from any thread."""
         self._client.drain()
+
+    def _attend(self, event: Any) -> None:
+        if isinstance(event, (Lease, Forgotten)):
+            self._room.sent(event.conn)
+        if isinstance(event, Lease):
+            self._leases.put(event)
+        elif isinstance(event, Detached):
+            self._room.all_sent()  # or never
 
     @contextlib.contextmanager
     def _running_threads(self) -> Iterator[None]:
@@ -107,7 +122,7 @@ class Server:
     def _work(self) -> None:
         for lease in iter(self._leases.get, None):
             try:
-                serve(lease, self._app, self._settings, self._replace_thread)
+                serve(lease, self._app, self._settings, self._replace_thread, self._room if self._client.has("finish") else None)
             except BaseException:  # SystemExit, too: it would cost a thread, not the process
                 logger.exception("A lease could not be served.")
                 lease.close(CloseReason.APP)
@@ -121,28 +136,32 @@ class Server:
         self._start_thread()
 
 
-def serve(lease: Lease, app: App, settings: Settings, on_detach: Callable[[], None] = lambda: None) -> None:
+def serve(lease: Lease, app: App, settings: Settings, on_detach: Callable[[], None] = lambda: None, room: Optional[Room] = None) -> None:
     """Answer the request of a lease, and those behind it that have been read with it. Raises only what is nobody's fault but ours.
 
-    ``on_detach`` is called when the app takes the connection over, in the same thread.
+    ``on_detach`` is called when the app takes the connection over, in the same thread. In ``room`` a response may wait for its client, if the sidecar
+    sends it.
     """
     if not lease.has_descriptor:
         lease.nack(NackReason.UNKNOWN)
         return
     with HostSocket(fileno=lease.take()) as sock:
-        _Connection(lease, sock, app, settings, on_detach).serve()
+        _Connection(lease, sock, app, settings, on_detach, room).serve()
 
 
 class _Connection:
     """A client's connection, for the length of a lease."""
 
-    def __init__(self, lease: Lease, sock: socket.socket, app: App, settings: Settings, on_detach: Callable[[], None]) -> None:
+    def __init__(
+        self, lease: Lease, sock: HostSocket, app: App, settings: Settings, on_detach: Callable[[], None], room: Optional[Room]
+    ) -> None:
         self.lease = lease
         self.sock = sock
         self.settings = settings
         self.detached = False
         self._app = app
         self._on_detach = on_detach
+        self._room = room
         self._requests = 0
         self._stream = Stream(sock, 0.001 if lease.silent else settings.timeout)
 
@@ -159,12 +178,8 @@ class _Connection:
         except OSError:
             self._close(CloseReason.CLIENT)
         else:
-            if self.detached:
-                return
-            if keep:
-                self.lease.put(self.settings.keep_alive, self._requests)
-            else:
-                self._close(CloseReason.DONE)
+            if not self.detached:
+                self._end(keep)
 
     def send(self, *parts: bytes) -> None:
         """Raises _ClientGone."""
@@ -176,7 +191,21 @@ class _Connection:
     def send_file(self, file: Any, start: int, most: int) -> int:
         """Send some of a file from ``start`` on. Returns how many bytes, 0 at its end. Raises _ClientGone."""
         with self._sending():
-            return self.sock.sendfile(file, start, min(most, _PIECE))
+            return self.sock.sendfile(file, start, min(most, _PIECE) if self.sock.room is None else most)
+
+    def put_aside(self, length: int, more: bool) -> None:
+        """Put aside what the client does not take at once of this response; not if ``length``, which must be in memory, is more than there may be.
+        ``more``: the app is still making it.
+        """
+        if self._room is not None and length <= self._room.response:
+            self.sock.room, self.sock.more = self._room, more
+
+    def _send_rest(self) -> None:
+        """Send what was put aside, waiting for the client. Raises _ClientGone."""
+        self.sock.room = None
+        if self.sock.rest is not None:
+            with self._sending():
+                self.sock.flush()
 
     @contextlib.contextmanager
     def _sending(self) -> Iterator[None]:
@@ -191,6 +220,7 @@ class _Connection:
         the app's to close, and what the client has sent beyond its request. The app returns no response. Raises RuntimeError if there is
         no lease any more.
         """
+        self._send_rest()
         if not self.lease.detach():
             raise RuntimeError("The connection is not leased to this process any more.")
         self.detached = True
@@ -202,6 +232,7 @@ class _Connection:
         """Returns whether the connection can be kept."""
         keep = True
         while keep and (not self._requests or self._stream.skip_empty_lines()):
+            self._send_rest()
             request = self._read_request()
             if request is None:
                 return False
@@ -223,6 +254,20 @@ class _Connection:
         fields = f"Content-Type: text/plain\r\nContent-Length: {len(body)}\r\nDate: {_date()}\r\nConnection: close\r\n\r\n"
         with contextlib.suppress(_ClientGone):
             self.send(f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\n".encode(), fields.encode(), body)
+
+    def _end(self, keep: bool) -> None:
+        """Answer the lease, for a client that is there."""
+        if self.lease.over:
+            with contextlib.suppress(_ClientGone):
+                self._send_rest()  # the sidecar will not
+        rest = self.sock.take_rest()
+        if rest is not None:
+            rest.finish(self.lease, not keep, self.settings.keep_alive)
+            rest.close()
+        elif keep:
+            self.lease.put(self.settings.keep_alive, self._requests)
+        else:
+            self._close(CloseReason.DONE)
 
     def _close(self, reason: int) -> None:
         self.lease.close(reason, self._requests)
@@ -249,6 +294,7 @@ class _Exchange:
         self._status = ""
         self._fields: List[Tuple[str, str]] = []
         self._begun = False  # whether the head is sent
+        self._made = False  # whether the app has made all of the response, or none of it has to be in memory
         self._chunked = False
         self._left: Optional[int] = None  # bytes of the body to be sent, where that is known
         self._sent = 0
@@ -292,7 +338,8 @@ class _Exchange:
                 return
             if isinstance(result, FileWrapper) and self._send_file(result):
                 return
-            pieces = len(result) if isinstance(result, (list, tuple)) else None
+            self._made = isinstance(result, (list, tuple))
+            pieces = len(result) if self._made else None
             for piece in result:
                 if piece:
                     self._write(piece, whole=pieces == 1)
@@ -337,6 +384,7 @@ class _Exchange:
             start = result.filelike.tell()
         except (AttributeError, OSError):
             return False
+        self._made = True
         self._connection.send(self._begin(None))
         while self._left:
             count = self._connection.send_file(result.filelike, start, self._left)
@@ -374,12 +422,19 @@ class _Exchange:
         if not self._request.body.may_be_skipped:
             self._keep = False
         self._request.body.give_up_continue()
+        self._put_aside()
         fields += self._connection_fields()
         if not any(name.lower() == "date" for name, _ in fields):
             fields.append(("Date", _date()))
         self._begun = True
         lines = "".join(f"{name}: {value}\r\n" for name, value in fields)
         return f"HTTP/1.1 {self._status}\r\n{lines}\r\n".encode("latin-1")
+
+    def _put_aside(self) -> None:
+        """Leave a slow client to the sidecar, if it is known how much is to come. Not while the app may wait for more of its request: reading comes
+        after sending."""
+        if self._request.body.ended and (self._made or self._left is not None):
+            self._connection.put_aside(0 if self._made else self._left or 0, not self._made)
 
     def _frame(self, whole: Optional[int]) -> List[Tuple[str, str]]:
         """How the client is to know where the body ends, which the app does not say."""
@@ -521,10 +576,15 @@ def _date() -> str:
 
 
 def work(app: App, client_options: Dict[str, Any], settings: Settings, supervision: Supervision) -> None:
-    """What a worker process does: attach, and serve until SIGTERM or SIGINT."""
-    client = Client(capacity=settings.threads, features=("address",), **client_options)
+    """What a worker process does: attach, and serve until SIGTERM or SIGINT. Raises Unusable."""
+    root = os.environ.get(ROOT_VARIABLE)
+    try:
+        app = SendFile(app, root) if root else app
+    except ValueError as why:
+        raise Unusable(f"{ROOT_VARIABLE}: {why}.") from why
+    client = Client(capacity=settings.threads, features=FEATURES, **client_options)
     server = Server(app, client, settings)
-    with contextlib.closing(client):
+    with contextlib.closing(client), client.waker.rung_by_signals():
         for number in (signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, lambda *_: server.stop())

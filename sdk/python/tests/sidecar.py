@@ -113,6 +113,7 @@ class Connection:
         self.sticky = None
         self.tracker = None
         self.rest = None  # of a response: file, offset, length
+        self.keep_alive = 0  # milliseconds, once the rest is sent
 
 
 class Sidecar:
@@ -464,6 +465,7 @@ class Sidecar:
         conn.holder = host if "cache" in host.features and not ends else None
         conn.tracker = host if "track" in host.features and not ends else None
         conn.state, conn.rest = "finishing", [fd, frame.a, frame.b]
+        conn.keep_alive = json.loads(frame.payload or "{}").get("keep_alive_timeout_ms", 0)
         self.counts["finished bytes"] += frame.b
         self._watch(conn.sock, lambda: self._send_rest(host, conn, ends), select.EPOLLOUT)
 
@@ -483,9 +485,10 @@ class Sidecar:
             if ends or host.draining and host.private:
                 self._close(conn, ForgetReason.STOPPED)
             else:
-                self._idle(conn, 0)
+                self._idle(conn, conn.keep_alive)
 
     def _idle(self, conn, milliseconds):
+        self.counts[f"kept {milliseconds} ms"] += 1
         self._arm(conn, milliseconds / 1000 or self.keep_alive)
 
     def _take_back(self, conn, reason):

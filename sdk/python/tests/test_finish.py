@@ -81,6 +81,18 @@ def test_the_sidecar_sends_a_part_of_a_file(sidecar, listener, close):
             assert next(client.leases()).conn == lease.conn
 
 
+@pytest.mark.parametrize("keep_alive", [0.05, 30 * 24 * 3600])
+def test_what_is_finished_is_kept_for_the_time_that_was_said(sidecar, listener, keep_alive):
+    with leased(sidecar, listener) as (client, sock, lease), memfd(BODY) as file:
+        assert lease.finish(file, 0, len(BODY), keep_alive=keep_alive)
+        assert read_exactly(sock, len(BODY)) == BODY
+        if keep_alive < 1:
+            assert sock.recv(1) == b""
+        else:  # more than the protocol has
+            sock.sendall(b"?")
+            assert next(client.leases()).conn == lease.conn
+
+
 def test_the_sidecar_sends_what_is_in_a_pipe(sidecar, listener):
     if isinstance(sidecar, Sidecar):
         pytest.skip("the double knows only files")
@@ -135,7 +147,7 @@ class Answer:
         self.accepted = accepted
         self.meanwhile = meanwhile
 
-    def finish(self, file, offset, length, close):
+    def finish(self, file, offset, length, close, keep_alive):
         self.meanwhile()
         return self.accepted
 
@@ -318,6 +330,7 @@ def test_what_the_client_did_not_take_is_finished(fake):
         assert client.get().text == b"hello"
         eventually(lambda: server._connections.room.taken == 0)
         eventually(lambda: (fake.counts["FINISH"], fake.counts["PUT"]) == (1, 1))
+        assert fake.counts["kept 11000 ms"] == 2
     assert fake.violations == 0
 
 

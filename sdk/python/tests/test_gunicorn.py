@@ -158,6 +158,13 @@ def test_a_slow_reader_costs_no_thread(gunicorn, path):
         assert slow.get().text == b"hello from python\n"
 
 
+def test_a_slow_reader_is_kept_as_long_as_any_client(gunicorn):
+    with Slow(gunicorn(APP, "--keep-alive", "1")) as slow:
+        slow.send(f"/bytes?n={len(BODY)}")
+        assert len(slow.receive().text) == len(BODY)
+        assert slow.at_end()
+
+
 @pytest.mark.parametrize("how", ["environment", "argument"])
 def test_x_sendfile(gunicorn, tmp_path, how):
     (tmp_path / "file").write_bytes(BODY)

@@ -86,6 +86,31 @@ def test_a_lease_whose_descriptor_found_no_room_is_answered_with_nack(ends):
     assert theirs.recv(100) == nack.encode()
 
 
+def test_a_lost_descriptor_is_not_replaced_by_that_of_the_next_lease(ends):
+    link, theirs = ends
+    with open("/dev/null") as file:
+        whole = lease_with_descriptor(1)
+        send_with_descriptor(theirs, whole[:20], file.fileno())
+        with no_descriptor_left():
+            assert receive(link) == []
+        theirs.send(whole[20:])
+        send_with_descriptor(theirs, lease_with_descriptor(2), file.fileno())
+        ((frame, fd),) = receive(link)
+        assert frame.conn == 2 and same_file(fd, file.fileno())
+        os.close(fd)
+    nack = Frame(Type.NACK, seq=1, conn=1, a=NackReason.NO_DESCRIPTOR)
+    assert theirs.recv(100) == nack.encode()
+
+
+def test_a_link_may_be_closed_while_a_lost_descriptor_is_due(ends):
+    link, theirs = ends
+    with open("/dev/null") as file:
+        send_with_descriptor(theirs, lease_with_descriptor(1)[:20], file.fileno())
+        with no_descriptor_left():
+            assert receive(link) == []
+    link.close()
+
+
 @contextlib.contextmanager
 def no_descriptor_left():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -27,6 +27,22 @@ def app(environ, start_response):
 """
 
 
+SIGNALS = """
+import signal
+import threading
+def app(environ, start_response):
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    start_response("200 OK", [])
+    return [b"bye"]
+"""
+
+SENDFILE = """
+def app(environ, start_response):
+    start_response("200 OK", [("X-Sendfile", "hello.txt")])
+    return []
+"""
+
+
 class Master:
     """A process under test, and clients for it."""
 
@@ -113,6 +129,15 @@ def test_without_a_master(start, app):
     assert master.pid() == master.process.pid
     master.signal(signal.SIGTERM)
     assert master.wait() == 0
+
+
+def test_a_signal_is_heard_though_it_interrupts_no_wait(start, tmp_path):
+    """As one that comes just before the main thread begins to wait."""
+    (tmp_path / "signals.py").write_text(SIGNALS)
+    master = start("wsgi", "signals:app", "--workers", "0")
+    with master.client() as client:
+        assert client.get().text == b"bye"
+        assert master.wait() == 0
 
 
 def test_a_killed_worker_is_replaced_and_its_idle_connections_stay(start, app):
@@ -265,6 +290,7 @@ def workers(master):
         ([], 2, "required"),
         (["wsgi", "json:x", "--workers", "-1"], 2, "--workers"),
         (["wsgi", "json:x", "--threads", "0"], 2, "The capacity 0 must be 1 to 4096"),
+        (["wsgi", "json:x", "--threads", "some"], 2, "the capacity is 'some'; it must be a number from 1 to 4096"),
         (["json:x", "--pool", "a b"], 2, "The pool 'a b' must be 1 to 64 of"),
         (["json:x", "--grace", "x"], 2, "--grace"),
     ],
@@ -275,10 +301,23 @@ def test_what_cannot_be_served(arguments, status, message):
     assert message in done.stderr
 
 
+def test_an_app_may_answer_with_x_sendfile(start, tmp_path, monkeypatch):
+    monkeypatch.setenv("ANTEROOM_SENDFILE_ROOT", str(tmp_path))
+    (tmp_path / "sendfile.py").write_text(SENDFILE)
+    (tmp_path / "hello.txt").write_text("from a file")
+    assert start("wsgi", "sendfile:app", "--workers", "0").get() == b"from a file"
+
+
+def test_files_must_have_a_directory():
+    done = attempt(["wsgi", "conformance_app.wsgi:application", "--workers", "0"], ANTEROOM_SENDFILE_ROOT=__file__)
+    assert done.returncode == 3
+    assert "ANTEROOM_SENDFILE_ROOT: sendfile_root is" in done.stderr
+
+
 def test_a_capacity_in_the_environment_is_checked():
     done = attempt(["wsgi", "json:x"], ANTEROOM_CAPACITY="many")
     assert done.returncode == 2
-    assert "'many' must be a number from 1 to 4096; it may also come from ANTEROOM_CAPACITY" in done.stderr
+    assert "ANTEROOM_CAPACITY is 'many'; it must be a number from 1 to 4096" in done.stderr
 
 
 def attempt(arguments, **environment):

@@ -13,6 +13,8 @@ import anteroom
 from anteroom import wsgi
 from conftest import eventually
 from servers import Client
+from sidecar import Sidecar
+from test_finish import BODY, Slow
 
 
 class App:
@@ -70,6 +72,22 @@ class App:
         file.write(b"skipped" + b"y" * 500_000)
         file.seek(7)
         start_response("200 OK", [("Content-Length", "400000")])
+        return environ["wsgi.file_wrapper"](file)
+
+    def slow_list(self, environ, start_response):
+        environ["wsgi.input"].read()
+        start_response("200 OK", [("Content-Length", str(len(BODY)))] if environ["QUERY_STRING"] else [])
+        return [BODY[: len(BODY) // 2], BODY[len(BODY) // 2 :]]
+
+    def slow_blocks(self, environ, start_response):
+        start_response("200 OK", [("Content-Length", str(len(BODY)))] if environ["QUERY_STRING"] else [])
+        return (BODY[start : start + 1_000_000] for start in range(0, len(BODY), 1_000_000))
+
+    def slow_file(self, environ, start_response):
+        file = tempfile.TemporaryFile()
+        file.write(BODY)
+        file.seek(0)
+        start_response("200 OK", [("Content-Length", str(len(BODY)))])
         return environ["wsgi.file_wrapper"](file)
 
     def memory_file(self, environ, start_response):
@@ -146,6 +164,17 @@ class App:
 
         return Body([b"abc"])
 
+    def slow_closed_late(self, environ, start_response):
+        """Nothing is left to send, but the app is not done with it."""
+        start_response("200 OK", [])
+
+        class Body(list):
+            def close(body):
+                self.closed.set()
+                assert self.gate.wait(20)
+
+        return Body([BODY])
+
 
 class Running:
     def __init__(self, app, address, server):
@@ -157,7 +186,7 @@ class Running:
 @contextlib.contextmanager
 def running(sidecar, threads=2, **settings):
     app = App()
-    client = anteroom.Client(sidecar.path, pool="", capacity=threads, features=("address",))
+    client = anteroom.Client(sidecar.path, pool="", capacity=threads, features=wsgi.FEATURES)
     server = wsgi.Server(app, client, wsgi.Settings(threads=threads, timeout=10, **settings))
     with socket.create_server(("127.0.0.1", 0)) as sock, contextlib.closing(client):
         listener = client.listen(sock)
@@ -316,6 +345,94 @@ def test_a_slow_reader_gets_all_of_it(served):
         threading.Event().wait(0.05)
         assert client.receive().text == b"x" * 8_000_000
         assert client.get().text == b"hello"
+
+
+SLOW = ["/slow_list", "/slow_list?sized", "/slow_blocks?sized", "/slow_file"]
+
+
+@pytest.mark.parametrize("path", SLOW)
+@pytest.mark.parametrize("headers", [(), ("Connection: close",)])
+def test_a_slow_reader_costs_no_thread(sidecar, path, headers):
+    with running(sidecar, threads=1) as served, contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(Slow(served)) for _ in range(3)]
+        for client in slow:
+            client.send(path, headers=headers)
+        with Client(served) as quick:
+            assert quick.get().text == b"hello"
+        for client in slow:
+            assert client.receive().text == BODY
+            if headers:
+                assert client.at_end()
+            else:
+                assert client.get().text == b"hello"
+
+
+@pytest.mark.parametrize("path", SLOW)
+def test_what_the_client_did_not_take_is_finished(fake, path):
+    with running(fake, keep_alive=7) as served, Slow(served) as client:
+        client.send(path)
+        eventually(lambda: fake.counts["FINISH"] == 1)
+        assert 0 < fake.counts["finished bytes"] <= len(BODY) + 100
+        room = served.server._room
+        assert room.taken == (0 if path == "/slow_file" else fake.counts["finished bytes"])
+        assert client.receive().text == BODY
+        assert client.get().text == b"hello"
+        eventually(lambda: fake.counts["kept 7000 ms"] == 2)
+        assert room.taken == 0
+    assert fake.violations == 0
+
+
+@pytest.mark.parametrize("path", ["/slow_list", "/slow_blocks?sized"])
+def test_beyond_the_limit_a_thread_waits(fake, path):
+    with running(fake) as served, Slow(served) as client:
+        served.server._room.response = 1_000_000
+        client.send(path)
+        assert client.receive().text == BODY
+        assert client.get().text == b"hello"
+        assert fake.counts["finished bytes"] <= 1_000_000
+        assert served.server._room.taken <= 1_000_000
+
+
+def test_what_is_of_unknown_length_waits_for_its_client(fake):
+    with running(fake) as served, Slow(served) as client:
+        client.send("/slow_blocks")
+        assert client.receive().text == BODY
+        eventually(lambda: fake.counts["PUT"] == 1)
+        assert fake.counts["FINISH"] == 0
+
+
+def test_pipelined_requests_of_a_slow_reader_are_answered_in_order(served):
+    with Slow(served) as client:
+        client.sock.sendall(b"GET /slow_list HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n" * 2 + b"GET / HT")
+        for _ in range(2):
+            assert client.receive().text == BODY
+            assert client.receive().text == b"hello"
+        client.sock.sendall(b"TP/1.1\r\nHost: a\r\n\r\n")
+        assert client.receive().text == b"hello"
+
+
+def test_a_response_to_an_unread_body_waits_for_its_client(fake):
+    """What the app may still read comes after what it sends."""
+    with running(fake) as served, Slow(served) as client:
+        client.send("/slow_blocks?sized", "POST", ["Content-Length: 3"], b"abc")
+        assert client.receive().text == BODY
+        assert client.get().text == b"hello"
+        assert fake.counts["FINISH"] == 0
+        client.send("/slow_list", "POST", ["Content-Length: 3"], b"abc")
+        eventually(lambda: fake.counts["FINISH"] == 1)
+        assert client.receive().text == BODY
+
+
+def test_a_thread_sends_itself_what_no_sidecar_will(path):
+    double = Sidecar(path)
+    with running(double) as served, Slow(served) as client:
+        client.send("/slow_closed_late")
+        assert served.app.closed.wait(10)
+        double.stop()
+        eventually(lambda: not served.server._client.attached)
+        served.app.gate.set()
+        assert client.receive().text == BODY
+        assert client.at_end()
 
 
 def test_the_iterable_is_closed(served):
