@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Patience is for what has to happen; it passes in full only where a test fails.
@@ -54,7 +56,7 @@ func Start(t testing.TB, name string, cmd *exec.Cmd) *Process {
 		close(p.Gone)
 	}()
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
+		p.kill()
 		<-p.Gone
 		_ = read.Close()
 		if t.Failed() {
@@ -63,6 +65,17 @@ func Start(t testing.TB, name string, cmd *exec.Cmd) *Process {
 	})
 	return p
 }
+
+func (p *Process) kill() {
+	if attr := p.cmd.SysProcAttr; attr != nil && attr.Setpgid {
+		_ = unix.Kill(-p.cmd.Process.Pid, unix.SIGKILL)
+	} else {
+		_ = p.cmd.Process.Kill()
+	}
+}
+
+// PID is its process id.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
 
 // Line returns the next line of its standard output.
 func (p *Process) Line() string {

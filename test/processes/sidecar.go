@@ -63,8 +63,11 @@ type Counts struct {
 		Paused  bool
 	}
 	Hosts []struct {
-		Name   string
-		Leased int
+		Name       string
+		Capacity   int
+		Leased     int
+		Leases     uint64 `json:",string"`
+		Violations uint64 `json:",string"`
 	}
 	Totals struct {
 		Accepted     uint64 `json:",string"`
