@@ -2,7 +2,6 @@ package polyglot
 
 import (
 	"errors"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -18,9 +17,10 @@ type load struct {
 	crew    sync.WaitGroup
 	right   atomic.Uint64
 
-	mu    sync.Mutex
-	lost  []error // mu
-	wrong []error // mu
+	mu     sync.Mutex
+	lost   []error // mu
+	closed []error // mu: connections, with a right answer
+	wrong  []error // mu
 }
 
 func (st *stage) load(clients int) *load {
@@ -92,23 +92,29 @@ func (l *load) hasEnded() bool {
 func (l *load) complain(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if errors.Is(err, errLost) {
+	switch {
+	case errors.Is(err, errLost):
 		l.lost = append(l.lost, err)
-	} else {
+	case errors.Is(err, errLast):
+		l.closed = append(l.closed, err)
+	default:
 		l.wrong = append(l.wrong, err)
 	}
 }
 
-// judge ends the load. So many requests may have been lost.
-func (l *load) judge(t testing.TB, allowed int) {
+// judge ends the load. So many requests may have been lost, and so many connections closed with their answer.
+func (l *load) judge(t testing.TB, lost, closed int) {
 	t.Helper()
 	l.end()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	t.Logf("%d right answers, %d requests lost", l.right.Load(), len(l.lost))
+	t.Logf("%d right answers, %d requests lost, %d connections closed", l.right.Load(), len(l.lost), len(l.closed))
 	complaints := l.wrong
-	if len(l.lost) > allowed {
-		complaints = slices.Concat(l.wrong, l.lost)
+	if len(l.lost) > lost {
+		complaints = append(complaints, l.lost...)
+	}
+	if len(l.closed) > closed {
+		complaints = append(complaints, l.closed...)
 	}
 	for _, err := range complaints[:min(len(complaints), 10)] {
 		t.Error(err)

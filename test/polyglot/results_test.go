@@ -8,7 +8,6 @@ import (
 
 // result is what came of one server.
 type result struct {
-	server  server
 	version string
 	passed  int
 	failed  []string
@@ -22,30 +21,25 @@ func (r *result) note(scenario string, passed bool) {
 	}
 }
 
-type table []*result
-
-// results are in the order of the servers. Each is written to by its own test alone.
-var results = func() (all table) {
-	for _, s := range servers {
-		all = append(all, &result{server: s})
-	}
-	return all
-}()
-
-func (t table) of(s server) *result {
-	for _, r := range t {
-		if r.server.name == s.name {
-			return r
-		}
-	}
-	panic(s.name + " is not in the list")
+type outcome struct {
+	servers map[string]*result // by name; each is written to by its own test alone
+	turns   []string           // who has served the one connection, by what they call their language
 }
 
+var results = func() outcome {
+	all := map[string]*result{}
+	for _, s := range servers {
+		all[s.name] = &result{}
+	}
+	return outcome{servers: all}
+}()
+
 // write writes the table in Markdown. Servers that were not tried are left out.
-func (t table) write(path string) error {
+func (o outcome) write(path string) error {
 	var text strings.Builder
 	fmt.Fprintln(&text, "| language | server | version | scenarios passed |\n|---|---|---|---|")
-	for _, r := range t {
+	for _, s := range servers {
+		r := o.servers[s.name]
 		if r.passed+len(r.failed) == 0 {
 			continue
 		}
@@ -53,7 +47,10 @@ func (t table) write(path string) error {
 		if len(r.failed) > 0 {
 			passed += "; not: " + strings.Join(r.failed, ", ")
 		}
-		fmt.Fprintf(&text, "| %s | %s | %s | %s |\n", r.server.language, r.server.server, r.version, passed)
+		fmt.Fprintf(&text, "| %s | %s | %s | %s |\n", s.language, s.server, r.version, passed)
+	}
+	if len(o.turns) > 0 {
+		fmt.Fprintf(&text, "\nOne connection was served by %s.\n", strings.Join(o.turns, ", "))
 	}
 	return os.WriteFile(path, []byte(text.String()), 0o644)
 }

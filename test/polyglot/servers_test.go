@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 )
@@ -21,21 +20,25 @@ type server struct {
 	program  string // starts the conformance app (docs/hosts.md)
 	version  string // prints the server's version; fails where it is not installed
 	alone    string // serves the same app at 127.0.0.1:$PORT without the sidecar; empty where the server cannot
+
+	farewells bool // what it has when it is told to leave it answers with "Connection: close"
 }
 
-// Commands run in the repository's root by sh, with PYTHON, CAPACITY and PORT set.
+// Commands run in the repository's root by sh, with PYTHON set, and PYTHONPATH to the SDK.
 var servers = []server{
 	{
 		name: "python", language: "Python", server: "cheroot", attach: "`anteroom.cheroot.install()`",
 		program: "sdk/python/conformance",
 		version: `$PYTHON -c 'import cheroot; print(cheroot.__version__)'`,
-		alone:   `exec $PYTHON -m cheroot --bind 127.0.0.1:$PORT --threads $CAPACITY conformance_app.plain:application`,
+		alone:   `exec $PYTHON -m conformance_app.cheroot $PORT`,
+
+		farewells: true,
 	},
 	{
 		name: "python-gunicorn", language: "Python", server: "gunicorn", attach: "`gunicorn --worker-class anteroom.gunicorn.Worker`",
 		program: "sdk/python/conformance-gunicorn",
 		version: `$PYTHON -c 'import gunicorn; print(gunicorn.__version__)'`,
-		alone: `exec $PYTHON -m gunicorn --worker-class gthread --workers 1 --threads $CAPACITY --keep-alive 75 --bind 127.0.0.1:$PORT ` +
+		alone: `exec $PYTHON -m gunicorn --worker-class gthread --workers 1 --threads 4 --keep-alive 75 --bind 127.0.0.1:$PORT ` +
 			`--log-level warning conformance_app.plain:application`,
 	},
 	{
@@ -53,7 +56,7 @@ var servers = []server{
 		name: "ruby-puma", language: "Ruby", server: "Puma", attach: "`plugin :anteroom`",
 		program: "sdk/ruby/conformance-puma",
 		version: `ruby -r puma/const -e 'puts Puma::Const::VERSION'`,
-		alone:   `exec puma --quiet --environment production --threads $CAPACITY:$CAPACITY --bind tcp://127.0.0.1:$PORT sdk/ruby/app/config.ru >&2`,
+		alone:   `exec puma --quiet --environment production --threads 5:5 --bind tcp://127.0.0.1:$PORT sdk/ruby/app/config.ru >&2`,
 	},
 	{
 		name: "ruby", language: "Ruby", server: "any Rack app", attach: "`rackup --server anteroom`",
@@ -79,7 +82,7 @@ var servers = []server{
 	{
 		name: "java", language: "Java", server: "Jetty", attach: "`server.addConnector(new AnteroomConnector(server))`",
 		program: "sdk/java/conformance",
-		version: `java -cp "$(sdk/java/build)" org.eclipse.jetty.server.Server --version 2>/dev/null`,
+		version: `java -cp "$(sdk/java/build)" org.eclipse.jetty.server.Server --version 2>&1 | sed -n '/^[0-9]*\.[0-9]/p'`,
 	},
 	{
 		name: "c", language: "C", server: "your own", attach: "`anteroom_next(host, &lease, -1)`",
@@ -129,7 +132,7 @@ func (s server) need(t testing.TB) (version string) {
 func (s server) command(line string, environment ...string) *exec.Cmd {
 	cmd := exec.Command("sh", "-c", line)
 	cmd.Dir = root
-	cmd.Env = append(os.Environ(), "PYTHON="+cmp.Or(os.Getenv("PYTHON"), "/usr/bin/python3"), "PYTHONDONTWRITEBYTECODE=1", "CAPACITY="+strconv.Itoa(capacity))
+	cmd.Env = append(os.Environ(), "PYTHONPATH=sdk/python", "PYTHON="+cmp.Or(os.Getenv("PYTHON"), "/usr/bin/python3"), "PYTHONDONTWRITEBYTECODE=1")
 	cmd.Env = append(cmd.Env, environment...)
 	return cmd
 }

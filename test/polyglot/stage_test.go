@@ -43,10 +43,13 @@ func (st *stage) next() *program {
 	return st.server.start(st.t, st.sidecar, st.server.name+":"+strconv.Itoa(st.started), capacity)
 }
 
-// start starts the server's program, as hosts of that name.
+// start starts the server's program, as hosts of that name. Capacity 0 is the program's own.
 func (s server) start(t testing.TB, sidecar *processes.Sidecar, name string, capacity int) *program {
 	t.Helper()
-	cmd := s.command("exec "+s.program, "ANTEROOM_HANDOFF="+sidecar.Handoff(), "ANTEROOM_NAME="+name, "ANTEROOM_CAPACITY="+strconv.Itoa(capacity))
+	cmd := s.command("exec "+s.program, "ANTEROOM_HANDOFF="+sidecar.Handoff(), "ANTEROOM_NAME="+name)
+	if capacity > 0 {
+		cmd.Env = append(cmd.Env, "ANTEROOM_CAPACITY="+strconv.Itoa(capacity))
+	}
 	return lead(t, name, cmd)
 }
 
