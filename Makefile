@@ -197,10 +197,17 @@ deps: ## Install the Debian packages that the tests need and that are missing
 tools: $(GO_TOOLS) $(GOLANGCI) $(BUF) ## Build the pinned Go tools to bin/tools
 
 .PHONY: images
-images: build bin/tools/grpcurl ## Build the container images of deploy/compose
+images: build image-apps bin/tools/grpcurl ## Build the container images of deploy/compose
 	@scripts/docker-engine
 	@base='$(BASE_IMAGE)'; [ -n "$$base" ] || base=$$(deploy/image/build-base) || exit 1; \
-		BASE_IMAGE=$$base COMPOSE_PROFILES=tools scripts/compose build
+		BASE_IMAGE=$$base COMPOSE_PROFILES=tools scripts/compose build --parallel
+
+# What the images of compiled languages hold.
+.PHONY: image-apps
+image-apps:
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/image/go ./host/conformance
+	$(MAKE) -C sdk/c --silent BUILD='$(CURDIR)/bin/image/c' CFLAGS='-O2 -static -s' '$(CURDIR)/bin/image/c/server'
+	sdk/java/build >/dev/null
 
 .PHONY: tidy
 tidy: ## go mod tidy, in the tools' modules too

@@ -70,7 +70,7 @@ var servers = []server{
 		alone:   `exec node -e 'require("node:http").createServer(require("./sdk/node/tests/app/app").app).listen(process.env.PORT, "127.0.0.1")'`,
 	},
 	{
-		name: "node-bridge", language: "Node.js", server: "node:http", attach: "`anteroom.serve(server, {road: 'bridge'})`",
+		name: "node-bridge", language: "Node.js", server: "node:http, by the bridge", attach: "`anteroom.serve(server, {road: 'bridge'})`",
 		program: "sdk/node/conformance-bridge",
 		version: `node --print process.versions.node`,
 	},
