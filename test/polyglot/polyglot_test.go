@@ -32,6 +32,7 @@ func TestServers(t *testing.T) {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
 			r := results.servers[s.name]
+			r.tried = true
 			r.version = s.need(t)
 			for _, sc := range scenarios {
 				ok := t.Run(sc.name, func(t *testing.T) {

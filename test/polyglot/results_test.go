@@ -1,6 +1,7 @@
 package polyglot
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"strings"
@@ -8,7 +9,8 @@ import (
 
 // result is what came of one server.
 type result struct {
-	version string
+	tried   bool
+	version string // empty: it is not installed
 	passed  int
 	failed  []string
 }
@@ -19,6 +21,17 @@ func (r *result) note(scenario string, passed bool) {
 	} else {
 		r.failed = append(r.failed, scenario)
 	}
+}
+
+func (r *result) String() string {
+	if r.version == "" {
+		return "not tried"
+	}
+	passed := fmt.Sprintf("%d of %d", r.passed, len(scenarios))
+	if len(r.failed) > 0 {
+		passed += "; not: " + strings.Join(r.failed, ", ")
+	}
+	return passed
 }
 
 type outcome struct {
@@ -39,15 +52,9 @@ func (o outcome) write(path string) error {
 	var text strings.Builder
 	fmt.Fprintln(&text, "| language | server | version | scenarios passed |\n|---|---|---|---|")
 	for _, s := range servers {
-		r := o.servers[s.name]
-		if r.passed+len(r.failed) == 0 {
-			continue
+		if r := o.servers[s.name]; r.tried {
+			fmt.Fprintf(&text, "| %s | %s | %s | %s |\n", s.language, s.server, cmp.Or(r.version, "not installed"), r)
 		}
-		passed := fmt.Sprintf("%d of %d", r.passed, len(scenarios))
-		if len(r.failed) > 0 {
-			passed += "; not: " + strings.Join(r.failed, ", ")
-		}
-		fmt.Fprintf(&text, "| %s | %s | %s | %s |\n", s.language, s.server, r.version, passed)
 	}
 	if len(o.turns) > 0 {
 		fmt.Fprintf(&text, "\nOne connection was served by %s.\n", strings.Join(o.turns, ", "))
