@@ -208,6 +208,8 @@ image-apps:
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/image/go ./host/conformance
 	$(MAKE) -C sdk/c --silent BUILD='$(CURDIR)/bin/image/c' CFLAGS='-O2 -static -s' '$(CURDIR)/bin/image/c/server'
 	sdk/java/build >/dev/null
+	PATH=$$PATH:$$HOME/.cargo/bin RUSTFLAGS='-C target-feature=+crt-static -C strip=symbols' cargo build --quiet --offline --locked --release \
+		--manifest-path sdk/rust/Cargo.toml --target-dir bin/image/rust --example conformance
 
 .PHONY: tidy
 tidy: ## go mod tidy, in the tools' modules too

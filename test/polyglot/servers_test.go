@@ -90,6 +90,11 @@ var servers = []server{
 		version: `gcc -dumpfullversion`,
 	},
 	{
+		name: "rust", language: "Rust", server: "your own", attach: "`host.next()`",
+		program: "sdk/rust/conformance",
+		version: `PATH=$PATH:$HOME/.cargo/bin; cd sdk/rust && rustc --version | cut -d ' ' -f 2`,
+	},
+	{
 		name: "go", language: "Go", server: "net/http", attach: "`host.Serve(ctx, server, host.Options{})`",
 		program: "host/conformance/run",
 		version: `go env GOVERSION`,
