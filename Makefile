@@ -7,6 +7,8 @@ FUZZTIME ?= 30s
 REPORT   ?=
 # More flags for anteroom serve while it is measured.
 SERVE_FLAGS ?=
+# What polyglot and bench-languages do about a language that is not installed. Empty: fail. skip: leave it out.
+MISSING ?=
 # The image that the containers are built on. Empty: one built here from Debian packages, without a registry.
 BASE_IMAGE ?=
 
@@ -49,6 +51,7 @@ help: ## Show this manual
 		FUZZTIME   "how long to run each fuzz target: $(FUZZTIME)" \
 		REPORT     "where bench or slow puts its report; empty: bin/bench/report, bin/bench/slow" \
 		SERVE_FLAGS "more flags for anteroom serve while it is measured" \
+		MISSING    "skip: polyglot and bench-languages leave out languages that are not installed; empty: they fail" \
 		BASE_IMAGE "image under the containers, such as debian:bookworm-slim; empty: built from Debian packages" \
 		VERSION    "what the binary calls itself: $(VERSION)"
 
@@ -74,7 +77,7 @@ clean: ## Remove what was built
 ##@ Checks
 
 .PHONY: check
-check: lint unit property sdks conformance process chaos-quick ## Everything that needs neither root nor a Docker engine
+check: lint unit property sdks conformance process polyglot chaos-quick ## Everything that needs neither root nor a Docker engine
 
 .PHONY: lint
 lint: lint-go lint-proto lint-python lint-shell ## All linters, and that generated code is fresh
@@ -139,6 +142,12 @@ chaos-quick: bin/chaos build ## The same with 500 kills, in under a minute
 bin/chaos:
 	go build -o $@ ./test/chaos
 
+.PHONY: polyglot
+polyglot: build ## Every language's servers behind the real sidecar, and a table of what came of it (MISSING=skip: those installed)
+	@rm -f bin/polyglot.md
+	@ANTEROOM_POLYGLOT_MISSING='$(MISSING)' go test -race -count=1 -timeout $(PROCESS_TIMEOUT) ./test/polyglot/...; \
+		status=$$?; [ ! -f bin/polyglot.md ] || cat bin/polyglot.md; exit $$status
+
 .PHONY: integration
 integration: images ## End to end with containers (needs a Docker engine)
 	go test -race -count=1 -timeout $(INTEGRATION_TIMEOUT) -tags integration ./test/integration/...
@@ -167,6 +176,11 @@ slow: bench-programs ## Measure beside slow clients, in a quarter of an hour, an
 slow-quick: bench-programs ## The same with less of everything, in under a minute
 	$(BENCH) -suite slow -quick -out '$(or $(REPORT),bin/bench/slow)'
 
+.PHONY: bench-languages
+bench-languages: build ## Requests per second of every language's servers, behind Anteroom and alone, in five minutes (needs a quiet machine)
+	@ANTEROOM_POLYGLOT_MISSING='$(MISSING)' go test -count=1 -timeout 30m -run '^TestRates$$' ./test/polyglot -rates 3s
+	@cat bin/polyglot-rates.md
+
 # With the sidecar, too, not stripped as it is by build: profilers need its symbols.
 .PHONY: bench-programs
 bench-programs: build
@@ -183,10 +197,19 @@ deps: ## Install the Debian packages that the tests need and that are missing
 tools: $(GO_TOOLS) $(GOLANGCI) $(BUF) ## Build the pinned Go tools to bin/tools
 
 .PHONY: images
-images: build bin/tools/grpcurl ## Build the container images of deploy/compose
+images: build image-apps bin/tools/grpcurl ## Build the container images of deploy/compose
 	@scripts/docker-engine
 	@base='$(BASE_IMAGE)'; [ -n "$$base" ] || base=$$(deploy/image/build-base) || exit 1; \
-		BASE_IMAGE=$$base COMPOSE_PROFILES=tools scripts/compose build
+		BASE_IMAGE=$$base COMPOSE_PROFILES=tools scripts/compose build --parallel
+
+# What the images of compiled languages hold.
+.PHONY: image-apps
+image-apps:
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/image/go ./host/conformance
+	$(MAKE) -C sdk/c --silent BUILD='$(CURDIR)/bin/image/c' CFLAGS='-O2 -static -s' '$(CURDIR)/bin/image/c/server'
+	sdk/java/build >/dev/null
+	PATH=$$PATH:$$HOME/.cargo/bin RUSTFLAGS='-C target-feature=+crt-static -C strip=symbols' cargo build --quiet --offline --locked --release \
+		--manifest-path sdk/rust/Cargo.toml --target-dir bin/image/rust --example conformance
 
 .PHONY: tidy
 tidy: ## go mod tidy, in the tools' modules too

@@ -1,4 +1,4 @@
-// Command conformance is the conformance app of docs/hosts.md: an ordinary net/http server behind host.Serve.
+// Command conformance is the conformance app of docs/hosts.md: an ordinary net/http server behind host.Serve, or, to compare, alone.
 package main
 
 import (
@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -21,17 +22,24 @@ import (
 )
 
 func main() {
-	if err := serve(); err != nil {
+	alone := flag.String("alone", "", "serve at this `address` without a sidecar")
+	flag.Parse()
+	server := &http.Server{Handler: echoHeader(app()), Addr: *alone}
+	run := serve
+	if *alone != "" {
+		run = (*http.Server).ListenAndServe
+	}
+	if err := run(server); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-// serve serves until SIGTERM.
-func serve() error {
+// serve serves what the sidecar has, until SIGTERM.
+func serve(server *http.Server) error {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	err := host.Serve(ctx, &http.Server{Handler: echoHeader(app())}, host.Options{
+	err := host.Serve(ctx, server, host.Options{
 		Pool:     cmp.Or(os.Getenv(host.PoolVariable), "default"),
 		Patience: 365 * 24 * time.Hour,
 	})

@@ -169,6 +169,31 @@ func (c *client) receive() (answer, error) {
 	return answer{response.StatusCode, string(body), response.Close}, err
 }
 
+// occupied is the length of the body that occupy announces: more than the sidecar waits for, so that a host gets the request without it.
+const occupied = 1 << 19
+
+// occupy sends a request without its body, so that a host has to wait.
+func (c *client) occupy() error {
+	_, err := fmt.Fprintf(c.conn, "POST /echo HTTP/1.1\r\nHost: app.example\r\nContent-Length: %d\r\n\r\n", occupied)
+	return err
+}
+
+// freeAgain sends the body, and checks that it comes back.
+func (c *client) freeAgain() error {
+	body := strings.Repeat("x", occupied)
+	if err := c.conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	if _, err := io.WriteString(c.conn, body); err != nil {
+		return err
+	}
+	a, err := c.receive()
+	if err == nil && a != (answer{status: http.StatusOK, body: body}) {
+		err = fmt.Errorf("the echo has %d bytes and status %d; want %d bytes, and to go on", len(a.body), a.status, occupied)
+	}
+	return err
+}
+
 // awaitEnd returns nil when the connection has been ended by a FIN, with nothing before it.
 func (c *client) awaitEnd() error {
 	if err := c.conn.SetDeadline(time.Now().Add(patience)); err != nil {

@@ -29,6 +29,9 @@ const (
 	pace        = 100 * time.Millisecond // between two looks at a condition
 )
 
+// capacity is how many requests each application takes at once.
+const capacity = 10
+
 // project is deploy/compose under a name of its own.
 type project struct {
 	t       *testing.T
@@ -109,7 +112,7 @@ func (p *project) ok(err error) {
 
 func (p *project) composeCommand(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := command(ctx, root+"/scripts/compose", args...)
-	cmd.Env = append(os.Environ(), "COMPOSE_PROJECT_NAME="+p.name, "PUBLISH=127.0.0.1:0")
+	cmd.Env = append(os.Environ(), "COMPOSE_PROJECT_NAME="+p.name, "PUBLISH=127.0.0.1:0", "CAPACITY="+strconv.Itoa(capacity))
 	return cmd
 }
 

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/anteroom-io/anteroom/test/processes"
 )
 
 // client is a connection for one request after another.
@@ -22,7 +24,7 @@ type client struct {
 }
 
 func dial(address string) (*client, error) {
-	c, err := net.DialTimeout("tcp", address, patience)
+	c, err := net.DialTimeout("tcp", address, processes.Patience)
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +55,7 @@ func (c *client) ask(word string, size int, wait time.Duration) error {
 }
 
 func (c *client) send(word string, size int, wait time.Duration) error {
-	_ = c.SetDeadline(time.Now().Add(patience))
+	_ = c.SetDeadline(time.Now().Add(processes.Patience))
 	if _, err := fmt.Fprintf(c, "GET /%s/%d/%d HTTP/1.1\r\nHost: test.example\r\n\r\n", word, size, wait.Milliseconds()); err != nil {
 		return fmt.Errorf("%w: %w", errEnded, err)
 	}
@@ -87,7 +89,7 @@ func (c *client) receive(word string, size int) error {
 // ended: an end of the connection is allowed, silence is not.
 func ended(err error) error {
 	if timeout := net.Error(nil); errors.As(err, &timeout) && timeout.Timeout() {
-		return fmt.Errorf("%w: none within %v", errWrong, patience)
+		return fmt.Errorf("%w: none within %v", errWrong, processes.Patience)
 	}
 	return fmt.Errorf("%w: %w", errEnded, err)
 }
@@ -135,7 +137,7 @@ func gather(address string, number int) ([]*client, error) {
 }
 
 // someClients starts a process with so many connections.
-func someClients(t testing.TB, address string, number int) *process {
+func someClients(t testing.TB, address string, number int) *processes.Process {
 	t.Helper()
 	return as(t, "clients", "ANTEROOM_TEST_WEB="+address, fmt.Sprintf("ANTEROOM_TEST_CLIENTS=%d", number))
 }

@@ -11,25 +11,27 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/anteroom-io/anteroom/test/processes"
 )
 
 // Hosts are killed at random moments under load. Each client sees its right answer or the end of its connection, idle connections
 // notice nothing, and the host that stays goes on.
 func TestHostsAreKilled(t *testing.T) {
 	seed := seed(t)
-	s := serve(t, "--listen", "tcp://127.0.0.1:0", "--keep-alive-timeout", "1h")
+	s := processes.Serve(t, "--listen", "tcp://127.0.0.1:0", "--keep-alive-timeout", "1h")
 	aHost(t, s, "stays")
-	mortals := []*process{aHost(t, s, "mortal-0"), aHost(t, s, "mortal-1")}
-	s.hosts(3)
+	mortals := []*processes.Process{aHost(t, s, "mortal-0"), aHost(t, s, "mortal-1")}
+	s.Hosts(3)
 	idle := make([]*client, 150)
 	for i := range idle {
-		idle[i] = mustDial(t, s.web[0])
+		idle[i] = mustDial(t, s.Web[0])
 		if err := idle[i].ask(name(i), 10, 0); err != nil {
 			t.Fatal(err)
 		}
 	}
 
-	load := &load{address: s.web[0], end: time.Now().Add(5 * time.Second)}
+	load := &load{address: s.Web[0], end: time.Now().Add(5 * time.Second)}
 	var crew sync.WaitGroup
 	for i := range 16 {
 		crew.Go(func() { load.run(i, rand.New(rand.NewPCG(seed, uint64(i)))) })
@@ -49,7 +51,7 @@ func TestHostsAreKilled(t *testing.T) {
 			t.Errorf("idle connection %d: %v", i, err)
 		}
 	}
-	if n := s.log.lines("host gone", "stays"); n != 0 {
+	if n := s.Log.Lines("host gone", "stays"); n != 0 {
 		t.Error("the host that stays has gone")
 	}
 }
@@ -69,16 +71,16 @@ func seed(t testing.TB) uint64 {
 }
 
 // killSome kills one host after the other, each at a random moment after it has attached, and starts another in its place.
-func killSome(t *testing.T, s *sidecar, hosts []*process, end time.Time, rng *rand.Rand) (killed int) {
+func killSome(t *testing.T, s *processes.Sidecar, hosts []*processes.Process, end time.Time, rng *rand.Rand) (killed int) {
 	t.Helper()
 	for time.Now().Before(end) {
 		time.Sleep(time.Duration(20+rng.IntN(300)) * time.Millisecond)
 		i := rng.IntN(len(hosts))
-		hosts[i].signal(syscall.SIGKILL)
-		hosts[i].exit()
+		hosts[i].Signal(syscall.SIGKILL)
+		hosts[i].Exit()
 		killed++
 		hosts[i] = aHost(t, s, fmt.Sprintf("mortal-%d", i))
-		s.hosts(3)
+		s.Hosts(3)
 	}
 	return killed
 }

@@ -5,25 +5,27 @@ import (
 	"os/exec"
 	"testing"
 	"time"
+
+	"github.com/anteroom-io/anteroom/test/processes"
 )
 
 // The sidecar may open far fewer files than there are clients. Accepting pauses with one warning, nothing dies or spins, those who are in are
 // served all the while, and when some go the others get in by themselves.
 func TestOutOfDescriptors(t *testing.T) {
 	const files, clients = 96, 200
-	shell := exec.Command("sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$0" "$@"`, files), binary(t))
-	s := serveWith(t, t.TempDir(), shell, "--listen", "tcp://127.0.0.1:0", "--max-connections", "1000", "--keep-alive-timeout", "1h", "--first-byte-timeout", "1m")
+	shell := exec.Command("sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$0" "$@"`, files), processes.Binary(t))
+	s := processes.ServeWith(t, t.TempDir(), shell, "--listen", "tcp://127.0.0.1:0", "--max-connections", "1000", "--keep-alive-timeout", "1h", "--first-byte-timeout", "1m")
 	aHost(t, s, "one")
-	s.hosts(1)
+	s.Hosts(1)
 	var in, waiting []*client
 	for i := range clients {
-		c := mustDial(t, s.web[0])
+		c := mustDial(t, s.Web[0])
 		if err := c.send(name(i), 10, 0); err != nil {
 			t.Fatal(err)
 		}
 		waiting = append(waiting, c)
 	}
-	eventually(t, "accepting pauses", func() bool { return s.log.lines("[WARN]", "accepting pauses") > 0 })
+	processes.Eventually(t, "accepting pauses", func() bool { return s.Log.Lines("[WARN]", "accepting pauses") > 0 })
 	for i := range clients { // in the order in which they came
 		if err := waiting[0].receiveWithin(name(i), 10, time.Second); err != nil {
 			break
@@ -35,16 +37,16 @@ func TestOutOfDescriptors(t *testing.T) {
 	}
 	late := aHost(t, s, "late") // waits as well
 
-	used := s.cpu()
+	used := s.CPU()
 	for until := time.Now().Add(1500 * time.Millisecond); time.Now().Before(until); time.Sleep(100 * time.Millisecond) {
 		if err := in[7].ask("still-here", 10, 0); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if used = s.cpu() - used; used > 300*time.Millisecond {
+	if used = s.CPU() - used; used > 300*time.Millisecond {
 		t.Errorf("the sidecar used %v in 1.5 s of waiting", used)
 	}
-	if n := s.log.lines("[WARN]", "accepting pauses"); n != 1 {
+	if n := s.Log.Lines("[WARN]", "accepting pauses"); n != 1 {
 		t.Errorf("%d warnings, want one", n)
 	}
 
@@ -61,12 +63,12 @@ func TestOutOfDescriptors(t *testing.T) {
 			in, waiting = append(in, c), waiting[1:]
 		}
 	}
-	eventually(t, "the other host is here", func() bool { return len(s.counts().Hosts) == 2 })
-	if n := s.log.lines("accepting goes on"); n == 0 {
+	processes.Eventually(t, "the other host is here", func() bool { return len(s.Counts().Hosts) == 2 })
+	if n := s.Log.Lines("accepting goes on"); n == 0 {
 		t.Error("nothing was said about the end of the pause")
 	}
 	select {
-	case <-late.gone:
+	case <-late.Gone:
 		t.Error("the late host has ended")
 	default:
 	}
@@ -78,9 +80,9 @@ func name(i int) string { return fmt.Sprintf("client-%d", i) }
 func (c *client) receiveWithin(word string, size int, wait time.Duration) error {
 	_ = c.SetReadDeadline(time.Now().Add(wait))
 	if _, err := c.in.Peek(1); err != nil {
-		_ = c.SetReadDeadline(time.Now().Add(patience))
+		_ = c.SetReadDeadline(time.Now().Add(processes.Patience))
 		return err
 	}
-	_ = c.SetReadDeadline(time.Now().Add(patience))
+	_ = c.SetReadDeadline(time.Now().Add(processes.Patience))
 	return c.receive(word, size)
 }

@@ -13,14 +13,15 @@ import (
 	"time"
 
 	"github.com/anteroom-io/anteroom/host"
+	"github.com/anteroom-io/anteroom/test/processes"
 )
 
 // A host process: net/http behind package host. It answers /WORD/SIZE/MILLISECONDS, after so long, with WORD and so many bytes more.
 
 // aHost starts a host and does not wait until it is attached.
-func aHost(t testing.TB, s *sidecar, name string) *process {
+func aHost(t testing.TB, s *processes.Sidecar, name string) *processes.Process {
 	t.Helper()
-	return as(t, "host", "ANTEROOM_HANDOFF="+s.handoff(), "ANTEROOM_TEST_NAME="+name)
+	return as(t, "host", "ANTEROOM_HANDOFF="+s.Handoff(), "ANTEROOM_TEST_NAME="+name)
 }
 
 func beHost() error {
@@ -28,7 +29,7 @@ func beHost() error {
 	defer stop()
 	server := &http.Server{Handler: http.HandlerFunc(answer), ReadHeaderTimeout: time.Minute}
 	return host.Serve(ctx, server, host.Options{
-		Name: os.Getenv("ANTEROOM_TEST_NAME"), Pool: "default", Capacity: 64, Patience: patience,
+		Name: os.Getenv("ANTEROOM_TEST_NAME"), Pool: "default", Capacity: 64, Patience: processes.Patience,
 	})
 }
 

@@ -5,7 +5,10 @@ package process
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"testing"
+
+	"github.com/anteroom-io/anteroom/test/processes"
 )
 
 // role is the environment variable that makes this test binary something else: a host, or clients.
@@ -26,4 +29,16 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// as starts this test binary in a role.
+func as(t testing.TB, what string, environment ...string) *processes.Process {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), append(environment, role+"="+what)...)
+	return processes.Start(t, what, cmd)
 }

@@ -7,40 +7,42 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/anteroom-io/anteroom/test/processes"
 )
 
 // asking sends a request that takes a while, and returns when its host has it.
-func asking(t *testing.T, s *sidecar, word string, wait time.Duration) *client {
+func asking(t *testing.T, s *processes.Sidecar, word string, wait time.Duration) *client {
 	t.Helper()
-	c := mustDial(t, s.web[0])
+	c := mustDial(t, s.Web[0])
 	if err := c.send(word, 1000, wait); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it is leased", func() bool { return s.counts().States.Leased == 1 })
+	processes.Eventually(t, "it is leased", func() bool { return s.Counts().States.Leased == 1 })
 	return c
 }
 
 // over reads the end of a connection.
 func (c *client) over(t *testing.T) {
 	t.Helper()
-	_ = c.SetReadDeadline(time.Now().Add(patience))
+	_ = c.SetReadDeadline(time.Now().Add(processes.Patience))
 	if _, err := c.in.ReadByte(); !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("the connection has not ended: %v", err)
 	}
 }
 
 func TestSIGTERMDrains(t *testing.T) {
-	s := serve(t, "--listen", "tcp://127.0.0.1:0")
+	s := processes.Serve(t, "--listen", "tcp://127.0.0.1:0")
 	h := aHost(t, s, "one")
-	s.hosts(1)
-	idle := mustDial(t, s.web[0])
+	s.Hosts(1)
+	idle := mustDial(t, s.Web[0])
 	if err := idle.ask("idle", 10, 0); err != nil {
 		t.Fatal(err)
 	}
 	busy := asking(t, s, "busy", 700*time.Millisecond)
-	s.signal(syscall.SIGTERM)
-	eventually(t, "nobody gets in", func() bool {
-		c, err := dial(s.web[0])
+	s.Signal(syscall.SIGTERM)
+	processes.Eventually(t, "nobody gets in", func() bool {
+		c, err := dial(s.Web[0])
 		if err == nil {
 			_ = c.Close()
 		}
@@ -51,32 +53,32 @@ func TestSIGTERMDrains(t *testing.T) {
 	}
 	busy.over(t)
 	idle.over(t)
-	if code := s.exit(); code != 0 {
-		t.Errorf("the sidecar ended with %d\n%s", code, s.log)
+	if code := s.Exit(); code != 0 {
+		t.Errorf("the sidecar ended with %d\n%s", code, s.Log)
 	}
-	for _, path := range []string{s.handoff(), s.control()} {
+	for _, path := range []string{s.Handoff(), s.Control()} {
 		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s was left behind: %v", path, err)
 		}
 	}
 	select {
-	case <-h.gone:
+	case <-h.Gone:
 		t.Error("the host has gone with the sidecar, it was to wait for the next")
 	default:
 	}
 }
 
 func TestASecondSIGTERMEndsAtOnce(t *testing.T) {
-	s := serve(t, "--listen", "tcp://127.0.0.1:0")
+	s := processes.Serve(t, "--listen", "tcp://127.0.0.1:0")
 	aHost(t, s, "one")
-	s.hosts(1)
+	s.Hosts(1)
 	busy := asking(t, s, "busy", 15*time.Second)
-	s.signal(syscall.SIGTERM)
-	eventually(t, "it drains", func() bool { return s.log.lines("draining") > 0 })
+	s.Signal(syscall.SIGTERM)
+	processes.Eventually(t, "it drains", func() bool { return s.Log.Lines("draining") > 0 })
 	began := time.Now()
-	s.signal(syscall.SIGTERM)
-	if code := s.exit(); code != 1 {
-		t.Errorf("the sidecar ended with %d, want 1\n%s", code, s.log)
+	s.Signal(syscall.SIGTERM)
+	if code := s.Exit(); code != 1 {
+		t.Errorf("the sidecar ended with %d, want 1\n%s", code, s.Log)
 	}
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("it took %v", took)
@@ -86,15 +88,15 @@ func TestASecondSIGTERMEndsAtOnce(t *testing.T) {
 
 // A host that is asked to end finishes what it has; its clients go on with the next host, on the same connections.
 func TestAHostDrains(t *testing.T) {
-	s := serve(t, "--listen", "tcp://127.0.0.1:0")
+	s := processes.Serve(t, "--listen", "tcp://127.0.0.1:0")
 	h := aHost(t, s, "old")
-	s.hosts(1)
+	s.Hosts(1)
 	busy := asking(t, s, "busy", 500*time.Millisecond)
-	h.signal(syscall.SIGTERM)
+	h.Signal(syscall.SIGTERM)
 	if err := busy.receive("busy", 1000); err != nil {
 		t.Fatal(err)
 	}
-	if code := h.exit(); code != 0 {
+	if code := h.Exit(); code != 0 {
 		t.Errorf("the host ended with %d", code)
 	}
 	aHost(t, s, "new")
@@ -105,25 +107,25 @@ func TestAHostDrains(t *testing.T) {
 
 // A sidecar that is killed loses its clients, not its hosts: they finish, and attach to the next one.
 func TestTheSidecarIsKilled(t *testing.T) {
-	s := serve(t, "--listen", "tcp://127.0.0.1:0")
+	s := processes.Serve(t, "--listen", "tcp://127.0.0.1:0")
 	h := aHost(t, s, "one")
-	s.hosts(1)
+	s.Hosts(1)
 	busy := asking(t, s, "busy", 300*time.Millisecond)
-	s.signal(syscall.SIGKILL)
-	s.exit()
+	s.Signal(syscall.SIGKILL)
+	s.Exit()
 	if err := busy.receive("busy", 1000); err != nil && !errors.Is(err, errLast) {
 		t.Errorf("the answer under way: %v", err)
 	}
-	if _, err := os.Lstat(s.handoff()); err != nil {
+	if _, err := os.Lstat(s.Handoff()); err != nil {
 		t.Fatalf("nothing stale is left, so the test shows nothing: %v", err)
 	}
 	next := serveAgain(t, s)
-	next.hosts(1)
-	if err := mustDial(t, next.web[0]).ask("new", 10, 0); err != nil {
+	next.Hosts(1)
+	if err := mustDial(t, next.Web[0]).ask("new", 10, 0); err != nil {
 		t.Error(err)
 	}
 	select {
-	case <-h.gone:
+	case <-h.Gone:
 		t.Error("the host has ended")
 	default:
 	}

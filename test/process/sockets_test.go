@@ -15,37 +15,38 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/anteroom-io/anteroom/handoff"
+	"github.com/anteroom-io/anteroom/test/processes"
 )
 
 // serveAgain starts a sidecar where another one has been.
-func serveAgain(t testing.TB, s *sidecar) *sidecar {
+func serveAgain(t testing.TB, s *processes.Sidecar) *processes.Sidecar {
 	t.Helper()
-	return serveWith(t, s.dir, exec.Command(binary(t)), "--listen", "tcp://127.0.0.1:0")
+	return processes.ServeWith(t, s.Dir, exec.Command(processes.Binary(t)), "--listen", "tcp://127.0.0.1:0")
 }
 
 func TestASocketInUse(t *testing.T) {
-	first := serve(t, "--listen", "tcp://127.0.0.1:0")
+	first := processes.Serve(t, "--listen", "tcp://127.0.0.1:0")
 	aHost(t, first, "one")
-	first.hosts(1)
-	second := launch(t, first.dir, exec.Command(binary(t)), "--listen", "tcp://127.0.0.1:0")
-	if code := second.exit(); code != 1 {
+	first.Hosts(1)
+	second := processes.Launch(t, first.Dir, exec.Command(processes.Binary(t)), "--listen", "tcp://127.0.0.1:0")
+	if code := second.Exit(); code != 1 {
 		t.Errorf("the second ended with %d, want 1", code)
 	}
-	for _, hint := range []string{first.handoff(), "in use", "ss -xlp", "choose another path"} {
-		if !strings.Contains(second.log.String(), hint) {
-			t.Errorf("%q is missing in what it said:\n%s", hint, second.log)
+	for _, hint := range []string{first.Handoff(), "in use", "ss -xlp", "choose another path"} {
+		if !strings.Contains(second.Log.String(), hint) {
+			t.Errorf("%q is missing in what it said:\n%s", hint, second.Log)
 		}
 	}
-	third := launch(t, t.TempDir(), exec.Command(binary(t)), "--listen", "tcp://"+first.web[0])
-	if code := third.exit(); code != 1 {
+	third := processes.Launch(t, t.TempDir(), exec.Command(processes.Binary(t)), "--listen", "tcp://"+first.Web[0])
+	if code := third.Exit(); code != 1 {
 		t.Errorf("the third ended with %d, want 1", code)
 	}
-	for _, hint := range []string{first.web[0], "in use", "ss -ltnp", "choose another port"} {
-		if !strings.Contains(third.log.String(), hint) {
-			t.Errorf("%q is missing in what it said:\n%s", hint, third.log)
+	for _, hint := range []string{first.Web[0], "in use", "ss -ltnp", "choose another port"} {
+		if !strings.Contains(third.Log.String(), hint) {
+			t.Errorf("%q is missing in what it said:\n%s", hint, third.Log)
 		}
 	}
-	if err := mustDial(t, first.web[0]).ask("undisturbed", 10, 0); err != nil {
+	if err := mustDial(t, first.Web[0]).ask("undisturbed", 10, 0); err != nil {
 		t.Error(err)
 	}
 }
@@ -56,9 +57,9 @@ func TestAFileInTheWayIsNotRemoved(t *testing.T) {
 	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := launch(t, dir, exec.Command(binary(t)))
-	if code := s.exit(); code != 1 || !strings.Contains(s.log.String(), "not a socket") {
-		t.Errorf("it ended with %d:\n%s", code, s.log)
+	s := processes.Launch(t, dir, exec.Command(processes.Binary(t)))
+	if code := s.Exit(); code != 1 || !strings.Contains(s.Log.String(), "not a socket") {
+		t.Errorf("it ended with %d:\n%s", code, s.Log)
 	}
 	if text, err := os.ReadFile(path); err != nil || string(text) != "precious" {
 		t.Errorf("the file holds %q, %v", text, err)
@@ -75,25 +76,33 @@ func TestAHostOfAnotherUser(t *testing.T) {
 			if allowed != "" {
 				flags = append(flags, "--handoff-allow-uid", allowed)
 			}
-			s := serveWith(t, dir, exec.Command(binary(t)), append(flags, "--listen", "tcp://127.0.0.1:0")...)
+			s := processes.ServeWith(t, dir, exec.Command(processes.Binary(t)), append(flags, "--listen", "tcp://127.0.0.1:0")...)
 			aHost(t, s, "one")
-			s.hosts(1)
+			s.Hosts(1)
 			stranger := exec.Command(readable(t, dir))
 			stranger.Dir = dir
-			stranger.Env = append(os.Environ(), role+"=stranger", "ANTEROOM_HANDOFF="+s.handoff())
+			stranger.Env = append(os.Environ(), role+"=stranger", "ANTEROOM_HANDOFF="+s.Handoff())
 			stranger.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
-			start(t, "the stranger", stranger).wants(want)
+			processes.Start(t, "the stranger", stranger).Wants(want)
 			refused := 0
 			if allowed == "" {
 				refused = 1
 			}
-			if n := s.log.lines("[WARN]", "a host was refused", "uid=65534"); n != refused || s.counts().Totals.HostsRefused != uint64(refused) {
-				t.Errorf("%d refusals in the log, counts %+v", n, s.counts())
+			if n := s.Log.Lines("[WARN]", "a host was refused", "uid=65534"); n != refused || s.Counts().Totals.HostsRefused != uint64(refused) {
+				t.Errorf("%d refusals in the log, counts %+v", n, s.Counts())
 			}
-			if err := mustDial(t, s.web[0]).ask("undisturbed", 10, 0); err != nil {
+			if err := mustDial(t, s.Web[0]).ask("undisturbed", 10, 0); err != nil {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// needRoot: some things only root can show.
+func needRoot(t testing.TB) {
+	t.Helper()
+	if unix.Geteuid() != 0 {
+		t.Skip("starting a process as another user needs root")
 	}
 }
 
@@ -163,7 +172,7 @@ func beStranger() error {
 // first waits for a frame.
 func first(sock int) (f handoff.Frame, err error) {
 	var in handoff.Inbox
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(processes.Patience); time.Now().Before(deadline); {
 		if _, ok, err := in.Next(&f); ok || err != nil {
 			return f, err
 		}

@@ -24,7 +24,7 @@ def greet():
     """Say which container answers, and whom it sees: the client itself, not the sidecar."""
     request = flask.request
     return flask.jsonify(
-        message="hello from behind the anteroom",
+        message="hello from python",
         host=socket.gethostname(),
         process=os.getpid(),
         client=f"{request.environ['REMOTE_ADDR']}:{request.environ['REMOTE_PORT']}",
@@ -60,7 +60,8 @@ def main():
     # By its container: every container's application is process 1.
     anteroom.cheroot.install(name=socket.gethostname())
     # cheroot must bind something. In a container without a network, a free loopback port is out of everybody's reach.
-    server = cheroot.wsgi.Server(("127.0.0.1", 0), app, server_name="anteroom-example", timeout=KEEP_ALIVE)
+    threads = int(os.environ.get("ANTEROOM_CAPACITY") or 10)
+    server = cheroot.wsgi.Server(("127.0.0.1", 0), app, numthreads=threads, server_name="anteroom-example", timeout=KEEP_ALIVE)
     # How many clients are kept between requests is up to the sidecar; cheroot's own limit is ten.
     server.keep_alive_conn_limit = None
 

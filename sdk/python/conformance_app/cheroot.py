@@ -1,7 +1,8 @@
-"""Runs the conformance app behind cheroot: ``python -m conformance_app.cheroot``."""
+"""Runs the conformance app behind cheroot: ``python -m conformance_app.cheroot``, or, without the sidecar, with a port as argument."""
 
 import os
 import signal
+import sys
 
 from cheroot.wsgi import Server
 
@@ -20,9 +21,11 @@ def application(environ, start_response):
 
 
 def main():
-    server = Server(("127.0.0.1", 0), application, numthreads=int(os.environ.get("ANTEROOM_CAPACITY") or THREADS), timeout=75)
+    port = int(sys.argv[1]) if len(sys.argv) > 1 else 0
+    server = Server(("127.0.0.1", port), application, numthreads=int(os.environ.get("ANTEROOM_CAPACITY") or THREADS), timeout=75)
     server.keep_alive_conn_limit = None
-    anteroom.cheroot.attach(server, pool=os.environ.get("ANTEROOM_POOL") or "default", ready="request")
+    if not port:
+        anteroom.cheroot.attach(server, pool=os.environ.get("ANTEROOM_POOL") or "default", ready="request")
     signal.signal(signal.SIGTERM, lambda *_: server.stop())
     server.prepare()
     server.serve()
