@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -49,6 +50,8 @@ func inherit(guarded bool, log hclog.Logger) (_ *succession, err error) {
 }
 
 func (s *succession) takeOver(fd int) (err error) {
+	// Executed by way of /proc, it would be called exe by ps(1).
+	_ = os.WriteFile(fmt.Sprintf("/proc/self/task/%d/comm", os.Getpid()), []byte(filepath.Base(os.Args[0])), 0)
 	fds, err := keeper.Inherited()
 	if err != nil {
 		return err
