@@ -27,7 +27,7 @@ BUF         := bin/tools/buf
 TOOL_MODULES := tools tools/buf tools/golangci-lint
 
 PYTHON_SOURCES := sdk/python deploy/compose/app bench/cheroot
-SHELL_SCRIPTS  := .ci/run deploy/image/build-base $(filter-out %.txt,$(wildcard scripts/*)) host/conformance/run \
+SHELL_SCRIPTS  := .ci/run docs/model/check deploy/image/build-base $(filter-out %.txt,$(wildcard scripts/*)) host/conformance/run \
 	$(wildcard sdk/*/test sdk/*/conformance sdk/*/conformance-* sdk/c/tests/*.sh) sdk/java/build
 
 MAKEFLAGS += --no-print-directory
@@ -77,7 +77,7 @@ clean: ## Remove what was built
 ##@ Checks
 
 .PHONY: check
-check: lint unit property sdks conformance process polyglot chaos-quick ## Everything that needs neither root nor a Docker engine
+check: lint unit property model sdks conformance process polyglot chaos-quick ## Everything that needs neither root nor a Docker engine
 
 .PHONY: lint
 lint: lint-go lint-proto lint-python lint-shell ## All linters, and that generated code is fresh
@@ -109,6 +109,10 @@ unit: ## Go tests under the race detector, fuzz seeds included
 property: ## A million random events through the manager's policy (SEED=n repeats a run)
 	@seed=$${SEED:-$$(od -An -N6 -tu8 /dev/urandom | tr -d ' ')}; echo "property: SEED=$$seed"; \
 		go test ./manager -run 'TestPolicy$$' -count=1 -rapid.checks=20000 -rapid.steps=60 -rapid.seed=$$seed -rapid.nofailfile
+
+.PHONY: model
+model: ## Every order of steps of a takeover and of an upgrade (docs/model), and that wrong orders are found
+	@docs/model/check
 
 SDK_TESTS := $(wildcard sdk/*/test)
 
