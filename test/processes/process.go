@@ -111,6 +111,12 @@ func (p *Process) Signal(s os.Signal) {
 	}
 }
 
+// Terminate has it end, if it is still there, and waits for that.
+func (p *Process) Terminate() {
+	_ = p.cmd.Process.Signal(unix.SIGTERM)
+	<-p.Gone
+}
+
 // Exit waits for its end and returns its exit code.
 func (p *Process) Exit() int {
 	p.t.Helper()
