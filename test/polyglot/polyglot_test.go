@@ -184,7 +184,7 @@ func (st *stage) rollingRestart() {
 	for range restarts {
 		old := st.program
 		st.program = st.next()
-		st.awaitHosts(st.program)
+		st.program.await(st.t, st.sidecar, capacity)
 		load.awaitMore(st.t, 20)
 		old.leave(st.t)
 		load.awaitMore(st.t, 50)

@@ -55,7 +55,7 @@ func (s server) rates(t *testing.T) (behind, alone float64) {
 		addresses = append(addresses, net.JoinHostPort("127.0.0.1", port))
 	}
 	for _, address := range addresses {
-		processes.Eventually(t, s.name+" answers", func() bool { return s.answers(address) })
+		processes.Within(t, buildTime, s.name+" answers", func() bool { return s.answers(address) })
 	}
 	all := make([][]float64, 2)
 	for range rounds {

@@ -83,6 +83,7 @@ var servers = []server{
 		name: "java", language: "Java", server: "Jetty", attach: "`server.addConnector(new AnteroomConnector(server))`",
 		program: "sdk/java/conformance",
 		version: `java -cp "$(sdk/java/build)" org.eclipse.jetty.server.Server --version 2>&1 | sed -n '/^[0-9]*\.[0-9]/p'`,
+		alone:   `exec sdk/java/conformance $PORT`,
 	},
 	{
 		name: "c", language: "C", server: "your own", attach: "`anteroom_next(host, &lease, -1)`",

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -32,7 +33,7 @@ func newStage(t testing.TB, s server) *stage {
 	t.Helper()
 	st := &stage{t: t, server: s, sidecar: processes.Serve(t, "--listen", "tcp://127.0.0.1:0")}
 	st.program = st.next()
-	st.awaitHosts(st.program)
+	st.program.await(t, st.sidecar, capacity)
 	return st
 }
 
@@ -83,12 +84,15 @@ func (p *program) leave(t testing.TB) {
 	processes.Eventually(t, "all processes of "+p.name+" have ended", func() bool { return p.isReaped(unix.WNOHANG) })
 }
 
-// awaitHosts waits until a program has attached with all that it takes.
-func (st *stage) awaitHosts(p *program) {
-	st.t.Helper()
-	processes.Eventually(st.t, p.name+" is attached", func() bool {
-		p.mustRun(st.t)
-		return p.attached(st.sidecar) >= capacity
+// buildTime is for programs that build themselves when they are started for the first time.
+const buildTime = 5 * time.Minute
+
+// await waits until a program has attached with all that it takes.
+func (p *program) await(t testing.TB, s *processes.Sidecar, leases int) {
+	t.Helper()
+	processes.Within(t, buildTime, p.name+" is attached", func() bool {
+		p.mustRun(t)
+		return p.attached(s) >= leases
 	})
 }
 

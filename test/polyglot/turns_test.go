@@ -22,10 +22,7 @@ func TestTurns(t *testing.T) {
 		programs = append(programs, s.start(t, sidecar, s.name+":1", 1))
 	}
 	for _, p := range programs {
-		processes.Eventually(t, p.name+" is attached", func() bool {
-			p.mustRun(t)
-			return p.attached(sidecar) == 1
-		})
+		p.await(t, sidecar, 1)
 	}
 	one := mustDial(t, sidecar)
 	others := make([]*client, len(cast))

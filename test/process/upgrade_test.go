@@ -13,22 +13,23 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/anteroom-io/anteroom/test/processes"
 )
 
 // replaceable starts a sidecar from a copy of the binary, which can be replaced.
-func replaceable(t *testing.T, flags ...string) (s *sidecar, program string) {
+func replaceable(t *testing.T, flags ...string) (s *processes.Sidecar, program string) {
 	t.Helper()
 	dir := t.TempDir()
 	program = filepath.Join(dir, "anteroom")
-	put(t, program, content(t, binary(t)))
+	put(t, program, content(t, processes.Binary(t)))
 	flags = append([]string{"--listen", "tcp://127.0.0.1:0", "--keep-alive-timeout", "1h", "--log-level", "debug"}, flags...)
-	s = serveWith(t, dir, exec.Command(program), flags...)
+	s = processes.ServeWith(t, dir, exec.Command(program), flags...)
 	t.Cleanup(func() { // the supervisor, if there is one, would leave the others behind if it were killed
-		_ = s.cmd.Process.Signal(syscall.SIGTERM)
-		<-s.gone
+		s.Terminate()
 	})
 	aHost(t, s, "host")
-	s.hosts(1)
+	s.Hosts(1)
 	return s, program
 }
 
@@ -52,8 +53,9 @@ func put(t *testing.T, path, text string) {
 	}
 }
 
-func (s *sidecar) upgrade() (string, error) {
-	out, err := exec.Command(binary(s.t), "upgrade", "--control", s.control()).CombinedOutput()
+func upgrade(t *testing.T, s *processes.Sidecar) (string, error) {
+	t.Helper()
+	out, err := exec.Command(processes.Binary(t), "upgrade", "--control", s.Control()).CombinedOutput()
 	return string(out), err
 }
 
@@ -62,16 +64,16 @@ type passers struct {
 	idle, waiting *client
 }
 
-func (s *sidecar) passers() passers {
-	s.t.Helper()
-	p := passers{mustDial(s.t, s.web[0]), mustDial(s.t, s.web[0])}
+func passBy(t *testing.T, s *processes.Sidecar) passers {
+	t.Helper()
+	p := passers{mustDial(t, s.Web[0]), mustDial(t, s.Web[0])}
 	if err := p.idle.ask("before", 10, 0); err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	if err := p.waiting.send("waiting", 1000, time.Second); err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
-	eventually(s.t, "its request is with the host", func() bool { return s.counts().States.Leased == 1 })
+	processes.Eventually(t, "its request is with the host", func() bool { return s.Counts().States.Leased == 1 })
 	return p
 }
 
@@ -91,9 +93,9 @@ func TestUpgrade(t *testing.T) {
 	for _, supervise := range []string{"false", "true"} {
 		t.Run("supervise="+supervise, func(t *testing.T) {
 			s, program := replaceable(t, "--supervise="+supervise)
-			clients := s.passers()
-			put(t, program, content(t, binary(t)))
-			out, err := s.upgrade()
+			clients := passBy(t, s)
+			put(t, program, content(t, processes.Binary(t)))
+			out, err := upgrade(t, s)
 			if err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}
@@ -102,12 +104,12 @@ func TestUpgrade(t *testing.T) {
 			if supervise == "false" {
 				_ = syscall.Kill(pid, syscall.SIGTERM) // nobody stands for the new one
 			} else {
-				s.signal(syscall.SIGTERM)
+				s.Signal(syscall.SIGTERM)
 			}
-			if code := s.exit(); code != 0 {
+			if code := s.Exit(); code != 0 {
 				t.Errorf("what was started first ended with %d", code)
 			}
-			eventually(t, "the new process has ended", func() bool { return syscall.Kill(pid, 0) != nil })
+			processes.Eventually(t, "the new process has ended", func() bool { return syscall.Kill(pid, 0) != nil })
 		})
 	}
 }
@@ -125,23 +127,23 @@ func TestUpgradesThatFail(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s, program := replaceable(t, "--supervise")
-			clients := s.passers()
+			clients := passBy(t, s)
 			put(t, program, c.program)
-			out, err := s.upgrade()
+			out, err := upgrade(t, s)
 			if err == nil || !strings.Contains(out, c.says) {
 				t.Errorf("%v: %s; want %q", err, out, c.says)
 			}
-			put(t, program, content(t, binary(t)))
-			eventually(t, "a sidecar answers", func() bool {
-				return exec.Command(binary(t), "healthcheck", "--control", s.control()).Run() == nil
+			put(t, program, content(t, processes.Binary(t)))
+			processes.Eventually(t, "a sidecar answers", func() bool {
+				return exec.Command(processes.Binary(t), "healthcheck", "--control", s.Control()).Run() == nil
 			})
 			clients.after(t)
-			if out, err := s.upgrade(); err != nil {
+			if out, err := upgrade(t, s); err != nil {
 				t.Errorf("the next upgrade: %v: %s", err, out)
 			}
 			clients.idle.mustAsk(t, "again")
-			s.signal(syscall.SIGTERM)
-			if code := s.exit(); code != 0 {
+			s.Signal(syscall.SIGTERM)
+			if code := s.Exit(); code != 0 {
 				t.Errorf("the supervisor ended with %d", code)
 			}
 		})
@@ -161,12 +163,12 @@ func TestTheKeepersCost(t *testing.T) {
 	const clients = 1000
 	all := make([]*client, clients)
 	for i := range all {
-		all[i] = mustDial(t, s.web[0])
+		all[i] = mustDial(t, s.Web[0])
 		all[i].mustAsk(t, name(i))
 	}
 	var sidecar, keeper int
-	eventually(t, "there is a keeper", func() bool {
-		sidecar = child(s.cmd.Process.Pid)
+	processes.Eventually(t, "there is a keeper", func() bool {
+		sidecar = child(s.PID())
 		keeper = child(sidecar)
 		return keeper != 0
 	})
@@ -175,7 +177,7 @@ func TestTheKeepersCost(t *testing.T) {
 	} else {
 		t.Logf("with %d connections the keeper has %d kB of memory of its own, the sidecar %d kB", clients, private>>10, privateMemory(t, sidecar)>>10)
 	}
-	if out, err := exec.Command(binary(t), "close", "--all", "--control", s.control()).CombinedOutput(); err != nil {
+	if out, err := exec.Command(processes.Binary(t), "close", "--all", "--control", s.Control()).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	for i, c := range all {

@@ -111,6 +111,12 @@ func (p *Process) Signal(s os.Signal) {
 	}
 }
 
+// Terminate has it end, if it is still there, and waits for that.
+func (p *Process) Terminate() {
+	_ = p.cmd.Process.Signal(unix.SIGTERM)
+	<-p.Gone
+}
+
 // Exit waits for its end and returns its exit code.
 func (p *Process) Exit() int {
 	p.t.Helper()
@@ -191,9 +197,15 @@ func (j *Journal) Tail(n int) string {
 // Eventually waits for a condition that others bring about.
 func Eventually(t testing.TB, what string, is func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(Patience); !is(); time.Sleep(5 * time.Millisecond) {
+	Within(t, Patience, what, is)
+}
+
+// Within is Eventually for what may take another time.
+func Within(t testing.TB, limit time.Duration, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(limit); !is(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", Patience, what)
+			t.Fatalf("not within %v: %s", limit, what)
 		}
 	}
 }

@@ -14,10 +14,11 @@ import org.eclipse.jetty.server.HttpConnection;
 import org.eclipse.jetty.server.HttpConnectionFactory;
 import org.eclipse.jetty.server.Request;
 import org.eclipse.jetty.server.Server;
+import org.eclipse.jetty.server.ServerConnector;
 import org.eclipse.jetty.servlet.ServletContextHandler;
 import org.eclipse.jetty.servlet.ServletHolder;
 
-/** The app that every SDK's conformance script serves (docs/hosts.md), as a servlet. */
+/** The app that every SDK's conformance script serves (docs/hosts.md), as a servlet; with a port as argument, without the sidecar, to compare. */
 public final class App extends HttpServlet {
   private static final long serialVersionUID = 1;
   private static final int MOST = 100_000_000;
@@ -25,13 +26,22 @@ public final class App extends HttpServlet {
 
   public static void main(String[] arguments) throws Exception {
     Server server = new Server();
-    server.addConnector(new AnteroomConnector(server, Options.fromEnvironment(16), new HttpConnectionFactory()));
+    server.addConnector(arguments.length == 0
+        ? new AnteroomConnector(server, Options.fromEnvironment(16), new HttpConnectionFactory())
+        : alone(server, Integer.parseInt(arguments[0])));
     ServletContextHandler context = new ServletContextHandler();
     context.addServlet(new ServletHolder(new App()), "/*");
     server.setHandler(context);
     server.start();
     GracefulStop.onSignals(server, Duration.ofSeconds(30));
     server.join();
+  }
+
+  private static ServerConnector alone(Server server, int port) {
+    ServerConnector connector = new ServerConnector(server);
+    connector.setHost("127.0.0.1");
+    connector.setPort(port);
+    return connector;
   }
 
   @Override
