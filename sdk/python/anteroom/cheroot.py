@@ -24,6 +24,7 @@ from typing import Any, Callable, Deque, Dict, Iterable, List, Mapping, Optional
 import cheroot.connections
 from cheroot.makefile import MakeFile
 
+from . import cheroot_request
 from .address import client_address
 from .cheroot_gateway import extend
 from .client import NAME_VARIABLE, READY_VARIABLE, Client, Listener, check_capacity, environment_capacity
@@ -365,6 +366,12 @@ class ConnectionManager(_STOCK):
                 self._promised.add(ticket)
             return free
 
+    def outlives_server(self, conn: Any) -> bool:
+        """Whether another host may go on with the connection once this server has stopped. What has been read already is unknown there."""
+        ticket = _ticket_of(conn)
+        shared = ticket is not None and bool(self._client.pool) and isinstance(conn.socket, HostSocket)
+        return shared and not ticket.lease.over and not conn.rfile.has_data()
+
     # The loop.
 
     def _run(self, expiration_interval: float) -> None:
@@ -576,6 +583,7 @@ class ConnectionManager(_STOCK):
     def _own(self, conn: Any) -> Any:
         conn.close = functools.partial(self._end, conn)
         conn.communicate = functools.partial(self._communicate, conn)
+        conn.RequestHandlerClass = cheroot_request.extend(conn.RequestHandlerClass)
         return conn
 
     def _communicate(self, conn: Any) -> bool:

@@ -291,7 +291,7 @@ class Client:
 
     def drain(self) -> None:
         """Leave: no new leases come, and once all are answered the link ends and ``leases`` too. Never raises. May be called in a
-        signal handler.
+        signal handler; a thread that waits meanwhile hears of it at once within ``with client.waker.rung_by_signals()``.
         """
         self._leaving = True
         self._leave(self._session)

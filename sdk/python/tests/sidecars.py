@@ -29,19 +29,20 @@ class RealSidecar:
             stderr=self._log,
         )
         try:
-            self._wait()
+            self.wait_for(socket.AF_UNIX, path)
         except BaseException:
             self.stop()
             raise
 
-    def _wait(self):
+    def wait_for(self, family, address):
+        """Until it accepts there."""
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             assert self._process.poll() is None, self.log()
-            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
-                return probe.connect(self.path)
+            with contextlib.suppress(OSError), socket.socket(family) as probe:
+                return probe.connect(address)
             time.sleep(0.01)
-        raise AssertionError(f"the sidecar does not listen on {self.path}: {self.log()}")
+        raise AssertionError(f"the sidecar does not listen on {address}: {self.log()}")
 
     def log(self):
         self._log.seek(0)
@@ -71,5 +72,6 @@ def start_listening(kind, path):
             started.listen(sock)
     if kind == "real":
         started = RealSidecar(path, "--listen", "tcp://{}:{}?pool=default&ready=head".format(*address))
+        started.wait_for(socket.AF_INET, address)
     started.address = address
     return started

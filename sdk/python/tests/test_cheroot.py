@@ -818,6 +818,37 @@ def test_stop_lets_responses_finish(options):
         stopper.join(10)
 
 
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_stop_keeps_the_connections_of_a_named_pool(options, version):
+    """Another server goes on with them."""
+    options = dict(options, pool="shared")
+    how = {"version": version, "headers": ["Connection: Keep-Alive"]}
+    with running(options=options) as server, Client(server) as client:
+        finish_while_it_stops(server, client, **how)
+        assert not client.receive().will_close
+        with running(options=options):
+            assert client.get(**how).text == b"hello"
+
+
+def test_stop_ends_connections_that_no_other_server_could_go_on_with(options):
+    with running(options=dict(options, pool="shared")) as server, Client(server) as client:
+        finish_while_it_stops(server, client, headers=["Connection: close"])
+        assert client.receive().will_close and client.at_end()
+    with running(options=dict(options, pool="shared")) as server, Client(server) as pipelining:
+        finish_while_it_stops(server, pipelining, body=b"GET / HTTP/1.1\r\n")
+        assert pipelining.receive().will_close
+
+
+def finish_while_it_stops(server, client, **how):
+    client.send("/hold", **how)
+    assert server.gates.inside.acquire(timeout=10)
+    stopper = threading.Thread(target=server.stop)
+    stopper.start()
+    eventually(lambda: server._connections._closed)
+    server.gates.open.set()
+    stopper.join(10)
+
+
 def test_stop_does_not_wait_for_the_expiration_interval(options):
     def configure(server):
         server.expiration_interval = 60
