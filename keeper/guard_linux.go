@@ -39,15 +39,15 @@ type Guard struct {
 // refork is how long a keeper that was killed is waited for before the next is made.
 const refork = 100 * time.Millisecond
 
-// NewGuard makes the keeper. From now on, as long as owner says what it says now, the death of this process is followed by the successor, which has all of
+// NewGuard makes the keeper. From now on, as long as owner says own, the death of this process is followed by the successor, which has all of
 // this process's descriptors. owner lies in shared memory (MAP_SHARED, mmap(2)), and whoever hands over or wants to end says something else there, by one store.
 // Call it early: what the keeper's memory costs is what this process has changed of its own since then.
-func NewGuard(successor Program, owner *uint32, log hclog.Logger) (*Guard, error) {
+func NewGuard(successor Program, owner *uint32, own uint32, log hclog.Logger) (*Guard, error) {
 	pidfd, err := unix.PidfdOpen(unix.Getpid(), 0)
 	if err != nil {
 		return nil, fmt.Errorf("pidfd_open (Linux 5.3 or later): %w", err)
 	}
-	g := &Guard{log: log, successor: successor, owner: owner, own: atomic.LoadUint32(owner), pidfd: pidfd}
+	g := &Guard{log: log, successor: successor, owner: owner, own: own, pidfd: pidfd}
 	if err := g.start(); err != nil {
 		_ = unix.Close(pidfd)
 		return nil, err

@@ -43,7 +43,7 @@ func runGuarded() {
 		return
 	}
 	owner := (*uint32)(unsafe.Pointer(unsafe.SliceData(page)))
-	guard, err := NewGuard(Program{Path: Self, Args: os.Args, Env: []string{role + "=successor"}}, owner, hclog.NewNullLogger())
+	guard, err := NewGuard(Program{Path: Self, Args: os.Args, Env: []string{role + "=successor"}}, owner, *owner, hclog.NewNullLogger())
 	if err != nil {
 		fmt.Println("error", err)
 		return

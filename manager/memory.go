@@ -54,6 +54,7 @@ type head struct {
 	topLink     uint32 // link parts from here on have never been used
 	current     uint32 // which of the two notes holds
 	owner       uint32 // who owns it all (Owner)
+	offers      uint32 // the last that was offered (Offer)
 	lengths     [2]uint32
 	totals      Totals
 	classes     [256]classNote
@@ -255,9 +256,15 @@ func OpenMemory(fd int) (*Memory, error) {
 	return m, nil
 }
 
-// Owner is a word that says who owns what the memory is about: it is one more for each process that another has handed over to, and when the last one wants
+// Owner is a word that says who owns what the memory is about: a new number for each process that another has handed over to, and when the last one wants
 // nobody to follow. A successor after a death has its predecessor's.
 func (m *Memory) Owner() *uint32 { return &m.head.owner }
+
+// Offer is a number for Owner that it has never said, nor the next one.
+func (m *Memory) Offer() uint32 {
+	m.head.offers += 2
+	return m.head.offers
+}
 
 // FD is the descriptor that a successor is told.
 func (m *Memory) FD() int { return m.fd }

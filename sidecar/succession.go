@@ -27,7 +27,7 @@ type succession struct {
 	heir   bool           // there was a predecessor
 	estate manager.Estate // descriptors from it that nobody has claimed
 	guard  *keeper.Guard  // nil: the death of this process ends every connection
-	offer  *os.File       // to a predecessor that waits for this process to serve; nil: there is none
+	offer  *os.File       // to a predecessor that waits for this process to serve, and is its keeper until then; nil: there is none
 }
 
 // inherit takes over from a predecessor, or prepares for a first life. With guarded, this process's death is followed by a successor from now on.
@@ -41,12 +41,18 @@ func inherit(guarded bool, log hclog.Logger) (_ *succession, err error) {
 	} else if s.memory, err = manager.NewMemory(); err != nil {
 		return nil, err
 	}
-	if guarded {
-		if s.guard, err = keeper.NewGuard(s.successor(keeper.Self), s.memory.Owner(), log); err != nil {
+	if guarded && s.offer == nil {
+		if err := s.beGuarded(atomic.LoadUint32(s.memory.Owner())); err != nil {
 			return nil, errors.Join(err, s.memory.Close())
 		}
 	}
 	return s, nil
+}
+
+// beGuarded makes a keeper that succeeds as long as the owner is own.
+func (s *succession) beGuarded(own uint32) (err error) {
+	s.guard, err = keeper.NewGuard(s.successor(keeper.Self), s.memory.Owner(), own, s.log)
+	return err
 }
 
 func (s *succession) takeOver(fd int) (err error) {
@@ -105,8 +111,16 @@ func (s *succession) keep(key string, l *listener.Listener) error {
 	return s.memory.Keep(key, manager.Kept{FD: l.FD(), Owned: l.Owned()})
 }
 
-// serving: everything that was inherited is in use or closed. The supervisor is told, and a predecessor that waits.
+// serving: everything that was inherited is in use or closed. The supervisor is told, and a predecessor that waits: it was the keeper until now.
 func (s *succession) serving() error {
+	if s.offer != nil && Supervised() {
+		owner := s.memory.Owner()
+		own := atomic.LoadUint32(owner) + 1
+		if err := s.beGuarded(own); err != nil {
+			return err
+		}
+		atomic.StoreUint32(owner, own) // if this process dies from now on its own keeper succeeds, and the predecessor does not
+	}
 	if err := keeper.Announce(); err != nil || s.offer == nil {
 		return err
 	}
@@ -124,9 +138,11 @@ func (s *succession) mainPID() []string {
 	return []string{"MAINPID=" + strconv.Itoa(os.Getpid())}
 }
 
-// close ends this process's ownership, and nobody's begins: the manager has ended.
+// close ends this process's ownership, and nobody's begins: the manager has ended. A predecessor that still waits takes it back.
 func (s *succession) close() {
-	atomic.AddUint32(s.memory.Owner(), 1)
+	if s.offer == nil {
+		atomic.StoreUint32(s.memory.Owner(), s.memory.Offer())
+	}
 	_ = s.memory.Close()
 }
 

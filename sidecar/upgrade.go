@@ -17,8 +17,8 @@ import (
 // An upgrade, step by step. The old process asks the new program whether it could run at all (check), and whether it could read the memory (its version). Then it
 // stops between two turns of its loop, and starts the new program with copies of all of its descriptors. The new process says ready when it has read everything and
 // changed nothing; until then the old one can go on as if nothing had been. Then the old one makes the new one the owner, by one store, so that there is never
-// more than one whichever of them is killed when, and tells it to go on. When the new one serves, the old one leaves.
-// If the new one fails after that the old one takes the store back and ends, for a successor of its own version: the keeper, or itself.
+// more than one whichever of them is killed when, and tells it to go on. The new one takes over, makes its keeper, and says so by one more store. When it serves, the old one leaves.
+// If the new one fails before its keeper stands the old one takes its store back and ends, for a successor of its own version: the keeper, or itself. docs/model has all of this.
 
 // offerVariable tells a new process the number of the socket on which its predecessor waits.
 const offerVariable = "ANTEROOM_OFFER"
@@ -82,7 +82,8 @@ func (s *succession) replace(path string) (pid int, err error) {
 	program := s.successor(path)
 	owner := s.memory.Owner()
 	own := atomic.LoadUint32(owner)
-	program.Env = append(program.Env, fmt.Sprintf("%s=%d:%d", offerVariable, pair[1], own+1))
+	offered := s.memory.Offer() // never the same again: a new process that was offered it before its predecessor died may still live
+	program.Env = append(program.Env, fmt.Sprintf("%s=%d:%d", offerVariable, pair[1], offered))
 	pid, err = keeper.Spawn(program)
 	_ = unix.Close(pair[1])
 	if err != nil {
@@ -92,10 +93,13 @@ func (s *succession) replace(path string) (pid int, err error) {
 		end(pid)
 		return 0, fmt.Errorf("the new process: %w", err)
 	}
-	atomic.StoreUint32(owner, own+1)
+	atomic.StoreUint32(owner, offered)
 	if err := errors.Join(answer(ours, goOn), await(ours, serves, serveTimeout)); err != nil {
 		end(pid)
-		atomic.StoreUint32(owner, own)
+		if !atomic.CompareAndSwapUint32(owner, offered, own) {
+			s.log.Error("the new process failed when it had taken over: its keeper takes over from it", "error", err)
+			return pid, nil
+		}
 		s.log.Error("the new process failed while it took over: one of the old version takes over from it", "error", err)
 		s.startOver()
 	}

@@ -64,6 +64,9 @@ proctype Guard(byte me; byte own) {
 	} unless { dead[me] }
 }
 
+/* NewGuard */
+inline guard(number) { atomic { own = number; begin(k); run Keeper(k, me, own); keeper[me] = k; k = 0; run Guard(me, own) } }
+
 /* Each life of a process: the first, an heir's after a death (offered: NONE), or a new process's. */
 proctype Sidecar(byte me; byte from) {
 	byte own, new, k, i;
@@ -85,21 +88,17 @@ proctype Sidecar(byte me; byte from) {
 #endif
 			:: else
 			fi;
+			act(me);                          /* Succeed; the predecessor is the keeper meanwhile */
 #ifdef KEEPER_WITHOUT_STORE
-			own = offered[me]
+			guard(offered[me])
 #else
-			own = offered[me] + 1
+			guard(offered[me] + 1);
+			owner = own                       /* the keeper stands: from now on the predecessor is not needed */
 #endif
-		:: else
+		:: else ->
+			guard(own);
+			act(me)
 		fi;
-		atomic { begin(k); run Keeper(k, me, own); keeper[me] = k; k = 0; run Guard(me, own) };   /* NewGuard */
-#ifndef KEEPER_WITHOUT_STORE
-		if
-		:: offered[me] != NONE -> owner = own     /* the keeper stands: from now on the predecessor is not needed */
-		:: else
-		fi;
-#endif
-		act(me);                                  /* Succeed */
 		started = true;
 		serves[me] = true;
 		do
