@@ -41,8 +41,17 @@ type outboxMemory struct {
 // mark is a descriptor that travels with the frame that begins at offset and ends at end.
 type mark struct {
 	offset, end uint64
-	fd          int32
-	own         bool // a duplicate of ours, to be closed once sent
+	fd          int32 // bits turned around: a duplicate of ours, to be closed once sent. One word, so that nobody finds one without the other
+	_           int32
+}
+
+func (m *mark) own() bool { return m.fd < 0 }
+
+func (m *mark) descriptor() int {
+	if m.own() {
+		return int(^m.fd)
+	}
+	return int(m.fd)
 }
 
 const (
@@ -72,8 +81,12 @@ func OutboxAt(memory []byte) Outbox {
 
 // recover ends what another process has begun.
 func (o *Outbox) recover() {
-	if o.msg.moved > 0 && o.msg.at == o.sent.Load() {
-		o.progress(int(o.msg.moved))
+	moved := 0
+	if o.msg.at == o.sent.Load() {
+		moved = int(o.msg.moved)
+	}
+	if o.Len() > 0 {
+		o.progress(moved) // and releases what had gone before and was not released
 	}
 	if o.Len() == 0 {
 		o.reset()
@@ -251,17 +264,17 @@ func (o *Outbox) chunk(from uint64) (upTo uint64, fd int) {
 	if from < m.offset {
 		return m.offset, -1
 	}
-	return m.end, int(m.fd)
+	return m.end, m.descriptor()
 }
 
 // release ends the care for the descriptor that has just gone.
 func (o *Outbox) release() {
 	m := o.mark(o.next)
-	own := m.own
-	m.own = false
+	own, fd := m.own(), m.descriptor()
+	m.fd = int32(fd)
 	o.next++
 	if own {
-		_ = unix.Close(int(m.fd))
+		_ = unix.Close(fd)
 	}
 }
 
@@ -269,7 +282,7 @@ func (o *Outbox) release() {
 func (o *Outbox) keep(why error) error {
 	for n := o.next; n < o.added.Load(); n++ {
 		m := o.mark(n)
-		if m.own {
+		if m.own() {
 			continue
 		}
 		fd, err := unix.FcntlInt(uintptr(m.fd), unix.F_DUPFD_CLOEXEC, 0)
@@ -278,7 +291,7 @@ func (o *Outbox) keep(why error) error {
 			o.full = true    // and their frames cannot go without them
 			return fmt.Errorf("duplicating a descriptor that waits to be sent: %w", err)
 		}
-		m.fd, m.own = int32(fd), true
+		m.fd = ^int32(fd)
 	}
 	return why
 }
@@ -305,8 +318,8 @@ func (o *Outbox) Descriptors() []int {
 		return fds
 	}
 	for n := o.next; n < o.added.Load(); n++ {
-		if m := o.mark(n); m.own {
-			fds = append(fds, int(m.fd))
+		if m := o.mark(n); m.own() {
+			fds = append(fds, m.descriptor())
 		}
 	}
 	return fds

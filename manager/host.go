@@ -26,6 +26,7 @@ type host struct {
 	cache    bool   // holds the descriptors of what it has put
 	track    bool   // wants to hear what becomes of what it has put
 	gone     bool   // its link has ended
+	lives    bool   // its link has ended by our doing: it may go on with what it has been lent
 	resume   int64  // no leases until then, after a NACK; 0: now
 	leases   list   // longest first
 	waiting  list   // sticky connections that are ready for it

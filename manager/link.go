@@ -117,6 +117,9 @@ func (m *Manager) fail(l *link, err error) {
 	f := fault.Frame(answer, 0)
 	l.out.Add(&f)
 	_ = l.out.Flush(l.fd) // a peer that does not read does not learn why
+	if l.host != nil {
+		l.host.lives = true
+	}
 	m.hangUp(l, fault.Error())
 }
 

@@ -266,6 +266,9 @@ func (m *Memory) Offer() uint32 {
 	return m.head.offers
 }
 
+// Forgive forgets that successors have died: what they died of was their own, not what they had inherited.
+func (m *Memory) Forgive() { m.head.unsettled = 0 }
+
 // FD is the descriptor that a successor is told.
 func (m *Memory) FD() int { return m.fd }
 

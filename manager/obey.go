@@ -85,10 +85,7 @@ func (m *Manager) welcome(l *link, f *handoff.Frame, fd int) *handoff.Fault {
 	l.note.helloLen = uint32(copy(l.note.hello[:], f.Payload))
 	m.remember()
 	l.note.state = linkAttached
-	m.reply(l, handoff.Welcome{
-		Host: uint64(h.id), Pool: h.pool.name, Capacity: h.capacity, Features: h.features, Listeners: m.listenersOf(h.pool),
-		KeepAliveTimeoutMS: promised(m.policy.limits.KeepAliveTimeout).Milliseconds(), Epoch: m.config.Epoch,
-	}.Frame())
+	m.greet(l)
 	m.log.Info("host attached", "host", h.id, "name", h.name, "pool", h.pool.name, "capacity", h.capacity, "agent", h.agent,
 		"uid", l.peer.UID, "pid", l.peer.PID)
 	return nil
@@ -97,6 +94,15 @@ func (m *Manager) welcome(l *link, f *handoff.Frame, fd int) *handoff.Fault {
 // promised is how much of a keep-alive timeout hosts may tell clients (Keep-Alive: timeout=): less than we wait, so that a request sent within that
 // time finds its connection open though it takes a while to arrive.
 func promised(timeout time.Duration) time.Duration { return timeout - min(timeout/5, time.Second) }
+
+// greet sends WELCOME.
+func (m *Manager) greet(l *link) {
+	h := l.host
+	m.reply(l, handoff.Welcome{
+		Host: uint64(h.id), Pool: h.pool.name, Capacity: h.capacity, Features: h.features, Listeners: m.listenersOf(h.pool),
+		KeepAliveTimeoutMS: promised(m.policy.limits.KeepAliveTimeout).Milliseconds(), Epoch: m.config.Epoch,
+	}.Frame())
+}
 
 func (m *Manager) listenersOf(to *pool) []string {
 	addresses := []string{}

@@ -22,6 +22,10 @@ const (
 // orphan takes a lease back from a host that has gone. A request that nobody has read another host can serve, and the client never knows. One
 // that was read and not answered gets a 502. A response that may have begun can only be broken off, by a reset, lest its beginning be taken for the whole.
 func (p *policy) orphan(r *record, slot uint32) {
+	if h := p.hosts[r.host]; h != nil && h.lives {
+		p.revokeLease(r, slot, ReasonHostGone)
+		return
+	}
 	r.marks &^= held
 	f := p.fateOf(r, slot)
 	if f == fateUntouched {

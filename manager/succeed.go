@@ -131,11 +131,8 @@ func (m *Manager) restoreLinks(estate Estate) map[ConnID]saying {
 	said := map[ConnID]saying{}
 	for n := range m.config.Memory.head.topLink {
 		note := m.config.Memory.link(int(n))
-		if note.state == linkFree {
-			continue
-		}
-		if !estate.claim(int(note.fd)) {
-			m.config.Memory.freeLink(note)
+		if note.state == linkFree || !estate.claim(int(note.fd)) {
+			m.config.Memory.freeLink(note) // a free one, too: it may not have been cleared any more
 			continue
 		}
 		l, err := m.restoreLink(note)
@@ -457,14 +454,14 @@ func (m *Manager) resumeLinks() {
 	m.resumed = nil
 }
 
-// obeyAgain: the first frame may have been obeyed already. Those with a descriptor show it by that somebody has it.
+// obeyAgain: the first frame may have been obeyed already. Some would be taken amiss the second time.
 func (m *Manager) obeyAgain(l *link) error {
 	var f handoff.Frame
 	fd, ok, lost := l.in.Next(&f)
 	if !ok {
 		return lost
 	}
-	if fd >= 0 && m.wasObeyed(l, &f, int32(fd)) {
+	if m.wasObeyed(l, &f, int32(fd)) {
 		return m.obeyFrames(l)
 	}
 	if fault := m.obeyFrame(l, &f, fd, lost); fault != nil {
@@ -473,8 +470,17 @@ func (m *Manager) obeyAgain(l *link) error {
 	return m.obeyFrames(l)
 }
 
-// wasObeyed reports whether a frame's descriptor is in use, and answers the frame: perhaps a second time.
+// wasObeyed reports whether a frame has been obeyed, and answers it, perhaps a second time: a HELLO of a host that is attached, or one whose descriptor is in use.
 func (m *Manager) wasObeyed(l *link, f *handoff.Frame, fd int32) bool {
+	if f.Type == handoff.TypeHello && l.host != nil {
+		if last := new(handoff.Frame); !l.out.Last(last) || last.Type != handoff.TypeWelcome {
+			m.greet(l)
+		}
+		return true
+	}
+	if fd < 0 {
+		return false
+	}
 	for _, e := range l.doors {
 		if e.listener.FD() == int(fd) {
 			m.reply(l, handoff.Frame{Type: handoff.TypeListening, Seq: f.Seq, A: uint64(e.door.id)})

@@ -100,6 +100,7 @@ func (s *succession) replace(path string) (pid int, err error) {
 			s.log.Error("the new process failed when it had taken over: its keeper takes over from it", "error", err)
 			return pid, nil
 		}
+		s.memory.Forgive()
 		s.log.Error("the new process failed while it took over: one of the old version takes over from it", "error", err)
 		s.startOver()
 	}
