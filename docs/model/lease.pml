@@ -148,21 +148,13 @@ inline enter(c, s) {
 	moving[c] = false
 }
 
-/* policy.close and gone. The connection has ended for everybody who has it. */
+/* policy.close and gone. The connection has ended for everybody who has it. That its host is told comes first: a successor looks for it. */
 inline close(c, tell) {
-#ifdef FORGET_BEFORE_STATE
 	if
 	:: tell -> add(host[c], frame(FORGET, c, 0))
 	:: else
 	fi;
 	d_step { ended[c] = true; state[c] = Closing };
-#else
-	d_step { ended[c] = true; state[c] = Closing };
-	if
-	:: tell -> add(host[c], frame(FORGET, c, 0))
-	:: else
-	fi;
-#endif
 	state[c] = Free
 }
 
@@ -279,6 +271,9 @@ inline arrived(h) {
 #endif
 }
 
+/* Outbox.Last: the frame that was added last, if it has not been sent. */
+#define says(h, f) (attached[h] && waiting(h) && out[h].last < out[h].end && out[h].buf[out[h].last] == f)
+
 /* OutboxAt, InboxAt, restoreLinks, restoreTable: what a successor makes of the memory. It may die of it too. */
 inline succeed() {
 	h = 0;
@@ -309,13 +304,16 @@ inline succeed() {
 		h = host[c];
 		if
 #ifndef UNSAID
-		:: attached[h] && waiting(h) && out[h].last < out[h].end && out[h].buf[out[h].last] == frame(LEASE, c, seq[c]) && state[c] == Ready -> state[c] = Leased
+		:: says(h, frame(LEASE, c, seq[c])) && state[c] == Ready -> state[c] = Leased
 #endif
 		:: else
 		fi;
 		moving[c] = false;
 		if
 		:: state[c] == Closing -> state[c] = Free
+#ifndef FORGET_UNSAID
+		:: says(h, frame(FORGET, c, 0)) && state[c] == Leased -> close(c, true)
+#endif
 		:: state[c] == Leased && !attached[h] -> orphan(c, true)
 		:: else
 		fi;
