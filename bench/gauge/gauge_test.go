@@ -166,7 +166,7 @@ VmFlags: rd wr mr
 7ff000-7ff100 r--p 00000000 00:00 0 [vvar]
 Pss:                   0 kB
 `)
-	want := map[string]int64{"/bin/worker": 520, "anonymous": 2048}
+	want := map[string]int64{"worker": 520, "anonymous": 2048}
 	if !maps.Equal(sizes, want) {
 		t.Errorf("%v, want %v", sizes, want)
 	}

@@ -61,7 +61,7 @@ func addMappings(sizes map[string]int64, smaps string) {
 		case !strings.HasSuffix(fields[0], ":"):
 			name = "anonymous"
 			if len(fields) > 5 {
-				name = fields[5]
+				name = filepath.Base(fields[5]) // where it lies is this machine's business
 			}
 		case fields[0] == "Pss:":
 			if kilobytes, err := strconv.ParseInt(fields[1], 10, 64); err == nil && kilobytes > 0 {
