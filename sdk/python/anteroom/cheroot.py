@@ -47,7 +47,8 @@ FOREVER = 604800.0
 """Seconds an idle connection is kept if ``server.timeout`` is None: as long as the protocol can say."""
 
 TRANSIT = 1.0
-"""Seconds for which an idle connection is kept beyond ``server.timeout``, which clients may have been told (``Keep-Alive: timeout=``)."""
+"""Seconds for which an idle connection is kept beyond ``server.timeout`` if its client was told that (``Keep-Alive: timeout=``): its request may be on
+its way."""
 
 AHEAD = 4
 """Leases per thread for a server with a private pool. Nobody else could serve what waits in its queue, and threads that never find the queue
@@ -148,12 +149,13 @@ def attach(server: Any, **options: Any) -> None:
 class _Ticket:
     """What the adapter notes on an HTTPConnection about its present lease."""
 
-    __slots__ = ("lease", "requests", "kept", "unclaimed", "__weakref__")
+    __slots__ = ("lease", "requests", "kept", "told", "unclaimed", "__weakref__")
 
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
         self.requests = 1  # pipelined ones are served under the same lease
         self.kept = False  # whether the client has been told that its connection is kept
+        self.told = False  # and for how long
         self.unclaimed = [True]  # whoever pops it may deal with the connection: the worker, or ``stop``
 
 
@@ -366,6 +368,12 @@ class ConnectionManager(_STOCK):
                 self._promised.add(ticket)
             return free
 
+    def note_told(self, conn: Any, told: bool) -> None:
+        """Whether the client is told for how long its connection is kept."""
+        ticket = _ticket_of(conn)
+        if ticket is not None:
+            ticket.told = told
+
     def outlives_server(self, conn: Any) -> bool:
         """Whether another host may go on with the connection once this server has stopped. What has been read already is unknown there."""
         ticket = _ticket_of(conn)
@@ -565,9 +573,9 @@ class ConnectionManager(_STOCK):
         """The server's timeout; never None, which would clear the O_NONBLOCK that is shared with the sidecar."""
         return FOREVER if self.server.timeout is None else self.server.timeout
 
-    def _keep_alive(self) -> float:
-        """Seconds that a connection may be idle: a little more than cheroot tells clients, whose requests are on their way meanwhile."""
-        return self._timeout() + TRANSIT
+    def _keep_alive(self, ticket: _Ticket) -> float:
+        """Seconds that a connection may be idle."""
+        return max(self._timeout(), 0.001) + (TRANSIT if ticket.told else 0)
 
     def _make(self, sock: socket.socket, address: Any, lease: Lease) -> Any:
         try:
@@ -667,11 +675,11 @@ class ConnectionManager(_STOCK):
     def _answer_put(self, conn: Any, ticket: _Ticket, sticky: bool = False) -> bool:
         rest = None if sticky else conn.socket.take_rest()
         if rest is not None:
-            finished = rest.finish(ticket.lease, keep_alive=self._keep_alive())
+            finished = rest.finish(ticket.lease, keep_alive=self._keep_alive(ticket))
             if not finished:
                 conn.socket.rest = rest
             return finished
-        return ticket.lease.put(self._keep_alive(), ticket.requests, sticky)
+        return ticket.lease.put(self._keep_alive(ticket), ticket.requests, sticky)
 
     def _may_hold(self) -> bool:
         # cheroot counts what a connection has served in all once more after each request; a new object for each keeps the sums right.

@@ -1,4 +1,4 @@
-"""cheroot's requests, whose connections another host of the pool may go on with while the server that answers them stops."""
+"""cheroot's requests, which learn here what their clients are told of their connections, also by a server that stops."""
 
 import functools
 from typing import Any
@@ -16,19 +16,19 @@ def extend(request_class: Any) -> Any:
 
 class _Request(HTTPRequest):
     def send_headers(self) -> None:
-        """A server that stops has no place for connections, and ``Connection: close`` would say so."""
         server = self.server
-        if server.ready or not server._connections.outlives_server(self.conn):
-            return super().send_headers()
-        self.server = _Stopping(server)
+        manager = server._connections
+        if not server.ready and manager.outlives_server(self.conn):
+            self.server = _Stopping(server)
         try:
-            return super().send_headers()
+            super().send_headers()
         finally:
             self.server = server
+        manager.note_told(self.conn, (b"Connection", b"Keep-Alive") in self.outheaders)  # cheroot adds the time to that
 
 
 class _Stopping:
-    """A server as its last requests see it: the place is with the sidecar."""
+    """A server as its last requests see it. It has no place for connections any more, but the sidecar has; ``Connection: close`` would be said for nothing."""
 
     def __init__(self, server: Any) -> None:
         self._server = server
