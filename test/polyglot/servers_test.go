@@ -31,8 +31,6 @@ var servers = []server{
 		program: "sdk/python/conformance",
 		version: `$PYTHON -c 'import cheroot; print(cheroot.__version__)'`,
 		alone:   `exec $PYTHON -m conformance_app.cheroot $PORT`,
-
-		farewells: true,
 	},
 	{
 		name: "python-gunicorn", language: "Python", server: "gunicorn", attach: "`gunicorn --worker-class anteroom.gunicorn.Worker`",
