@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -157,6 +158,44 @@ func (c *client) mustAsk(t *testing.T, word string) {
 	}
 }
 
+// The new process is killed when it has a keeper of its own: exactly one sidecar goes on, never that keeper and the old one's too.
+func TestAnUpgradeWhoseNewProcessIsKilled(t *testing.T) {
+	s, _ := replaceable(t, "--supervise")
+	clients := passBy(t, s)
+	old := sidecars(s.PID())
+	s.Signal(syscall.SIGUSR2)
+	killed := false
+	for end := time.Now().Add(20 * time.Second); !killed && time.Now().Before(end); time.Sleep(200 * time.Microsecond) {
+		for _, pid := range sidecars(s.PID()) {
+			if !slices.Contains(old, pid) && slices.ContainsFunc(children(pid), isKeeper) {
+				killed = syscall.Kill(pid, syscall.SIGKILL) == nil
+			}
+		}
+	}
+	if !killed {
+		t.Fatal("no new process came")
+	}
+	time.Sleep(time.Second) // or who is alone now may not be for long
+	processes.Eventually(t, "one sidecar goes on", func() bool { return len(sidecars(s.PID())) == 1 })
+	clients.after(t)
+}
+
+// sidecars lists those descendants of a supervisor that are not keepers.
+func sidecars(pid int) (all []int) {
+	for _, c := range children(pid) {
+		if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", c)); err == nil && len(line) > 0 && !isKeeper(c) { // one that has ended has none
+			all = append(all, c)
+		}
+		all = append(all, sidecars(c)...)
+	}
+	return all
+}
+
+func isKeeper(pid int) bool {
+	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	return err == nil && strings.TrimSpace(string(comm)) == "anteroom-keeper"
+}
+
 // The keeper costs no descriptors and little memory, and closing a connection ends it though two processes hold it.
 func TestTheKeepersCost(t *testing.T) {
 	s, _ := replaceable(t, "--supervise")
@@ -189,18 +228,23 @@ func TestTheKeepersCost(t *testing.T) {
 
 // child is a process's only child, 0 if there is none.
 func child(pid int) int {
-	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-	for _, task := range tasks {
-		var child int
-		if file, err := os.Open(task); err == nil {
-			n, _ := fmt.Fscan(file, &child)
-			_ = file.Close()
-			if n == 1 {
-				return child
-			}
-		}
+	if all := children(pid); len(all) == 1 {
+		return all[0]
 	}
 	return 0
+}
+
+// children lists a process's children, whichever of its threads has made them (proc(5)).
+func children(pid int) (all []int) {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, task := range tasks {
+		text, _ := os.ReadFile(task)
+		for _, field := range strings.Fields(string(text)) {
+			child, _ := strconv.Atoi(field)
+			all = append(all, child)
+		}
+	}
+	return all
 }
 
 // privateMemory is what a process shares with nobody, in bytes (proc_pid_smaps(5)).
