@@ -149,7 +149,7 @@ bin/chaos:
 .PHONY: polyglot
 polyglot: build ## Every language's servers behind the real sidecar, and a table of what came of it (MISSING=skip: those installed)
 	@rm -f bin/polyglot.md
-	@ANTEROOM_POLYGLOT_MISSING='$(MISSING)' go test -race -count=1 -timeout $(PROCESS_TIMEOUT) ./test/polyglot/...; \
+	@PYTHON='$(PYTHON)' ANTEROOM_POLYGLOT_MISSING='$(MISSING)' go test -race -count=1 -timeout $(PROCESS_TIMEOUT) ./test/polyglot/...; \
 		status=$$?; [ ! -f bin/polyglot.md ] || cat bin/polyglot.md; exit $$status
 
 .PHONY: integration
@@ -181,8 +181,8 @@ slow-quick: bench-programs ## The same with less of everything, in under a minut
 	$(BENCH) -suite slow -quick -out '$(or $(REPORT),bin/bench/slow)'
 
 .PHONY: bench-languages
-bench-languages: build ## Requests per second of every language's servers, behind Anteroom and alone, in five minutes (needs a quiet machine)
-	@ANTEROOM_POLYGLOT_MISSING='$(MISSING)' go test -count=1 -timeout 30m -run '^TestRates$$' ./test/polyglot -rates 3s
+bench-languages: build ## Requests per second of every language's servers, behind Anteroom and alone, in four minutes (on a quiet machine)
+	@PYTHON='$(PYTHON)' ANTEROOM_POLYGLOT_MISSING='$(MISSING)' go test -count=1 -timeout 30m -run '^TestRates$$' ./test/polyglot -rates 3s
 	@cat bin/polyglot-rates.md
 
 # With the sidecar, too, not stripped as it is by build: profilers need its symbols.

@@ -41,8 +41,7 @@ func TestLanguages(t *testing.T) {
 	}
 
 	for left := services; len(left) > 1; {
-		p.awaitStates(room, 0, 0)
-		p.compose("stop", left[len(left)-1])
+		p.docker("stop", p.containers(left[len(left)-1])[0])
 		left = left[:len(left)-1]
 		for _, c := range clients {
 			if by := p.language(c); !slices.ContainsFunc(left, func(s string) bool { return languageOf(s) == by }) {

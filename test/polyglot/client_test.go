@@ -96,7 +96,7 @@ func (c *client) send(x exchange) (echo string, err error) {
 	echo = strconv.FormatUint(sent.Add(1), 10)
 	request.Header.Set("X-Echo", echo)
 	if err := errors.Join(c.SetDeadline(time.Now().Add(processes.Patience)), request.Write(c)); err != nil {
-		return "", fmt.Errorf("%w: %v: %w", errLost, x, err)
+		return "", fmt.Errorf("%v: %w", x, ended(err))
 	}
 	return echo, nil
 }

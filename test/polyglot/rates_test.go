@@ -30,12 +30,16 @@ func TestRates(t *testing.T) {
 		t.Skip("only make bench-languages measures")
 	}
 	var text strings.Builder
-	fmt.Fprintln(&text, "| language | server | how | tested with | requests/s behind Anteroom | alone |\n|---|---|---|---|---|---|")
+	fmt.Fprintln(&text, "| language | server | how it attaches | tested version | requests/s behind Anteroom / alone |\n|---|---|---|---|---|")
 	for _, s := range servers {
 		t.Run(s.name, func(t *testing.T) {
 			version := s.need(t)
 			behind, alone := s.rates(t)
-			fmt.Fprintf(&text, "| %s | %s | %s | %s | %s | %s |\n", s.language, s.server, s.attach, version, thousands(behind), thousands(alone))
+			numbers := thousands(behind)
+			if s.alone != "" {
+				numbers += " / " + thousands(alone)
+			}
+			fmt.Fprintf(&text, "| %s | %s | %s | %s | %s |\n", s.language, s.server, s.attach, version, numbers)
 		})
 	}
 	if err := os.WriteFile(root+"/bin/polyglot-rates.md", []byte(text.String()), 0o644); err != nil {
@@ -118,9 +122,6 @@ func middle(all []float64) float64 {
 
 // thousands is a number to three digits: 12,300.
 func thousands(n float64) string {
-	if n == 0 {
-		return ""
-	}
 	step := 1
 	for ; n/float64(step) >= 1000; step *= 10 {
 	}

@@ -54,11 +54,10 @@ func (s server) start(t testing.TB, sidecar *processes.Sidecar, name string, cap
 	return lead(t, name, cmd)
 }
 
-// lead starts a program as the leader of a group of its own. All of the group is gone at the end of the test, and is told to leave should the test
-// itself be killed.
+// lead starts a program as the leader of a group of its own, all of which is gone at the end of the test.
 func lead(t testing.TB, name string, cmd *exec.Cmd) *program {
 	t.Helper()
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGTERM}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	p := &program{name: name}
 	t.Cleanup(func() { // after Start's own, which kills
 		for p.Process != nil && !p.isReaped(0) {

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -32,10 +33,15 @@ type Process struct {
 	out  *bufio.Scanner // its standard output
 }
 
-// Start starts a process. One that leads a group of its own (Setpgid) is killed with the whole group.
+// Start starts a process. One that leads a group of its own (Setpgid) is killed with the whole group. Should the test itself be killed, it is told to
+// end.
 func Start(t testing.TB, name string, cmd *exec.Cmd) *Process {
 	t.Helper()
 	p := &Process{t: t, name: name, cmd: cmd, Log: &Journal{}, Gone: make(chan struct{})}
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Pdeathsig = unix.SIGTERM
 	cmd.Stderr = p.Log
 	cmd.WaitDelay = Patience
 	in, err := cmd.StdinPipe()
@@ -67,7 +73,7 @@ func Start(t testing.TB, name string, cmd *exec.Cmd) *Process {
 }
 
 func (p *Process) kill() {
-	if attr := p.cmd.SysProcAttr; attr != nil && attr.Setpgid {
+	if p.cmd.SysProcAttr.Setpgid {
 		_ = unix.Kill(-p.cmd.Process.Pid, unix.SIGKILL)
 	} else {
 		_ = p.cmd.Process.Kill()
