@@ -84,7 +84,7 @@ type outset struct {
 
 // base is how far the kernel's counters had come at the outset of a lease, where the request's length does not say enough.
 type base struct {
-	seq   uint32 // of the lease
+	lease uint64 // which one: the slot has had other connections, with leases of the same number
 	read  uint64 // bytes that had been read
 	wrote uint64 // bytes that had been written
 }
@@ -92,15 +92,23 @@ type base struct {
 // noteBase is for leases of requests whose end is unknown, or that have come in parts, as those with a body may: some system calls that the others do without.
 func (p *policy) noteBase(r *record, slot uint32, inParts bool) {
 	if (r.length != r.head || inParts) && !p.listeners[r.listener].once() {
-		b := p.act.base(r.fd, 0)
-		b.seq = r.seq
-		p.memory.extra(slot).base = b
+		p.setBase(r, slot, 0)
 	}
 }
 
+// setBase notes the base of the present lease.
+func (p *policy) setBase(r *record, slot uint32, whole uint32) {
+	b := p.act.base(r.fd, whole)
+	b.lease = r.lease()
+	p.memory.extra(slot).base = b
+}
+
+// lease tells a lease from every other of the same slot.
+func (r *record) lease() uint64 { return uint64(r.generation)<<32 | uint64(r.seq) }
+
 func (p *policy) outset(r *record, slot uint32) outset {
 	o := outset{first: r.marks&fresh != 0 && r.marks&introduced == 0, leased: time.Duration(p.now - r.since), base: p.memory.extra(slot).base}
-	if o.base.seq != r.seq {
+	if o.base.lease != r.lease() {
 		o.base = base{}
 	}
 	if r.marks&(hushed|stirred) == 0 {
@@ -132,9 +140,9 @@ func (a *acts) fate(fd int32, o outset) fate {
 	switch {
 	case err != nil: // not TCP
 		return fateUnknown
-	case o.base.seq != 0 && c.read() == o.base.read, o.first && c.read() == 0, o.whole > 0 && c.unread == uint64(o.whole):
+	case o.base.lease != 0 && c.read() == o.base.read, o.first && c.read() == 0, o.whole > 0 && c.unread == uint64(o.whole):
 		return fateUntouched
-	case o.base.seq != 0 && c.wrote() == o.base.wrote, c.wrote() == 0:
+	case o.base.lease != 0 && c.wrote() == o.base.wrote, c.wrote() == 0:
 		return fateConsumed
 	case c.unacked == 0 && (o.whole > 0 && c.silentSince() || !o.first && c.silent > o.leased+clockSlack):
 		return fateConsumed

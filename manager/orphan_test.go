@@ -156,3 +156,20 @@ func TestWhatCannotBeRevoked(t *testing.T) {
 	}
 	h.exchange(c, "x", "it has stayed")
 }
+
+// A slot has many connections in its time, and their leases the same numbers.
+func TestABaseIsOfOneLease(t *testing.T) {
+	p := newPolicy(Limits{}, nil, smallMemory(t))
+	r, slot, _ := p.table.add()
+	r.seq, r.length = 3, 10
+	p.memory.extra(slot).base = base{lease: r.lease(), read: 7}
+	if got := p.outset(r, slot).base.read; got != 7 {
+		t.Errorf("the base of this lease is not known: %d", got)
+	}
+	p.table.remove(slot)
+	next, again, _ := p.table.add()
+	next.seq = 3
+	if got := p.outset(next, again).base; again != slot || got != (base{}) {
+		t.Errorf("the next connection of the slot has %+v", got)
+	}
+}

@@ -376,10 +376,8 @@ func (p *policy) resume(r *record, slot uint32, estate Estate, said map[ConnID]s
 		p.close(r, slot, ReasonOperator)
 	case r.state == Idle:
 		p.hear(r, slot)
-	case r.state == Leased && r.length > 0 && p.memory.extra(slot).base.seq != r.seq: // what comes now is not told any more
-		b := p.act.base(r.fd, r.length)
-		b.seq = r.seq
-		p.memory.extra(slot).base = b
+	case r.state == Leased && r.length > 0 && p.memory.extra(slot).base.lease != r.lease(): // what comes now is not told any more
+		p.setBase(r, slot, r.length)
 	case r.state == Finishing:
 		p.resumeFinishing(r, slot, estate)
 	case r.state == Closing && !p.act.shut(r.fd, id):
