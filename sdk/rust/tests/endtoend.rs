@@ -27,10 +27,10 @@ fn program() -> PathBuf {
     path.into()
 }
 
-/// The conformance app, which cargo has built beside this test.
+/// The conformance app, as cargo build --examples leaves it.
 fn app() -> PathBuf {
     let path = env::current_exe().unwrap().with_file_name("../examples/conformance");
-    assert!(path.exists(), "{} is not there: run cargo test --all-targets", path.display());
+    assert!(path.exists(), "{} is not there: run cargo build --examples", path.display());
     path
 }
 
