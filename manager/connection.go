@@ -89,7 +89,8 @@ type record struct {
 	seq        uint32 // number of the present or last lease
 	requests   uint32 // answered
 	created    uint32 // s of the loop's clock
-	head       uint32 // of the request that is ready or leased: length of its head, 0 if unknown
+	head       uint16 // of the request that is ready or leased: length of its head, 0 if unknown
+	taken      uint16 // bytes that hosts have read before this request, modulo 2^16; takenUnknown
 	length     uint32 // and of all of it, 0 if unknown
 	pool       uint16
 	listener   uint16

@@ -37,6 +37,7 @@ func (p *policy) finish(h *host, f *handoff.Frame, rest remainder) *handoff.Faul
 		return fault
 	}
 	p.answered(r, 1)
+	r.tookRequests(1)
 	p.release(r, h, f.Flags&handoff.FlagClose == 0, false)
 	rest.began, rest.thenClose = p.now, f.Flags&handoff.FlagClose != 0
 	*p.remainder(slot) = rest

@@ -266,7 +266,7 @@ func (p *policy) adopt(h *host, fd int32, f *handoff.Frame) (ConnID, *handoff.Fa
 // adopted makes an adopted connection its host's.
 func (p *policy) adopted(h *host, id ConnID, f *handoff.Frame) {
 	r := p.table.find(id)
-	r.host = h.id
+	r.host, r.taken = h.id, takenUnknown
 	if f.Flags&handoff.FlagSticky != 0 {
 		p.markHeld(r, h, true)
 	}

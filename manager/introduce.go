@@ -25,6 +25,7 @@ func (p *policy) introduce(r *record, slot uint32, d *door) bool {
 	r.marks |= introduced
 	if seen.Verdict == proxied.Whole {
 		p.act.takeAway(r.fd, seen.Length)
+		r.took(uint32(seen.Length))
 	}
 	if p.turnedAway(r, slot, d) {
 		p.turnAway(r, slot)

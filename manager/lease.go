@@ -37,6 +37,7 @@ func (p *policy) put(h *host, f *handoff.Frame) *handoff.Fault {
 		return fault
 	}
 	p.answered(r, f.B)
+	r.tookRequests(f.B)
 	stuck := f.Flags&handoff.FlagSticky != 0
 	p.putBack(r, slot, msDuration(f.A), true, stuck)
 	return nil

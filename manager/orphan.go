@@ -77,42 +77,59 @@ func (p *policy) fateOf(r *record, slot uint32) fate {
 // outset is what is known of how a lease began.
 type outset struct {
 	first  bool          // it is of the connection's first request, and nothing was taken away before that
-	whole  int           // length of the request, if all of it was there and nothing has come since, else 0
+	length uint32        // of the request, if all of it was there, else 0
+	taken  uint16        // record.taken
 	leased time.Duration // for how long
 	base   base
 }
 
-// base is how far the kernel's counters had come at the outset of a lease, where the request's length does not say enough.
+// takenUnknown stands for a number of bytes that nobody has counted.
+const takenUnknown = math.MaxUint16
+
+// took counts what a host has read.
+func (r *record) took(n uint32) {
+	if r.taken != takenUnknown {
+		r.taken += uint16(n)
+	}
+}
+
+// tookRequests is took for a lease that ends well: of one request whose length is known, its host has read just that.
+func (r *record) tookRequests(n uint64) {
+	if r.length == 0 || n > 1 {
+		r.taken = takenUnknown
+		return
+	}
+	r.took(r.length)
+}
+
+// base is how far the kernel's counters had come at the outset of a lease, where the lengths of its connection's requests do not say.
 type base struct {
 	lease uint64 // which one: the slot has had other connections, with leases of the same number
 	read  uint64 // bytes that had been read
 	wrote uint64 // bytes that had been written
 }
 
-// noteBase is for leases of requests whose end is unknown, or that have come in parts, as those with a body may: some system calls that the others do without.
-func (p *policy) noteBase(r *record, slot uint32, inParts bool) {
-	if (r.length != r.head || inParts) && !p.listeners[r.listener].once() {
-		p.setBase(r, slot, 0)
+// noteBase is for leases of requests whose end is unknown, or the end of one before: some system calls that the others do without.
+func (p *policy) noteBase(r *record, slot uint32) {
+	if r.length > 0 && r.taken != takenUnknown || p.listeners[r.listener].once() {
+		return
 	}
-}
-
-// setBase notes the base of the present lease.
-func (p *policy) setBase(r *record, slot uint32, whole uint32) {
-	b := p.act.base(r.fd, whole)
+	b := p.act.base(r.fd)
 	b.lease = r.lease()
 	p.memory.extra(slot).base = b
+	r.taken = uint16(b.read)
 }
 
 // lease tells a lease from every other of the same slot.
 func (r *record) lease() uint64 { return uint64(r.generation)<<32 | uint64(r.seq) }
 
 func (p *policy) outset(r *record, slot uint32) outset {
-	o := outset{first: r.marks&fresh != 0 && r.marks&introduced == 0, leased: time.Duration(p.now - r.since), base: p.memory.extra(slot).base}
+	o := outset{
+		first: r.marks&fresh != 0 && r.marks&introduced == 0, length: r.length, taken: r.taken, leased: time.Duration(p.now - r.since),
+		base: p.memory.extra(slot).base,
+	}
 	if o.base.lease != r.lease() {
 		o.base = base{}
-	}
-	if r.marks&(hushed|stirred) == 0 {
-		o.whole = int(r.length)
 	}
 	return o
 }
@@ -132,38 +149,44 @@ func (p *policy) redeliver(r *record, slot uint32) {
 const clockSlack = 20 * time.Millisecond
 
 // fate asks TCP (TCP_INFO, tcp(7); bytes_sent since Linux 4.19). Whether any of the request was read, and anything answered, it knows exactly of a connection's first
-// request, and where the base was noted. Of a request that was there as a whole, none was read if all of it is there still, and nothing was answered if the last
-// thing sent is older than the last thing received. Of any other it knows when something was last sent; if that was not well before the lease, the
-// response may have begun.
+// request, and where the base was noted. Of a request that was there as a whole, none was read if as much was read in all as before it; and nothing was answered if the
+// last thing sent is older than the last thing received. Of any other it knows when something was last sent; if that was not well before the lease, the response may
+// have begun.
 func (a *acts) fate(fd int32, o outset) fate {
 	c, err := counters(fd)
 	switch {
 	case err != nil: // not TCP
 		return fateUnknown
-	case o.base.lease != 0 && c.read() == o.base.read, o.first && c.read() == 0, o.whole > 0 && c.unread == uint64(o.whole):
+	case o.base.lease != 0 && c.read() == o.base.read, o.first && c.read() == 0, o.untouched(&c):
 		return fateUntouched
 	case o.base.lease != 0 && c.wrote() == o.base.wrote, c.wrote() == 0:
 		return fateConsumed
-	case c.unacked == 0 && (o.whole > 0 && c.silentSince() || !o.first && c.silent > o.leased+clockSlack):
+	case c.unacked == 0 && (o.alone(&c) && c.silent > c.quiet || !o.first && c.silent > o.leased+clockSlack):
 		return fateConsumed
 	}
 	return fateUnknown
 }
 
-// base notes where a lease begins; whole is the length of the request if that is known, but part of it may have been read already.
-func (a *acts) base(fd int32, whole uint32) base {
+// counted reports whether lengths say where the request began and ended.
+func (o *outset) counted() bool { return o.length > 0 && o.taken != takenUnknown }
+
+// untouched reports whether all of the request is there still, and not another of the same length in its place.
+func (o *outset) untouched(c *kernelCounters) bool {
+	return o.counted() && c.unread >= uint64(o.length) && uint16(c.read()) == o.taken
+}
+
+// alone reports whether nothing has come since the request.
+func (o *outset) alone(c *kernelCounters) bool {
+	return o.counted() && uint16(c.received) == o.taken+uint16(o.length)
+}
+
+// base notes where a lease begins.
+func (a *acts) base(fd int32) base {
 	c, err := counters(fd)
 	if err != nil {
 		return base{}
 	}
-	b := base{read: c.read(), wrote: c.wrote()}
-	if whole > 0 && c.unread < uint64(whole) {
-		b.read = c.received - uint64(whole)
-	}
-	if whole > 0 && !c.silentSince() {
-		b.wrote = math.MaxUint64 // some of it may be of this lease's response
-	}
-	return b
+	return base{read: c.read(), wrote: c.wrote()}
 }
 
 // kernelCounters are TCP's account of a connection.
@@ -175,9 +198,6 @@ type kernelCounters struct {
 
 func (c *kernelCounters) read() uint64  { return c.received - c.unread }
 func (c *kernelCounters) wrote() uint64 { return c.acked + c.unacked }
-
-// silentSince reports whether nothing was sent since something was received.
-func (c *kernelCounters) silentSince() bool { return c.silent > c.quiet }
 
 // counters asks until nothing has come while it asked. What is acknowledged meanwhile is counted twice rather than not at all.
 func counters(fd int32) (c kernelCounters, err error) {

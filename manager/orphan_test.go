@@ -27,6 +27,7 @@ func TestARequestWhoseHostDies(t *testing.T) {
 		{"later, nothing is read", nothing, nothing, true, "served by the next"},
 		{"later, a part is read", get[:4], nothing, true, "502"},
 		{"later, nothing is sent", get, nothing, true, "502"},
+		{"later, and another of its length is there", get + "again", nothing, true, "502"},
 		{"later, the response has begun", get, response, true, "reset"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -39,7 +40,11 @@ func TestARequestWhoseHostDies(t *testing.T) {
 			}
 			client.send(get)
 			_, fd := h.want(handoff.TypeLease)
-			readSome(t, fd, len(c.read))
+			readSome(t, fd, min(len(c.read), len(get)))
+			if len(c.read) > len(get) {
+				client.send(get)
+				awaitUnread(t, fd, len(get))
+			}
 			if _, err := unix.Write(fd, []byte(c.sent)); err != nil {
 				t.Fatal(err)
 			}
@@ -59,6 +64,17 @@ func TestARequestWhoseHostDies(t *testing.T) {
 			}
 		})
 	}
+}
+
+// awaitUnread waits until so many bytes are in the receive queue.
+func awaitUnread(t *testing.T, fd, n int) {
+	t.Helper()
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if unread, _ := unix.IoctlGetInt(fd, unix.SIOCINQ); unread == n {
+			return
+		}
+	}
+	t.Fatalf("%d bytes did not come", n)
 }
 
 func readSome(t *testing.T, fd, n int) {

@@ -109,10 +109,9 @@ func (p *policy) arrived(r *record, slot uint32, seen scan.Seen) {
 		p.close(r, slot, why)
 		return
 	}
-	r.head = uint32(seen.Head)
-	r.length = uint32(min(seen.Total, math.MaxUint32))
-	if r.marks&partial != 0 {
-		r.marks |= stirred // more of it may be told of than is looked at now
+	r.head, r.length = 0, 0
+	if seen.Head <= math.MaxUint16 { // a longer one is handed over without lengths
+		r.head, r.length = uint16(seen.Head), uint32(min(seen.Total, math.MaxUint32))
 	}
 	p.settle(r, slot)
 	p.makeReady(r, slot)

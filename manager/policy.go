@@ -46,8 +46,8 @@ type actor interface {
 	left(rest *remainder) int64
 	// closeFile closes the file of a remainder.
 	closeFile(file int32)
-	// base notes the kernel's counters at the outset of a lease. whole is the request's length if the lease had begun before, else 0.
-	base(fd int32, whole uint32) base
+	// base notes the kernel's counters at the outset of a lease.
+	base(fd int32) base
 	// fate finds out what a host has done to a request.
 	fate(fd int32, o outset) fate
 	// breakOff lets the connection end in a reset.

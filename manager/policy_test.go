@@ -268,7 +268,7 @@ func (w *world) fate(fd int32, o outset) fate {
 	return rapid.SampledFrom([]fate{fateUnknown, fateConsumed}).Draw(w.t, "fate")
 }
 
-func (w *world) base(fd int32, _ uint32) base {
+func (w *world) base(fd int32) base {
 	w.sock(fd)
 	return base{}
 }

@@ -76,7 +76,6 @@ func (p *policy) dispatchQueue(to *pool) {
 // lease lends a ready connection to a host that has room.
 func (p *policy) lease(h *host, r *record, slot uint32) {
 	id := p.id(r, slot)
-	inParts := r.marks&(stirred|hushed) != 0
 	p.moveFrom(r, h, id)
 	if r.length == 0 { // the rest of the request, if there is one, is the host's to hear of
 		p.hush(r, slot)
@@ -88,7 +87,7 @@ func (p *policy) lease(h *host, r *record, slot uint32) {
 	p.leave(r, slot)
 	r.host = h.id
 	r.seq++
-	p.noteBase(r, slot, inParts)
+	p.noteBase(r, slot)
 	p.act.lease(h, id, r, withFD, flags, waited) // first: what is said is said, a successor that finds the frame goes on from there
 	p.enter(r, slot, Leased, p.leaseReview())
 	p.totals.Leases++

@@ -76,6 +76,7 @@ func (p *policy) operatorPut(id ConnID, timeout time.Duration) error {
 	if its := p.concerned(r, ReasonOperator); its != nil {
 		p.act.forget(its, id, ReasonOperator.forget())
 	}
+	r.taken = takenUnknown
 	p.putBack(r, id.slot(), timeout, false, false)
 	if r := p.table.find(id); r != nil && r.state == Idle {
 		r.host = 0

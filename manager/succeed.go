@@ -376,8 +376,6 @@ func (p *policy) resume(r *record, slot uint32, estate Estate, said map[ConnID]s
 		p.close(r, slot, ReasonOperator)
 	case r.state == Idle:
 		p.hear(r, slot)
-	case r.state == Leased && r.length > 0 && p.memory.extra(slot).base.lease != r.lease(): // what comes now is not told any more
-		p.setBase(r, slot, r.length)
 	case r.state == Finishing:
 		p.resumeFinishing(r, slot, estate)
 	case r.state == Closing && !p.act.shut(r.fd, id):
@@ -392,6 +390,7 @@ func (p *policy) introduceAgain(r *record, d *door) {
 	}
 	if seen, _ := p.act.introduce(r.fd, d.proxies); seen.Verdict == proxied.Whole {
 		p.act.takeAway(r.fd, seen.Length)
+		r.taken = takenUnknown // once, or twice
 	}
 }
 
