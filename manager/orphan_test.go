@@ -66,17 +66,6 @@ func TestARequestWhoseHostDies(t *testing.T) {
 	}
 }
 
-// awaitUnread waits until so many bytes are in the receive queue.
-func awaitUnread(t *testing.T, fd, n int) {
-	t.Helper()
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
-		if unread, _ := unix.IoctlGetInt(fd, unix.SIOCINQ); unread == n {
-			return
-		}
-	}
-	t.Fatalf("%d bytes did not come", n)
-}
-
 func readSome(t *testing.T, fd, n int) {
 	t.Helper()
 	if n == 0 {
