@@ -25,25 +25,16 @@ var descriptorCases = []Case{
 		t.put(l)
 	}},
 	{Name: "descriptors/leaks", Requires: "200 leases leave no descriptor behind.", Rule: ruleReceive, run: func(t *T) {
-		turn := func() {
+		t.leaksNothing(200, func() {
 			k, c := t.link(), t.connect()
 			t.works(k, c)
 			t.forget(c, handoff.ForgetHungUp)
 			t.release()
 			t.conns = nil
-		}
-		for range 20 {
-			turn()
-		}
-		before := len(descriptors(t.process.pid()))
-		for range 200 {
-			turn()
-		}
-		t.poll(func() bool { return len(descriptors(t.process.pid())) <= before+8 },
-			"closed what it had open for 200 connections that are gone: it had %d descriptors before, now %d", before, len(descriptors(t.process.pid())))
+		})
 	}},
 	{Name: "descriptors/leaks-closed", Requires: "100 leases that end with CLOSE leave no descriptor behind.", Rule: ruleReceive, run: func(t *T) {
-		turn := func() {
+		t.leaksNothing(100, func() {
 			k, c := t.link(), t.connect()
 			t.say(c, request("GET", "/close"))
 			l := t.lend(k, c)
@@ -51,16 +42,7 @@ var descriptorCases = []Case{
 			t.closed(l)
 			t.release()
 			t.conns = nil
-		}
-		for range 10 {
-			turn()
-		}
-		before := len(descriptors(t.process.pid()))
-		for range 100 {
-			turn()
-		}
-		t.poll(func() bool { return len(descriptors(t.process.pid())) <= before+8 },
-			"closed what it had open for 100 connections that are gone: it had %d descriptors before, now %d", before, len(descriptors(t.process.pid())))
+		})
 	}},
 	{Name: "descriptors/none-left", Requires: "A process that is out of descriptors NACKs the lease (1), and goes on when it has some again.", Rule: ruleReceive + " 3", run: func(t *T) {
 		k := t.link()
@@ -132,4 +114,17 @@ const smallWindow = 8 << 10
 
 func setTime(fd, option int) error {
 	return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, option, &unix.Timeval{Usec: 10_000})
+}
+
+// leaksNothing has the host take turns, each with a connection that is gone afterwards: some to warm up, then so many that count.
+func (t *T) leaksNothing(turns int, turn func()) {
+	for range turns / 10 {
+		turn()
+	}
+	before := len(descriptors(t.process.pid()))
+	for range turns {
+		turn()
+	}
+	t.poll(func() bool { return len(descriptors(t.process.pid())) <= before+8 },
+		"closed what it had open for %d connections that are gone: it had %d descriptors before, now %d", turns, before, len(descriptors(t.process.pid())))
 }

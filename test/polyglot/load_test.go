@@ -2,6 +2,7 @@ package polyglot
 
 import (
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -102,19 +103,16 @@ func (l *load) complain(err error) {
 	}
 }
 
-// judge ends the load. So many requests may have been lost, and so many connections closed with their answer.
-func (l *load) judge(t testing.TB, lost, closed int) {
+// judge ends the load. So many requests may have been lost; no connection may have been closed with its answer.
+func (l *load) judge(t testing.TB, lost int) {
 	t.Helper()
 	l.end()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	t.Logf("%d right answers, %d requests lost, %d connections closed", l.right.Load(), len(l.lost), len(l.closed))
-	complaints := l.wrong
+	complaints := slices.Concat(l.wrong, l.closed)
 	if len(l.lost) > lost {
 		complaints = append(complaints, l.lost...)
-	}
-	if len(l.closed) > closed {
-		complaints = append(complaints, l.closed...)
 	}
 	for _, err := range complaints[:min(len(complaints), 10)] {
 		t.Error(err)

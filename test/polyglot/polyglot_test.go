@@ -139,7 +139,7 @@ func (st *stage) workerKilled() {
 	}
 	st.recover()
 	load.awaitMore(st.t, 50)
-	load.judge(st.t, capacity, 0)
+	load.judge(st.t, capacity)
 	for i, c := range idle {
 		if err := c.do(hello); err != nil {
 			st.t.Errorf("idle connection %d: %v", i, err)
@@ -189,9 +189,5 @@ func (st *stage) rollingRestart() {
 		old.leave(st.t)
 		load.awaitMore(st.t, 50)
 	}
-	farewells := 0
-	if st.server.farewells {
-		farewells = restarts * capacity
-	}
-	load.judge(st.t, 0, farewells)
+	load.judge(st.t, 0)
 }

@@ -20,8 +20,6 @@ type server struct {
 	program  string // starts the conformance app (docs/hosts.md)
 	version  string // prints the server's version; fails where it is not installed
 	alone    string // serves the same app at 127.0.0.1:$PORT without the sidecar; empty where the server cannot
-
-	farewells bool // what it has when it is told to leave it answers with "Connection: close"
 }
 
 // Commands run in the repository's root by sh, with PYTHON set, and PYTHONPATH to the SDK.

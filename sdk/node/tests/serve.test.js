@@ -258,7 +258,7 @@ function fromDebian(t, name) {
   try {
     return require(name);
   } catch (error) {
-    if (error.code !== 'MODULE_NOT_FOUND') throw error;
+    if (error.code !== 'MODULE_NOT_FOUND' || process.env.CI) throw error; // there, make deps has installed it
     t.skip(`the Debian package node-${name} is not installed`);
     return undefined;
   }

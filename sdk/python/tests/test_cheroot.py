@@ -726,9 +726,8 @@ def test_what_a_lease_waits_for_is_told_to_the_sidecar(fake_options, monkeypatch
         anteroom.cheroot.Options(ready="soon")
 
 
+@pytest.mark.parametrize("sidecar", sidecars.real(), indirect=True)  # the double leases for any byte
 def test_a_slow_request_occupies_no_thread_if_leases_wait_for_whole_ones(sidecar, options):
-    if isinstance(sidecar, Sidecar):
-        pytest.skip("the double leases for any byte")
     with running(options=dict(options, ready="request"), numthreads=1) as server, Client(server) as slow, Client(server) as other:
         slow.send("/upload", "POST", ("Content-Length: 5",), b"he")
         assert other.get().text == b"hello"  # by the only thread
@@ -1077,10 +1076,9 @@ def test_local_fallback_is_not_taken_where_a_sidecar_is(fake, fake_options):
 # Hosts that share a pool.
 
 
+@pytest.mark.parametrize("sidecar", ["fake"], indirect=True)  # which can listen when it is told to
 def test_a_named_pool_outlives_its_servers(sidecar):
     """Two servers of one pool take turns on the same connection."""
-    if not isinstance(sidecar, Sidecar):
-        pytest.skip("needs a listener of the sidecar's own")
     options = {"path": sidecar.path, "pool": "shared"}
     with socket.create_server(("127.0.0.1", 0)) as sock:
         sidecar.listen(sock, pool="shared")

@@ -14,6 +14,7 @@ from anteroom.host_socket import HostSocket
 from anteroom.spill import CLOSING, Rest, Room
 from conftest import eventually
 from servers import Client, running
+import sidecars
 from sidecar import Sidecar, reset
 
 BODY = bytes(range(256)) * 4096 * 12
@@ -93,9 +94,8 @@ def test_what_is_finished_is_kept_for_the_time_that_was_said(sidecar, listener, 
             assert next(client.leases()).conn == lease.conn
 
 
+@pytest.mark.parametrize("sidecar", sidecars.real(), indirect=True)  # the double knows only files
 def test_the_sidecar_sends_what_is_in_a_pipe(sidecar, listener):
-    if isinstance(sidecar, Sidecar):
-        pytest.skip("the double knows only files")
     reader, writer = os.pipe()
     os.write(writer, b"hello")
     with leased(sidecar, listener) as (_, sock, lease):
