@@ -7,7 +7,6 @@ bodies to the app, and wsgiref's handlers cannot keep a connection. Apps that wa
 
 import contextlib
 import email.utils
-import functools
 import http
 import io
 import logging
@@ -32,7 +31,7 @@ from .host_socket import HostSocket
 from .http1 import BadRequest, Body, LengthBody, Request, Stream, read_request
 from .lease import Lease
 from .prefork import Supervision, Unusable
-from .sendfile import ROOT_VARIABLE, SendFile
+from .sendfile import ROOT_VARIABLE, FileWrapper, SendFile
 from .spill import Room
 
 TIMEOUT = 30.0
@@ -374,20 +373,20 @@ class _Exchange:
         if self._left and self._has_body():
             self._break("The app sends less than its Content-Length says.")
 
-    def _send_file(self, result: "FileWrapper") -> bool:
+    def _send_file(self, result: FileWrapper) -> bool:
         """Send a file without reading it. Returns False if it is no file of a known length."""
         length = self._declared_length()
         if not self._status or length is None or not self._has_body():
             return False
         try:
-            result.filelike.fileno()
-            start = result.filelike.tell()
+            result.file.fileno()
+            start = result.file.tell()
         except (AttributeError, OSError):
             return False
         self._made = True
         self._connection.send(self._begin(None))
         while self._left:
-            count = self._connection.send_file(result.filelike, start, self._left)
+            count = self._connection.send_file(result.file, start, self._left)
             if not count:
                 self._break("The file is shorter than its Content-Length says.")
             start, self._left, self._sent = start + count, self._left - count, self._sent + count
@@ -479,19 +478,6 @@ class _Exchange:
             self._status[:3] or "101",
             self._sent,
         )
-
-
-class FileWrapper:
-    """``wsgi.file_wrapper``: a file that is sent by the kernel if its length is told and it has a descriptor, else block by block."""
-
-    def __init__(self, filelike: Any, block_size: int = 65536) -> None:
-        self.filelike = filelike
-        self._block_size = block_size
-        if hasattr(filelike, "close"):
-            self.close = filelike.close
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(functools.partial(self.filelike.read, self._block_size), b"")
 
 
 def _checked(name: str, value: str) -> Tuple[str, str]:
