@@ -183,6 +183,18 @@ class Sidecar:
         """Take every lease back from its host."""
         self._call(lambda: [self._take_back(each, reason) for each in list(self._connections.values()) if each.state == "leased"])
 
+    @contextlib.contextmanager
+    def standing_still(self):
+        """What happens meanwhile meets the loop all at once."""
+        stands, go_on = threading.Event(), threading.Event()
+        self._calls.append(lambda: (stands.set(), go_on.wait(10)))
+        self._ringer.send(b"!")
+        assert stands.wait(10)
+        try:
+            yield
+        finally:
+            go_on.set()
+
     def _call(self, function):
         done, result = threading.Event(), []
         self._calls.append(lambda: (result.append(function()), done.set()))
@@ -195,9 +207,9 @@ class Sidecar:
     def _run(self):
         try:
             while not self._stopping:
-                for fd, _ in self._epoll.poll(0.01):
-                    if fd in self._things and not self._stopping:
-                        self._things[fd]()
+                # One at a time: the number of a descriptor that a handler closes may be another's when the next event is looked at.
+                for fd, _ in self._epoll.poll(0.01, 1):
+                    self._things[fd]()
                 self._expire(time.monotonic())
         finally:
             for fd in (self._epoll, self._bell, self._ringer, self._sock):
