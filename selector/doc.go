@@ -19,8 +19,8 @@
 //
 // # Limits
 //
-// A registered descriptor costs eight bytes here, by its number: numbers are handed out lowest first, so the table is as long as the most
-// descriptors ever open. One call of Select reports at most MaxBatch events; the rest are reported by the next. Tokens go up to MaxToken.
+// A registered descriptor costs a bit here, by its number: numbers are handed out lowest first, so the table is as long as the most descriptors
+// ever open. Its token is kept by the kernel alone. One call of Select reports at most MaxBatch events; the rest are reported by the next. Tokens go up to MaxToken.
 //
 // # Other kernels
 //

@@ -18,7 +18,6 @@ type poller struct {
 	epoll int
 	event int // an eventfd(2) for wake
 	batch [MaxBatch]unix.EpollEvent
-	calm  bool // the last wait took a while and has brought something
 	alone bool // Go has one processor
 }
 
@@ -81,67 +80,47 @@ func (p *poller) wait(events []Event, timeout time.Duration) (n int, woken bool,
 	return n, woken, err
 }
 
+// lull is after how long without an event a loop is idle.
+//
+// A wait that the Go scheduler knows of makes work for it: it has its monitor thread (sysmon) poll every 20 us, until it has taken the processor (its own, not
+// the machine's) away, and wakes it again when the wait is over. That costs more than it is worth until there is a lull. So a loop that is not idle holds the processor while
+// it waits. Whoever wants it, such as the garbage collector, sends a signal, which ends the wait (EINTR). With a single processor nobody
+// else could run meanwhile, so there it is left out.
+const lull = 50 * time.Millisecond
+
 // collect fills at most room entries of the batch, and goes on after a signal and after a timeout longer than epoll_wait(2) can count.
 func (p *poller) collect(room int, timeout time.Duration) (int, error) {
-	if timeout <= 0 {
-		return p.collectUntil(room, time.Time{}, timeout)
-	}
-	return p.collectUntil(room, time.Now().Add(timeout), timeout)
-}
-
-func (p *poller) collectUntil(room int, deadline time.Time, timeout time.Duration) (int, error) {
-	if n := p.shortWait(room, timeout); n > 0 {
-		return n, nil
-	}
-	for {
-		began := time.Now()
-		n, errno := p.epollWait(room, milliseconds(timeout))
-		p.calm = n > 0 && time.Since(began) >= aWhile
+	began := time.Now()
+	hold := !p.alone
+	for left := timeout; ; {
+		n, errno := p.epollWait(room, left, hold)
 		switch {
 		case errno != 0 && errno != unix.EINTR:
 			return 0, fmt.Errorf("epoll_wait: %w", errno)
 		case n > 0 || timeout == 0 && errno == 0:
 			return n, nil
-		case timeout > 0:
-			if timeout = time.Until(deadline); timeout <= 0 {
+		}
+		took := time.Since(began)
+		if timeout > 0 {
+			if left = timeout - took; left <= 0 {
 				return 0, nil
 			}
 		}
+		hold = hold && took < lull
 	}
-}
-
-// shortest is the shortest wait that epoll_wait(2) knows, in milliseconds.
-const shortest = 1
-
-// aWhile tells waits that come some thousand times a second from those of a loop under full load. There, waking a little later is
-// better: more events come at once, and a turn for many costs less than many turns.
-const aWhile = 100 * time.Microsecond
-
-// shortWait waits a moment without the Go scheduler, if there is reason to hope: a wait that the scheduler knows of has it take the processor (its own, not the
-// machine's) away, and wake its monitor when the wait is over, which costs more than the wait itself. Meanwhile this thread keeps that
-// processor. A garbage collection that wants it sends a signal, which ends the wait (EINTR); with a single processor nobody else could run, so there it
-// is left out.
-func (p *poller) shortWait(room int, timeout time.Duration) int {
-	if !p.calm || p.alone || timeout >= 0 && timeout < shortest*time.Millisecond {
-		return 0
-	}
-	began := time.Now()
-	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.epoll), uintptr(unsafe.Pointer(&p.batch)), uintptr(room), shortest, 0, 0)
-	p.calm = errno == 0 && n > 0 && time.Since(began) >= aWhile
-	if errno != 0 {
-		return 0 // a signal: the wait that follows makes way for whatever sent it
-	}
-	return int(n)
 }
 
 // epollWait is epoll_pwait(2) without a signal mask, which every architecture has.
-func (p *poller) epollWait(room, msec int) (int, unix.Errno) {
+func (p *poller) epollWait(room int, timeout time.Duration, hold bool) (int, unix.Errno) {
+	if hold && (timeout < 0 || timeout > lull) {
+		timeout = lull
+	}
 	var n uintptr
 	var errno unix.Errno
-	if msec == 0 {
-		n, _, errno = unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.epoll), uintptr(unsafe.Pointer(&p.batch)), uintptr(room), 0, 0, 0)
+	if hold || timeout == 0 {
+		n, _, errno = unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.epoll), uintptr(unsafe.Pointer(&p.batch)), uintptr(room), uintptr(milliseconds(timeout)), 0, 0)
 	} else {
-		n, _, errno = unix.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.epoll), uintptr(unsafe.Pointer(&p.batch)), uintptr(room), uintptr(msec), 0, 0)
+		n, _, errno = unix.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.epoll), uintptr(unsafe.Pointer(&p.batch)), uintptr(room), uintptr(milliseconds(timeout)), 0, 0)
 	}
 	if errno != 0 {
 		return 0, errno

@@ -55,7 +55,7 @@ var (
 type Selector struct {
 	poller poller
 	users  users         // callers inside the poller; Close waits for them
-	tokens table         // fd -> token, for Connections and to refuse what is not registered
+	known  table         // the registered descriptors, for Connections and to refuse what is not registered
 	waking atomic.Bool   // a wake-up is on its way; the next one can be left out
 	gone   chan struct{} // closed when Close has finished
 }
@@ -77,15 +77,15 @@ func (s *Selector) Register(fd int, token uint64, in Interest) error {
 	}
 	defer s.users.leave()
 
-	s.tokens.mu.Lock()
-	defer s.tokens.mu.Unlock()
-	// The token is noted first: the first event may reach the caller's loop, and its Modify the table, before add has returned.
-	before := s.tokens.swapLocked(fd, token)
-	if err := s.poller.add(fd, token, in); err != nil {
-		s.tokens.restoreLocked(fd, before)
-		return describe(fd, err)
+	s.known.mu.Lock()
+	defer s.known.mu.Unlock()
+	// It is noted first: the first event may reach the caller's loop, and its Modify the table, before add has returned.
+	before := s.known.addLocked(fd)
+	err := s.poller.add(fd, token, in)
+	if err != nil && !before {
+		s.known.dropLocked(fd)
 	}
-	return nil
+	return describe(fd, err)
 }
 
 // Modify replaces the token and the interest of fd, and arms it again if it was a OneShot that has fired. ErrNotRegistered: it is not there.
@@ -96,17 +96,10 @@ func (s *Selector) Modify(fd int, token uint64, in Interest) error {
 	}
 	defer s.users.leave()
 
-	slot, before := s.tokens.find(fd)
-	if before == vacant {
+	if !s.known.has(fd) {
 		return describe(fd, ErrNotRegistered)
 	}
-	if err := s.poller.change(fd, token, in); err != nil {
-		return describe(fd, err)
-	}
-	if now := occupied(token); now != before {
-		slot.CompareAndSwap(before, now) // fails only if an Unregister came in between, and then it is right to fail
-	}
-	return nil
+	return describe(fd, s.poller.change(fd, token, in))
 }
 
 // Unregister removes fd. The selector forgets it in any case; an error says that the kernel did not know it any more, which means that it was
@@ -117,9 +110,9 @@ func (s *Selector) Unregister(fd int) error {
 	}
 	defer s.users.leave()
 
-	s.tokens.mu.Lock()
-	defer s.tokens.mu.Unlock()
-	if !s.tokens.dropLocked(fd) {
+	s.known.mu.Lock()
+	defer s.known.mu.Unlock()
+	if !s.known.dropLocked(fd) {
 		return describe(fd, ErrNotRegistered)
 	}
 	return describe(fd, s.poller.remove(fd))
@@ -129,7 +122,7 @@ func (s *Selector) Unregister(fd int) error {
 // a timeout, and also after a Wake where nothing was ready. A negative timeout is none; zero asks and returns at once; any other is rounded up
 // to what the kernel can count, never down. A signal does not end it. It fails with ErrClosed once Close has been called, also while it waits.
 //
-// While it waits it holds its thread, so a loop does best to lock its own.
+// While it waits it holds its thread and, for the first 50 ms, one of GOMAXPROCS, unless that is 1.
 func (s *Selector) Select(events []Event, timeout time.Duration) (int, error) {
 	if len(events) == 0 {
 		return 0, errors.New("selector: Select needs room for at least one event")
@@ -163,20 +156,14 @@ func (s *Selector) Wake() {
 	s.poller.wake()
 }
 
-// Connections yields descriptor and token of all that were registered at one moment, the start of the iteration, in the order of the
-// descriptors' numbers. The loop's body may call any method. It costs 16 bytes per descriptor while it runs.
-func (s *Selector) Connections() iter.Seq2[int, uint64] {
-	return func(yield func(int, uint64) bool) {
-		for _, r := range s.tokens.snapshot() {
-			if !yield(r.fd, r.token) {
-				return
-			}
-		}
-	}
+// Connections yields the descriptors that were registered at one moment, the start of the iteration, in rising order. The loop's body may call
+// any method. It costs a bit per descriptor while it runs.
+func (s *Selector) Connections() iter.Seq[int] {
+	return func(yield func(int) bool) { eachOf(s.known.snapshot(), yield) }
 }
 
 // Len returns how many descriptors are registered.
-func (s *Selector) Len() int { return int(s.tokens.count.Load()) }
+func (s *Selector) Len() int { return int(s.known.count.Load()) }
 
 // Close ends a Select in progress, waits until no other call is inside, and gives the selector's own descriptors back. The
 // registered ones stay open and are forgotten. Called again it waits for the first call to finish and returns ErrClosed.
@@ -189,7 +176,7 @@ func (s *Selector) Close() error {
 	s.poller.wake()
 	s.users.leave()
 	s.users.wait()
-	s.tokens.clear()
+	s.known.clear()
 	return s.poller.close()
 }
 

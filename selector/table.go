@@ -1,125 +1,101 @@
 package selector
 
 import (
+	"math/bits"
 	"sync"
 	"sync/atomic"
 )
 
-// table holds the token of each registered descriptor, at the descriptor's number. Chunks are made as numbers come up and never move, so
-// that a slot can be read and changed without the lock.
+// table is the set of the registered descriptors, one bit each, at the descriptor's number. The kernel has their tokens.
 type table struct {
-	chunks atomic.Pointer[[]*chunk] // the list is replaced, never changed in place
-	count  atomic.Int64
+	words atomic.Pointer[[]word] // replaced by a longer copy when a number is too high
+	count atomic.Int64
 
-	mu sync.Mutex // which slots are occupied, and the making of chunks
+	mu sync.Mutex // everything but has and count
 }
 
-const chunkSlots = 1024
+type word = atomic.Uint64
 
-type chunk [chunkSlots]slot
+const (
+	wordBits   = 64
+	leastWords = 16 // 1024 descriptors
+)
 
-// slot holds the token's complement. A fresh chunk is thus vacant everywhere: the complement of the one token that is not allowed is zero.
-type slot = atomic.Uint64
+func placeOf(fd int) (at int, bit uint64) { return fd / wordBits, 1 << (fd % wordBits) }
 
-const vacant = 0
-
-func occupied(token uint64) uint64 { return ^token }
-
-type registration struct {
-	fd    int
-	token uint64
+func (t *table) all() []word {
+	if words := t.words.Load(); words != nil {
+		return *words
+	}
+	return nil
 }
 
-// find returns the slot of fd and what it holds, vacant and no slot if there is none. It needs no lock.
-func (t *table) find(fd int) (*slot, uint64) {
-	chunks := t.chunks.Load()
-	if chunks == nil || fd/chunkSlots >= len(*chunks) {
-		return nil, vacant
-	}
-	c := (*chunks)[fd/chunkSlots]
-	if c == nil {
-		return nil, vacant
-	}
-	s := &c[fd%chunkSlots]
-	return s, s.Load()
+// has needs no lock.
+func (t *table) has(fd int) bool {
+	words := t.all()
+	at, bit := placeOf(fd)
+	return at < len(words) && words[at].Load()&bit != 0
 }
 
-// swapLocked notes the token of fd and returns what the slot held before.
-func (t *table) swapLocked(fd int, token uint64) uint64 {
-	s, _ := t.find(fd)
-	if s == nil {
-		s = t.makeLocked(fd)
+// addLocked reports whether fd was there already.
+func (t *table) addLocked(fd int) (before bool) {
+	at, bit := placeOf(fd)
+	if at >= len(t.all()) {
+		t.growLocked(at + 1)
 	}
-	before := s.Swap(occupied(token))
-	if before == vacant {
-		t.count.Add(1)
+	if t.all()[at].Or(bit)&bit != 0 {
+		return true
 	}
-	return before
+	t.count.Add(1)
+	return false
 }
 
-// restoreLocked undoes a swapLocked.
-func (t *table) restoreLocked(fd int, before uint64) {
-	s, _ := t.find(fd)
-	s.Store(before)
-	if before == vacant {
-		t.count.Add(-1)
-	}
-}
-
-// dropLocked forgets fd and reports whether it was there.
+// dropLocked reports whether fd was there.
 func (t *table) dropLocked(fd int) bool {
-	s, held := t.find(fd)
-	if held == vacant {
+	if !t.has(fd) {
 		return false
 	}
-	s.Store(vacant)
+	at, bit := placeOf(fd)
+	t.all()[at].And(^bit)
 	t.count.Add(-1)
 	return true
 }
 
-// makeLocked makes the chunk of fd. The list is copied, because find may be reading it.
-func (t *table) makeLocked(fd int) *slot {
-	var grown []*chunk
-	if old := t.chunks.Load(); old != nil {
-		grown = append(grown, *old...)
+func (t *table) growLocked(need int) {
+	old := t.all()
+	longer := make([]word, max(need, 2*len(old), leastWords))
+	for i := range old {
+		longer[i].Store(old[i].Load())
 	}
-	for len(grown) <= fd/chunkSlots {
-		grown = append(grown, nil)
-	}
-	c := new(chunk)
-	grown[fd/chunkSlots] = c
-	t.chunks.Store(&grown)
-	return &c[fd%chunkSlots]
+	t.words.Store(&longer)
 }
 
-func (t *table) snapshot() []registration {
+// snapshot is a copy, of one moment.
+func (t *table) snapshot() []uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	chunks := t.chunks.Load()
-	if chunks == nil {
-		return nil
+	words := t.all()
+	set := make([]uint64, len(words))
+	for i := range words {
+		set[i] = words[i].Load()
 	}
-	all := make([]registration, 0, t.count.Load())
-	for i, c := range *chunks {
-		if c != nil {
-			all = c.appendTo(all, i*chunkSlots)
-		}
-	}
-	return all
-}
-
-func (c *chunk) appendTo(all []registration, first int) []registration {
-	for i := range c {
-		if held := c[i].Load(); held != vacant {
-			all = append(all, registration{fd: first + i, token: ^held})
-		}
-	}
-	return all
+	return set
 }
 
 func (t *table) clear() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.chunks.Store(nil)
+	t.words.Store(nil)
 	t.count.Store(0)
+}
+
+// eachOf calls yield for the numbers in a snapshot, in rising order, until it says false.
+func eachOf(set []uint64, yield func(int) bool) {
+	for at, left := range set {
+		for ; left != 0; left &= left - 1 {
+			if !yield(at*wordBits + bits.TrailingZeros64(left)) {
+				return
+			}
+		}
+	}
 }

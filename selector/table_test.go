@@ -1,51 +1,51 @@
 package selector
 
 import (
+	"slices"
 	"testing"
 	"unsafe"
 )
 
-func TestTableCostsEightBytesPerDescriptor(t *testing.T) {
-	if size := unsafe.Sizeof(chunk{}); size != 8*chunkSlots {
-		t.Errorf("a chunk of %d slots has %d bytes", chunkSlots, size)
+func members(t *table) (fds []int) {
+	eachOf(t.snapshot(), func(fd int) bool {
+		fds = append(fds, fd)
+		return true
+	})
+	return fds
+}
+
+func TestTableCostsABitPerDescriptor(t *testing.T) {
+	var set table
+	for fd := range 20_000 {
+		set.addLocked(fd)
+	}
+	if bytes := len(set.all()) * int(unsafe.Sizeof(word{})); bytes > 2*20_000/8 { // it doubles
+		t.Errorf("20,000 descriptors take %d bytes", bytes)
 	}
 }
 
-func TestTableMakesOnlyTheChunksThatAreUsed(t *testing.T) {
-	var tokens table
-	const far = 5*chunkSlots + 3
-	if before := tokens.swapLocked(far, 0); before != vacant {
-		t.Fatalf("a fresh slot held %#x", before)
-	}
-	for i, c := range *tokens.chunks.Load() {
-		if made := c != nil; made != (i == 5) {
-			t.Errorf("chunk %d made: %v", i, made)
+func TestTableKeepsItsMembersWhenItGrows(t *testing.T) {
+	var set table
+	want := []int{0, 63, 64, 1023, 1024, 70_001}
+	for _, fd := range want {
+		if set.has(fd) || set.addLocked(fd) || !set.has(fd) || !set.addLocked(fd) {
+			t.Errorf("descriptor %d: is not there exactly once it was added", fd)
 		}
 	}
-	if _, held := tokens.find(far); held != occupied(0) {
-		t.Errorf("token 0 is kept as %#x", held)
+	if got := members(&set); !slices.Equal(got, want) || set.count.Load() != int64(len(want)) {
+		t.Errorf("members are %v, count %d, want %v", got, set.count.Load(), want)
 	}
-	for _, fd := range []int{0, far - 1, far + chunkSlots, 1 << 30} {
-		if _, held := tokens.find(fd); held != vacant {
-			t.Errorf("descriptor %d, never noted, holds %#x", fd, held)
+	for _, fd := range []int{1, 62, 65, 70_000, 70_002, 1 << 30} {
+		if set.has(fd) || set.dropLocked(fd) {
+			t.Errorf("descriptor %d, never added, is there", fd)
 		}
 	}
-	tokens.swapLocked(1, 9)
-	all := tokens.snapshot()
-	if len(all) != 2 || all[0] != (registration{1, 9}) || all[1] != (registration{far, 0}) {
-		t.Errorf("snapshot is %v", all)
+	for _, fd := range want {
+		if !set.dropLocked(fd) || set.has(fd) || set.dropLocked(fd) {
+			t.Errorf("descriptor %d is not gone exactly once it was dropped", fd)
+		}
 	}
-}
-
-func TestTableRestores(t *testing.T) {
-	var tokens table
-	tokens.restoreLocked(7, tokens.swapLocked(7, 1))
-	if tokens.count.Load() != 0 || tokens.dropLocked(7) {
-		t.Error("a restored slot is not vacant")
-	}
-	tokens.swapLocked(7, 1)
-	tokens.restoreLocked(7, tokens.swapLocked(7, 2))
-	if _, held := tokens.find(7); held != occupied(1) || tokens.count.Load() != 1 {
-		t.Errorf("a restored slot holds %#x, count %d", held, tokens.count.Load())
+	if set.count.Load() != 0 || len(members(&set)) != 0 {
+		t.Errorf("%v are left, count %d", members(&set), set.count.Load())
 	}
 }
