@@ -69,7 +69,7 @@ const (
 	partial                      // a request has begun to arrive (partial.go)
 	introduced                   // its PROXY header, if it had one, is taken away (introduce.go)
 	hushed                       // the selector tells nothing of it (hear.go)
-	stirred                      // the selector told something while it was ready or leased
+	stirred                      // something came behind its request, or was told of while it was ready or leased
 	ended                        // the client has said that it will send no more
 	broken                       // it ends in a reset
 	replied                      // our own answer to its request is sent, or was about to be: it ends

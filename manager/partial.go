@@ -81,6 +81,9 @@ func (p *policy) examine(r *record, slot uint32) {
 	case seen.Verdict == scan.Malformed:
 		p.close(r, slot, ReasonMalformed)
 	default:
+		if seen.Total > 0 && unread > seen.Total {
+			r.marks |= stirred // what has come behind the request is told no more
+		}
 		p.arrived(r, slot, seen)
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/anteroom-io/anteroom/handoff"
 )
 
@@ -152,5 +154,29 @@ func TestATrickleWakesOncePerArrival(t *testing.T) {
 		if woken := r.turns() - before; woken > 60 {
 			t.Errorf("%s: the loop turned %d times for 20 bytes", c.LocalAddr().Network(), woken)
 		}
+	}
+}
+
+// What came together with a request, behind its end, is told no more by the selector: it came before.
+func TestARequestBehindAnotherIsFound(t *testing.T) {
+	for name, head := range map[string]int{"a short head": 10, "a head too long for its length to be told": 70_000} {
+		t.Run(name, func(t *testing.T) {
+			r := readyRig(t, Limits{Head: 1 << 17})
+			h := r.attach(handoff.Hello{Features: []string{handoff.FeatureCache}})
+			c := r.dial()
+			first := "GET / HTTP/1.1\r\nX: " + strings.Repeat("x", head) + "\r\n\r\n"
+			c.send(first + "GET /2 HTTP/1.1\r\n\r\n")
+			lease, fd := h.want(handoff.TypeLease)
+			defer closeFD(fd)
+			b := make([]byte, len(first))
+			if n, _, err := unix.Recvfrom(fd, b, unix.MSG_WAITALL); n != len(b) || err != nil {
+				t.Fatal(n, err)
+			}
+			h.send(put(lease))
+			lease, _ = h.want(handoff.TypeLease)
+			h.serve(fd, "GET /2 HTTP/1.1\r\n\r\n", "2")
+			h.send(put(lease))
+			c.want("2")
+		})
 	}
 }

@@ -3,7 +3,6 @@ package manager
 import (
 	"errors"
 	"fmt"
-	"runtime"
 	"time"
 
 	"github.com/anteroom-io/anteroom/selector"
@@ -25,8 +24,6 @@ const eventsPerTurn = 512
 // A turn has these steps: wait; act on what is ready (connections become ready, hosts' frames are obeyed, newcomers are accepted); obey
 // commands; end what is overdue; lend what is ready to hosts with room; send each host its frames together.
 func (m *Manager) Run() error {
-	runtime.LockOSThread() // a goroutine that owns its thread wakes from epoll_wait without passing through the scheduler's queue
-	defer runtime.UnlockOSThread()
 	if err := m.begin(); err != nil {
 		return err
 	}
