@@ -200,7 +200,7 @@ func (c *conn) putOrFinish(timeout time.Duration) (kept bool, err error) {
 // await returns when the connection is leased again, or with io.EOF when it is no longer ours.
 func (c *conn) await() error {
 	for range c.kick {
-		lease, state := c.c.look()
+		lease, state := c.c.begin()
 		switch state {
 		case stateLeased:
 			c.lease, c.look = lease, true
@@ -213,6 +213,20 @@ func (c *conn) await() error {
 		}
 	}
 	return io.EOF
+}
+
+// begin is look for the goroutine that was woken.
+func (c *connection) begin() (Lease, connState) {
+	k := c.link
+	k.mu.Lock()
+	k.begunLocked(c)
+	lease, state := c.lease, c.state
+	if k.lateLocked() {
+		k.flushUnlock() // before a handler runs for who knows how long
+	} else {
+		k.mu.Unlock()
+	}
+	return lease, state
 }
 
 func (c *connection) look() (Lease, connState) {

@@ -13,6 +13,7 @@ type connection struct {
 	sock  *socket
 	state connState
 	lease Lease // the present one, or the last
+	due   bool  // its goroutine has been woken for the present lease and has not begun
 	rest  int64 // bytes of memory that the sidecar sends the end of the last response from
 	owner *conn // the net/http connection that waits for the next lease, nil if Next delivers it
 

@@ -2,10 +2,12 @@ package host
 
 import (
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"os"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -243,4 +245,75 @@ func TestFinishLeavesTheRestToTheSidecar(t *testing.T) {
 			t.Errorf("%+v", f)
 		}
 	}
+}
+
+// serveOne has the peer's connection accepted as net/http would, and served until it is put; ended tells what reading it came to at last.
+func serveOne(t *testing.T, h *Host, p *peer) (c *conn, ended chan error) {
+	t.Helper()
+	l := h.Listener()
+	t.Cleanup(func() { l.Close() })
+	p.lease(1)
+	accepted, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, ended = accepted.(*conn), make(chan error, 1)
+	go func() {
+		_, err := c.Read(make([]byte, 100))
+		ended <- err
+	}()
+	if f := p.receive(); f.Type != handoff.TypePut { // there was no request after all
+		t.Fatalf("%+v", f)
+	}
+	return c, ended
+}
+
+func TestALeaseThatIsTakenBackAtOnceIsNotWaitedFor(t *testing.T) {
+	h, p := attachPeer(t)
+	c, ended := serveOne(t, h, p)
+	p.out.Add(&handoff.Frame{Type: handoff.TypeLease, Conn: 1, Seq: 2})
+	p.out.Add(&handoff.Frame{Type: handoff.TypeForget, Conn: 1})
+	if err := p.out.Flush(p.fd); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; !errors.Is(err, io.EOF) {
+		t.Error(err)
+	}
+	k := c.c.link
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.due != 0 || k.leases != 0 {
+		t.Errorf("%d due of %d leases", k.due, k.leases)
+	}
+}
+
+// A goroutine that has yielded to send may not run for long, when others compute.
+func TestAnAnswerWaitsForNoHandler(t *testing.T) {
+	h, p := attachPeer(t)
+	c, _ := serveOne(t, h, p)
+	k := c.c.link
+	k.mu.Lock()
+	k.yielded, k.late = true, time.Since(start)+time.Hour
+	k.addLocked(&handoff.Frame{Type: handoff.TypePong, A: 1})
+	k.flushSoonUnlock()
+	if err := p.in.Recv(p.fd); !errors.Is(err, handoff.ErrAgain) {
+		t.Errorf("before its time: %v", err)
+	}
+	k.mu.Lock()
+	k.late = time.Since(start)
+	k.mu.Unlock()
+	_, _ = c.c.begin() // as the next handler does
+	if f := p.receive(); f.Type != handoff.TypePong || f.A != 1 {
+		t.Errorf("%+v", f)
+	}
+	k.mu.Lock()
+	k.late = time.Since(start)
+	k.addLocked(&handoff.Frame{Type: handoff.TypePong, A: 2})
+	k.flushSoonUnlock() // as the next answer does
+	if f := p.receive(); f.Type != handoff.TypePong || f.A != 2 {
+		t.Errorf("%+v", f)
+	}
+	k.mu.Lock()
+	k.yielded = false
+	k.mu.Unlock()
 }

@@ -96,7 +96,7 @@ func (l Lease) put(timeout time.Duration) (kept bool, err error) {
 		return false, err
 	}
 	kept = k.holdLocked(l.c)
-	k.flushUnlock()
+	k.flushSoonUnlock()
 	if !kept {
 		l.c.sock.close()
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"slices"
 	"sync"
 	"syscall"
@@ -19,7 +20,8 @@ import (
 // beyond it.
 //
 // One goroutine receives. Answers are sent by whoever has one: the first to come flushes, what others add meanwhile goes out with its next
-// write, so answers given at the same time share a system call and no goroutine waits for another.
+// write, so answers given at the same time share a system call and no goroutine waits for another. A put lets those run first that have just been
+// woken for a lease, see flushSoonUnlock.
 type link struct {
 	host    *Host
 	sock    *net.UnixConn
@@ -37,6 +39,7 @@ type link struct {
 	conns    map[uint64]*connection // those leased to us, and those idle ones whose descriptor we keep
 	idle     idleOrder
 	leases   int
+	due      int                           // leases whose goroutine has been woken and has not begun
 	asked    map[uint32]chan handoff.Frame // what LISTEN, UNLISTEN and ADOPT wait for, by tag
 	tag      uint32
 	draining bool // nothing is kept any more
@@ -47,6 +50,8 @@ type link struct {
 	next, now         *handoff.Outbox // what is being filled, what is being sent
 	nextDups, nowDups []int           // descriptors of ours that travel with them
 	flushing          bool
+	yielded           bool          // someone will flush when he is given a processor again
+	late              time.Duration // since start: from when on others flush for him
 	flush             func(uintptr) bool
 	flushErr          error
 }
@@ -172,7 +177,8 @@ func (k *link) deliverLocked(c *connection) {
 	case k.host.refusing.Load():
 		k.refuseLocked(c)
 	case c.owner != nil:
-		c.state = stateLeased
+		c.state, c.due = stateLeased, true
+		k.due++
 		c.owner.wake()
 	default:
 		select {
@@ -180,6 +186,14 @@ func (k *link) deliverLocked(c *connection) {
 		default: // the sidecar goes beyond the capacity it granted
 			k.refuseLocked(c)
 		}
+	}
+}
+
+// begunLocked: the goroutine that was woken for a lease runs, or has nothing to do any more.
+func (k *link) begunLocked(c *connection) {
+	if c.due {
+		c.due = false
+		k.due--
 	}
 }
 
@@ -234,6 +248,7 @@ func (k *link) forgetLocked(c *connection) {
 	if c.state == stateIdle {
 		k.idle.remove(c)
 	}
+	k.begunLocked(c)
 	c.state = stateGone
 	k.host.room.giveLater(c.rest)
 	c.rest = 0
@@ -384,6 +399,39 @@ func (k *link) flushUnlock() {
 	}
 	k.flushing = false
 	k.leaveIfDoneLocked()
+}
+
+// yieldTime bounds how long an answer waits for others, except that a goroutine that computes gives way only after some 10 ms, as Go has it.
+const yieldTime = 500 * time.Microsecond
+
+// flushSoonUnlock is flushUnlock for an answer to a request. While others have been woken for leases, they run first: the answers of a burst then share
+// a system call, and wake the sidecar once.
+func (k *link) flushSoonUnlock() {
+	switch {
+	case k.yielded && !k.lateLocked():
+		k.mu.Unlock()
+		return
+	case !k.yielded && k.due > 0 && !k.flushing:
+		k.yielded, k.late = true, time.Since(start)+yieldTime
+		k.mu.Unlock()
+		runtime.Gosched() // behind all that is ready to run, but at once where a processor has nothing to do
+		k.mu.Lock()
+		k.yielded = false
+	}
+	k.flushUnlock()
+}
+
+// lateLocked: whoever has yielded was not given a processor in time, so the caller is to flush. What is added from now on has its own time.
+func (k *link) lateLocked() bool {
+	if !k.yielded {
+		return false
+	}
+	now := time.Since(start)
+	late := now >= k.late
+	if late {
+		k.late = now + yieldTime
+	}
+	return late
 }
 
 // sendUnlocked lets others add meanwhile.

@@ -378,7 +378,10 @@ func (d *deadline) passed() bool {
 // left is the time until the deadline, and whether there is one.
 func (d *deadline) left() (time.Duration, bool) {
 	at := d.at.Load()
-	return time.Duration(at) - time.Since(start), at != 0
+	if at == 0 {
+		return 0, false
+	}
+	return time.Duration(at) - time.Since(start), true
 }
 
 func (d *deadline) time() time.Time {
