@@ -17,8 +17,7 @@ import java.nio.channels.ClosedChannelException;
  * thread closes it.
  */
 public final class ClientConnection implements AutoCloseable {
-  private static final int SCRATCH = 65536;
-  private static final ThreadLocal<ByteBuffer> scratch = ThreadLocal.withInitial(() -> ByteBuffer.allocateDirect(SCRATCH));
+  private static final ThreadLocal<Scratch> scratch = ThreadLocal.withInitial(Scratch::new);
 
   private final long id;
   private int fd; // -1 once closed; guarded by this, so that its number is no other file's while it is used
@@ -46,26 +45,26 @@ public final class ClientConnection implements AutoCloseable {
     this.attachment = attachment;
   }
 
+  /** A thread's bytes on their way to or from the kernel: copying is cheaper than asking each buffer where it is. */
+  private static final class Scratch {
+    private final ByteBuffer bytes = ByteBuffer.allocateDirect(65536);
+    private final long address = Message.addressOf(bytes);
+  }
+
   /** Read what is there into the buffer: how many bytes, 0 if there are none now, -1 at the end. */
   public int read(ByteBuffer to) throws IOException {
-    ByteBuffer direct = to.isDirect() ? to.slice() : scratch.get().clear();
-    int most = Math.min(direct.remaining(), to.remaining());
-    if (most == 0) {
+    if (!to.hasRemaining()) {
       return 0;
     }
-    int count = (int) receive(direct, most);
-    if (count <= 0) {
-      return count;
-    }
-    if (to.isDirect()) {
-      to.position(to.position() + count);
-    } else {
-      to.put(direct.limit(count));
+    Scratch from = scratch.get();
+    int count = (int) receive(from.address, Math.min(from.bytes.capacity(), to.remaining()));
+    if (count > 0) {
+      to.put(from.bytes.clear().limit(count));
     }
     return count;
   }
 
-  private synchronized long receive(ByteBuffer to, int most) throws IOException {
+  private synchronized long receive(long to, int most) throws IOException {
     long count = Libc.recv(open(), to, most, Libc.MSG_DONTWAIT);
     return count > 0 ? count : count == 0 ? -1 : later("read");
   }
@@ -73,11 +72,11 @@ public final class ClientConnection implements AutoCloseable {
   /** Write what the kernel takes now of the buffers, in order: how many bytes. */
   public long write(ByteBuffer... from) throws IOException {
     long total = 0;
-    ByteBuffer direct = scratch.get();
+    Scratch to = scratch.get();
     while (true) {
-      gather(from, direct.clear());
-      int length = direct.flip().remaining();
-      int count = length == 0 ? 0 : (int) send(direct, length);
+      gather(from, to.bytes.clear());
+      int length = to.bytes.position();
+      int count = length == 0 ? 0 : (int) send(to.address, length);
       advance(from, count);
       total += count;
       if (count == 0 || count < length) {
@@ -86,7 +85,7 @@ public final class ClientConnection implements AutoCloseable {
     }
   }
 
-  private synchronized long send(ByteBuffer from, int length) throws IOException {
+  private synchronized long send(long from, int length) throws IOException {
     long count = Libc.send(open(), from, length, Libc.MSG_DONTWAIT | Libc.MSG_NOSIGNAL);
     return count >= 0 ? count : later("write");
   }

@@ -94,14 +94,10 @@ public final class Lease {
     } catch (LastErrorException why) {
       throw new IOException("Cannot open " + file + ": " + why.getMessage(), why);
     }
-    try {
-      int flags = Flag.FD | (thenClose ? Flag.CLOSE : 0);
-      String payload = keepAlive.isZero() ? "" : "{\"keep_alive_timeout_ms\":" + millis(keepAlive) + "}";
-      byte[] bytes = payload.getBytes(StandardCharsets.UTF_8);
-      return client.answer(this, new Frame(Type.FINISH, flags, frame.seq(), frame.conn(), offset, length, bytes), fd, !thenClose);
-    } finally {
-      Libc.close(fd);
-    }
+    int flags = Flag.FD | (thenClose ? Flag.CLOSE : 0);
+    String payload = keepAlive.isZero() ? "" : "{\"keep_alive_timeout_ms\":" + millis(keepAlive) + "}";
+    byte[] bytes = payload.getBytes(StandardCharsets.UTF_8);
+    return client.answer(this, new Frame(Type.FINISH, flags, frame.seq(), frame.conn(), offset, length, bytes), fd, !thenClose);
   }
 
   private static long millis(Duration keepAlive) {

@@ -5,9 +5,12 @@ import com.sun.jna.Memory;
 import com.sun.jna.Native;
 import com.sun.jna.Platform;
 import com.sun.jna.Pointer;
-import java.nio.Buffer;
 
-/** The system calls that Java lacks, on 64-bit Linux. Those without LastErrorException leave errno in {@link Native#getLastError}. */
+/**
+ * The system calls that Java lacks, on 64-bit Linux. Those without LastErrorException leave errno in {@link Native#getLastError}.
+ *
+ * <p>Those of every request take addresses as numbers, for JNA is fastest where it need not look at objects.
+ */
 final class Libc {
   static final int AF_INET = 2;
   static final int AF_INET6 = 10;
@@ -57,13 +60,13 @@ final class Libc {
 
   static native int connect(int fd, Pointer address, int length) throws LastErrorException;
 
-  static native long recvmsg(int fd, Pointer message, int flags);
+  static native long recvmsg(int fd, long message, int flags);
 
-  static native long sendmsg(int fd, Pointer message, int flags);
+  static native long sendmsg(int fd, long message, int flags);
 
-  static native long recv(int fd, Buffer data, long length, int flags);
+  static native long recv(int fd, long data, long length, int flags);
 
-  static native long send(int fd, Buffer data, long length, int flags);
+  static native long send(int fd, long data, long length, int flags);
 
   static native int open(String path, int flags) throws LastErrorException;
 

@@ -19,16 +19,25 @@ final class Link {
 
   static final long NACK_NO_DESCRIPTOR = 1;
 
+  /** A frame to be sent. */
+  private record Parcel(Frame frame, int fd) {}
+
   private static final int READ = 65536;
   private static final int MAX_PATH = 107;
   private static final int LOST = -2;
 
   private final int fd;
   private final Message in = new Message(READ + Frame.HEADER + Frame.MAX_PAYLOAD);
-  private final Message out = new Message(Frame.HEADER + Frame.MAX_PAYLOAD);
+  private final Message out = new Message(READ);
   private final ArrayDeque<Integer> descriptors = new ArrayDeque<>(); // arrived, not yet claimed by a frame
   private int lost; // descriptors that there was no room for
   private int filled; // bytes of in that are no whole frame yet
+
+  // Guarded by this.
+  private final ArrayDeque<Parcel> outbox = new ArrayDeque<>();
+  private boolean sending; // some thread is, what it has taken out of the box
+  private int attached; // to what is being sent
+  private boolean leaving;
   private boolean closed;
 
   /** Takes over a connected socket. */
@@ -62,39 +71,81 @@ final class Link {
     });
   }
 
-  /** Send a frame, with a descriptor that stays the caller's (-1: none). From any thread; waits for a sidecar that does not read. */
-  synchronized void send(Frame frame, int descriptor) throws LinkException {
+  /** Have a frame sent by the next {@link #flush}. Its descriptor (-1: none) is the link's from now on. From any thread. */
+  synchronized void post(Frame frame, int descriptor) {
     if (closed) {
-      throw new LinkException("The link to the sidecar is closed.");
+      closeIfAny(descriptor);
+    } else {
+      outbox.add(new Parcel(frame, descriptor));
     }
-    ByteBuffer bytes = out.bytes.getByteBuffer(0, out.bytes.size());
-    frame.encode(bytes);
-    for (int sent = 0; sent < bytes.position(); ) {
-      out.prepare(sent, bytes.position() - sent);
-      out.attach(sent == 0 ? descriptor : -1); // it goes with the first bytes
-      long count = Libc.sendmsg(fd, out.header, Libc.MSG_NOSIGNAL);
-      if (count < 0 && Native.getLastError() != Libc.EINTR) {
-        throw broken();
-      }
-      sent += (int) Math.max(count, 0);
-    }
-  }
-
-  void send(Frame frame) throws LinkException {
-    send(frame, -1);
   }
 
   /**
-   * Wait for the next frames. PING is answered here, and a LEASE whose descriptor was lost; neither is returned. For one thread.
+   * Send what was posted, all together; if another thread is about it, that one sends this too. From any thread; waits for a sidecar that does not
+   * read. What the sidecar does not get because it has gone is nobody's loss: {@link #receive} tells of that.
+   */
+  void flush() {
+    while (pack()) {
+      unpack(transmit());
+    }
+  }
+
+  void send(Frame frame, int descriptor) {
+    post(frame, descriptor);
+    flush();
+  }
+
+  /** Encode what can be sent at once: frames without descriptor, or one with. Returns whether it is to be sent by this thread. */
+  private synchronized boolean pack() {
+    if (sending || closed || outbox.isEmpty()) {
+      return false;
+    }
+    out.bytes.clear();
+    attached = -1;
+    do {
+      Parcel next = outbox.remove();
+      next.frame.encode(out.bytes);
+      attached = next.fd;
+    } while (attached < 0 && !outbox.isEmpty() && outbox.peek().fd < 0 && outbox.peek().frame.size() <= out.bytes.remaining());
+    sending = true;
+    return true;
+  }
+
+  private boolean transmit() {
+    for (int sent = 0; sent < out.bytes.position(); ) {
+      out.prepare(sent, out.bytes.position() - sent);
+      out.attach(sent == 0 ? attached : -1); // it goes with the first bytes
+      long count = Libc.sendmsg(fd, out.address, Libc.MSG_NOSIGNAL);
+      if (count < 0 && Native.getLastError() != Libc.EINTR) {
+        return false;
+      }
+      sent += (int) Math.max(count, 0);
+    }
+    return true;
+  }
+
+  private synchronized void unpack(boolean sent) {
+    closeIfAny(attached);
+    sending = false;
+    if (closed) {
+      Libc.close(fd);
+    } else if (!sent || leaving && outbox.isEmpty()) {
+      Libc.shutdown(fd, Libc.SHUT_RDWR);
+    }
+  }
+
+  /**
+   * The next frames. PING is answered here, and a LEASE whose descriptor was lost; neither is returned. For one thread at a time.
    *
+   * @param wait until there are some
    * @throws LinkException when the sidecar has hung up
    */
-  List<Received> receive() throws LinkException {
+  List<Received> receive(boolean wait) throws LinkException {
     in.prepare(filled, READ);
     in.makeRoom();
-    long count = Libc.recvmsg(fd, in.header, Libc.MSG_CMSG_CLOEXEC);
+    long count = Libc.recvmsg(fd, in.address, Libc.MSG_CMSG_CLOEXEC | (wait ? 0 : Libc.MSG_DONTWAIT));
     if (count < 0) {
-      if (Native.getLastError() == Libc.EINTR) {
+      if (Libc.isLater(Native.getLastError())) {
         return List.of();
       }
       throw broken();
@@ -122,7 +173,7 @@ final class Link {
 
   private List<Received> parse() throws LinkException {
     List<Received> frames = new ArrayList<>();
-    ByteBuffer bytes = in.bytes.getByteBuffer(0, filled);
+    ByteBuffer bytes = in.bytes.clear().limit(filled);
     try {
       for (Frame frame = Frame.decode(bytes); frame != null; frame = Frame.decode(bytes)) {
         sort(frame, frames);
@@ -131,19 +182,16 @@ final class Link {
       frames.forEach(f -> closeIfAny(f.fd));
       throw why;
     }
-    byte[] rest = new byte[bytes.remaining()];
-    bytes.get(rest);
-    in.bytes.write(0, rest, 0, rest.length);
-    filled = rest.length;
+    filled = bytes.compact().position();
     return frames;
   }
 
   private void sort(Frame frame, List<Received> frames) throws LinkException {
     int descriptor = frame.has(Flag.FD) ? claim() : -1;
     if (frame.type() == Type.PING) {
-      send(Frame.of(Type.PONG, 0, 0, 0, frame.a(), 0));
+      send(Frame.of(Type.PONG, 0, 0, 0, frame.a(), 0), -1);
     } else if (descriptor == LOST && frame.type() == Type.LEASE) {
-      send(Frame.of(Type.NACK, 0, frame.seq(), frame.conn(), NACK_NO_DESCRIPTOR, 0));
+      send(Frame.of(Type.NACK, 0, frame.seq(), frame.conn(), NACK_NO_DESCRIPTOR, 0), -1);
     } else {
       frames.add(new Received(frame, descriptor == LOST ? -1 : descriptor));
     }
@@ -167,12 +215,26 @@ final class Link {
     }
   }
 
-  /** For the thread that receives, when it does so no more. */
+  /** End it once all is sent that was posted: by {@link #flush}, or now. */
+  synchronized void leave() {
+    leaving = true;
+    if (!sending && outbox.isEmpty()) {
+      hangUp();
+    }
+  }
+
+  /** For the thread that receives, when nobody does so any more. */
   synchronized void close() {
-    if (!closed) {
-      closed = true;
+    if (closed) {
+      return;
+    }
+    closed = true;
+    descriptors.forEach(Libc::close);
+    outbox.forEach(parcel -> closeIfAny(parcel.fd));
+    if (sending) {
+      Libc.shutdown(fd, Libc.SHUT_RDWR); // the thread that sends closes it
+    } else {
       Libc.close(fd);
-      descriptors.forEach(Libc::close);
     }
   }
 

@@ -13,6 +13,7 @@ import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.List;
 import org.junit.After;
 import org.junit.Test;
@@ -42,18 +43,17 @@ public class LinkTest {
   private void lend(long conn) throws IOException {
     int[] client = pair();
     sidecar.send(lease(conn), client[0]);
-    Libc.close(client[0]);
     Libc.close(client[1]);
   }
 
   /** Send bytes as they are, with a descriptor that is not kept. */
   private void say(byte[] bytes, boolean descriptor) {
     Message message = new Message(bytes.length);
-    message.bytes.write(0, bytes, 0, bytes.length);
+    message.bytes.put(bytes);
     message.prepare(0, bytes.length);
     int[] client = pair();
     message.attach(descriptor ? client[0] : -1);
-    assertEquals(bytes.length, Libc.sendmsg(pair[1], message.header, 0));
+    assertEquals(bytes.length, Libc.sendmsg(pair[1], message.address, 0));
     Libc.close(client[0]);
     Libc.close(client[1]);
   }
@@ -70,10 +70,10 @@ public class LinkTest {
 
   @Test
   public void framesBeforeADescriptorComeWithIt() throws IOException {
-    sidecar.send(Frame.of(Type.FORGET, 0, 0, 7, 1, 0));
-    sidecar.send(Frame.of(Type.FORGET, 0, 0, 8, 1, 0));
+    sidecar.send(Frame.of(Type.FORGET, 0, 0, 7, 1, 0), -1);
+    sidecar.send(Frame.of(Type.FORGET, 0, 0, 8, 1, 0), -1);
     lend(9);
-    List<Link.Received> received = link.receive();
+    List<Link.Received> received = link.receive(true);
     assertEquals(List.of(7L, 8L, 9L), received.stream().map(r -> r.frame().conn()).toList());
     assertEquals(-1, received.get(0).fd());
     assertTrue(received.get(2).fd() >= 0);
@@ -81,12 +81,41 @@ public class LinkTest {
   }
 
   @Test
+  public void whatIsPostedGoesTogetherAndInOrder() throws IOException {
+    int[] client = pair();
+    for (long conn = 1; conn <= 4; conn++) {
+      boolean lease = conn == 3;
+      sidecar.post(lease ? lease(conn) : Frame.of(Type.FORGET, 0, 0, conn, 1, 0), lease ? client[0] : -1);
+    }
+    Libc.close(client[1]);
+    assertEquals("nothing goes before it is flushed", List.of(), link.receive(false));
+    sidecar.flush();
+    List<Link.Received> received = new ArrayList<>();
+    while (received.size() < 4) {
+      received.addAll(link.receive(true));
+    }
+    assertEquals(List.of(1L, 2L, 3L, 4L), received.stream().map(r -> r.frame().conn()).toList());
+    assertEquals(List.of(false, false, true, false), received.stream().map(r -> r.fd() >= 0).toList());
+    closeAll(received);
+  }
+
+  /** As the last answer before a host leaves. */
+  @Test
+  public void whatIsPostedGoesBeforeTheEnd() throws IOException {
+    sidecar.post(Frame.of(Type.FORGET, 0, 0, 1, 1, 0), -1);
+    sidecar.leave();
+    sidecar.flush();
+    assertEquals(1, link.receive(true).size());
+    assertThrows(LinkException.class, () -> link.receive(true));
+  }
+
+  @Test
   public void aFrameInTwoHalvesMayBeMergedWithTheNextDescriptor() throws IOException {
     say(part(lease(1), 0, 10), true);
-    assertEquals(List.of(), link.receive());
+    assertEquals(List.of(), link.receive(true));
     say(part(lease(1), 10, 32), false);
     say(part(lease(2), 0, 32), true);
-    List<Link.Received> received = link.receive();
+    List<Link.Received> received = link.receive(true);
     assertEquals(List.of(1L, 2L), received.stream().map(r -> r.frame().conn()).toList());
     assertTrue(received.get(0).fd() >= 0 && received.get(1).fd() >= 0);
     closeAll(received);
@@ -95,7 +124,7 @@ public class LinkTest {
   @Test
   public void receivedDescriptorsAreClosedOnExec() throws IOException {
     lend(1);
-    List<Link.Received> received = link.receive();
+    List<Link.Received> received = link.receive(true);
     String flags = Files.readString(Path.of("/proc/self/fdinfo/" + received.get(0).fd()));
     assertTrue(flags, flags.matches("(?s).*flags:\\s*0*2\\d{6}\\D.*")); // O_CLOEXEC, octal
     closeAll(received);
@@ -103,9 +132,9 @@ public class LinkTest {
 
   @Test
   public void pingIsAnswered() throws IOException {
-    sidecar.send(Frame.of(Type.PING, 0, 0, 0, 12345, 0));
-    assertEquals(List.of(), link.receive());
-    Frame pong = sidecar.receive().get(0).frame();
+    sidecar.send(Frame.of(Type.PING, 0, 0, 0, 12345, 0), -1);
+    assertEquals(List.of(), link.receive(true));
+    Frame pong = sidecar.receive(true).get(0).frame();
     assertEquals(Type.PONG, pong.type());
     assertEquals(12345, pong.a());
   }
@@ -113,7 +142,7 @@ public class LinkTest {
   @Test
   public void aLeaseWhoseDescriptorDidNotComeIsAnError() throws IOException {
     say(part(lease(1), 0, 32), false);
-    assertEquals(Code.NO_DESCRIPTOR, assertThrows(BadFrameException.class, link::receive).code());
+    assertEquals(Code.NO_DESCRIPTOR, assertThrows(BadFrameException.class, () -> link.receive(true)).code());
   }
 
   @Test
@@ -123,7 +152,7 @@ public class LinkTest {
       sidecar.send(new Frame(Type.DENIED, 0, i, 0, 0, 0, payload), -1);
     }
     for (int next = 0; next < 20; ) {
-      for (Link.Received received : link.receive()) {
+      for (Link.Received received : link.receive(true)) {
         assertEquals(next++, received.frame().seq());
         assertEquals(Frame.MAX_PAYLOAD, received.frame().payload().length);
       }
@@ -133,10 +162,13 @@ public class LinkTest {
   @Test
   public void theEndOfTheStream() {
     sidecar.hangUp();
-    assertThrows(LinkException.class, link::receive);
+    assertThrows(LinkException.class, () -> link.receive(true));
     link.close();
     link.close();
-    assertThrows(LinkException.class, () -> link.send(lease(1), -1));
+    int[] client = pair();
+    link.send(lease(1), client[0]);
+    assertFalse("its descriptor is closed", Files.exists(Path.of("/proc/self/fd/" + client[0])));
+    Libc.close(client[1]);
   }
 
   @Test

@@ -20,6 +20,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
 import java.util.function.IntConsumer;
@@ -203,6 +204,47 @@ public class SidecarTest {
       server.stop();
     }
     rig.await(() -> connector.getConnectedEndPoints().isEmpty(), "all connections are let go");
+  }
+
+  /** Each lease waits for the next one, so that the thread that reads the link is never back. */
+  @Test
+  public void theLinkIsReadWhileAllThreadsAreInTheApp() throws Exception {
+    CountDownLatch all = new CountDownLatch(4);
+    Client client = new Client(new Options(rig.handoff(), "default", "slow", 4, 10), lease -> {
+      all.countDown();
+      try {
+        assertTrue(all.await(10, TimeUnit.SECONDS));
+        lease.connection().read(ByteBuffer.allocate(1000));
+        write(lease, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+      } catch (IOException | InterruptedException why) {
+        throw new IllegalStateException(why);
+      }
+      lease.put(1, Duration.ZERO);
+    }).start();
+    List<Browser> browsers = new ArrayList<>();
+    for (int i = 0; i < 4; i++) {
+      Browser browser = rig.connect();
+      browser.send("GET /", "");
+      browsers.add(browser);
+      long left = 3 - i;
+      rig.await(() -> all.getCount() == left, "the lease has come");
+    }
+    for (Browser browser : browsers) {
+      assertEquals("ok", browser.receive().body());
+    }
+    client.close();
+  }
+
+  /** A lease that the app throws at is ended, and its thread serves the next. */
+  @Test
+  public void anAppThatThrows() throws Exception {
+    Client client = new Client(new Options(rig.handoff(), "default", "throws", 1, 10), lease -> {
+      throw new IllegalStateException("as it was told");
+    }).start();
+    for (int i = 0; i < 3; i++) {
+      assertTrue(rig.connect().ask("GET /", "").status() != 200);
+    }
+    client.close();
   }
 
   /** The client alone, and what its leases can do that Jetty does not use. */

@@ -3,11 +3,9 @@ package io.anteroom.jetty;
 import io.anteroom.Client;
 import io.anteroom.ClientConnection;
 import io.anteroom.Lease;
-import io.anteroom.NackReason;
 import io.anteroom.Options;
 import io.anteroom.Poller;
 import java.util.concurrent.Future;
-import java.util.concurrent.RejectedExecutionException;
 import org.eclipse.jetty.io.Connection;
 import org.eclipse.jetty.io.EndPoint;
 import org.eclipse.jetty.server.AbstractConnector;
@@ -68,7 +66,7 @@ public class AnteroomConnector extends AbstractConnector {
   protected void doStart() throws Exception {
     super.doStart();
     poller = new Poller(getName() + "-poller");
-    client = new Client(options, new Lender()).start();
+    client = new Client(options, new Lender(), getExecutor()).start();
   }
 
   /**
@@ -106,25 +104,20 @@ public class AnteroomConnector extends AbstractConnector {
   private final class Lender implements Client.Host {
     @Override
     public void lease(Lease lease) {
-      try {
-        if (lease.connection().attachment() instanceof LeasedEndPoint endPoint) {
-          endPoint.lend(lease);
-        } else {
-          getExecutor().execute(() -> open(lease));
-        }
-      } catch (RejectedExecutionException why) {
-        lease.nack(NackReason.OVERLOAD);
-      }
+      ClientConnection connection = lease.connection();
+      LeasedEndPoint endPoint = connection.attachment() instanceof LeasedEndPoint kept ? kept : open(connection);
+      endPoint.lend(lease);
     }
 
-    private void open(Lease lease) {
-      LeasedEndPoint endPoint = new LeasedEndPoint(AnteroomConnector.this, poller, lease);
+    private LeasedEndPoint open(ClientConnection client) {
+      LeasedEndPoint endPoint = new LeasedEndPoint(AnteroomConnector.this, poller, client);
       endPoint.setIdleTimeout(getIdleTimeout());
       Connection connection = getDefaultConnectionFactory().newConnection(AnteroomConnector.this, endPoint);
       endPoint.setConnection(connection);
       endPoint.onOpen();
       onEndPointOpened(endPoint);
       connection.onOpen();
+      return endPoint;
     }
 
     @Override

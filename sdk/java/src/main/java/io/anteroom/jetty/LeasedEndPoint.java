@@ -26,59 +26,58 @@ import org.eclipse.jetty.util.BufferUtil;
  * <p>States: leased, then put (parked) and leased again, or closed; or detached, by an upgrade, and from then on an ordinary connection.
  */
 final class LeasedEndPoint extends AbstractEndPoint {
+  private static final long UNKNOWN = -1; // as is what is less, once more was read than the request
+
   private final AnteroomConnector connector;
   private final Poller poller;
   private final ClientConnection connection;
   private final InetSocketAddress local;
-  private volatile InetSocketAddress remote;
+  private volatile InetSocketAddress remote; // the socket's, or what a lease has told
   private volatile boolean detached;
 
   // Guarded by this.
   private Lease lease; // null while parked and once answered
-  private boolean unread; // the lease has come, and Jetty has not looked at what is there
   private long requestsBefore;
   private boolean closed;
 
-  LeasedEndPoint(AnteroomConnector connector, Poller poller, Lease lease) {
+  private long ahead = UNKNOWN; // bytes of the request that was lent which are to be read; of the thread that fills
+
+  /** Parked, until it is lent. */
+  LeasedEndPoint(AnteroomConnector connector, Poller poller, ClientConnection connection) {
     super(connector.getScheduler());
     this.connector = connector;
     this.poller = poller;
-    connection = lease.connection();
+    this.connection = connection;
     connection.attach(this);
     local = connection.localAddress();
-    remote = peer(lease);
-    this.lease = lease;
-    unread = true;
+    remote = connection.remoteAddress();
   }
 
-  /** Where the client is: the address in the lease, which a load balancer may have told, else the socket's. */
-  private static InetSocketAddress peer(Lease lease) {
-    String told = lease.peer();
-    int colon = told == null ? -1 : told.lastIndexOf(':');
-    if (colon < 0) {
-      return lease.connection().remoteAddress();
-    }
-    String host = told.substring(0, colon).replaceAll("^\\[|\\]$", "");
-    return new InetSocketAddress(host, Integer.parseInt(told.substring(colon + 1)));
-  }
-
-  /** The connection is leased again. */
+  /** Serve what this lease brings, on this thread as far as it goes. */
   void lend(Lease next) {
     notIdle();
     if (next.peer() != null) {
-      remote = peer(next);
+      remote = address(next.peer());
     }
     if (begin(next)) {
-      connector.getExecutor().execute(getFillInterest()::fillable);
+      getFillInterest().fillable();
     } else {
       next.nack(NackReason.UNKNOWN); // Jetty has closed it meanwhile; it comes again with a descriptor
     }
+  }
+
+  /** Where a load balancer says that the client is; the socket's if it does not say that. */
+  private InetSocketAddress address(String peer) {
+    int colon = peer.lastIndexOf(':');
+    return colon < 0 ? connection.remoteAddress()
+        : new InetSocketAddress(peer.substring(0, colon).replaceAll("^\\[|\\]$", ""), Integer.parseInt(peer.substring(colon + 1)));
   }
 
   private synchronized boolean begin(Lease next) {
     if (!closed) {
       lease = next;
       requestsBefore = requests();
+      ahead = next.requestLength() > 0 ? next.requestLength() : UNKNOWN;
     }
     return !closed;
   }
@@ -106,20 +105,22 @@ final class LeasedEndPoint extends AbstractEndPoint {
 
   @Override
   protected void needsFillInterest() throws IOException {
-    boolean look;
-    Lease over;
+    boolean parked;
+    Lease over = null;
     synchronized (this) {
-      look = unread;
-      unread = false;
-      over = !look && isBetweenRequests() ? lease : null;
-      lease = over == null ? lease : null;
+      parked = lease == null && !detached;
+      if (isBetweenRequests()) {
+        over = lease;
+        lease = null;
+      }
     }
-    if (look) {
-      connector.getExecutor().execute(getFillInterest()::fillable);
-    } else if (over == null) {
+    if (over != null) {
+      if (!over.put(requests() - requestsBefore, Duration.ZERO)) {
+        close();
+      }
+    } else if (!parked) {
+      ahead = UNKNOWN;
       poller.whenReadable(connection, () -> connector.getExecutor().execute(getFillInterest()::fillable));
-    } else if (!over.put(requests() - requestsBefore, Duration.ZERO)) {
-      close();
     }
   }
 
@@ -143,12 +144,16 @@ final class LeasedEndPoint extends AbstractEndPoint {
     if (isInputShutdown()) {
       return -1;
     }
+    if (ahead == 0 && !isOutputShutdown()) {
+      return 0; // Jetty asks four times after each request; what comes next comes with another lease
+    }
     int position = BufferUtil.flipToFill(buffer);
     try {
       int count = isOutputShutdown() && !detached ? -1 : connection.read(buffer);
       if (count < 0) {
         shutdownInput();
       } else if (count > 0) {
+        ahead -= count;
         notIdle();
       }
       return count;
@@ -185,6 +190,7 @@ final class LeasedEndPoint extends AbstractEndPoint {
       over = lease;
       lease = null;
       detached = true;
+      ahead = UNKNOWN;
     }
     if (over != null) {
       over.detach();
