@@ -1,10 +1,14 @@
 'use strict';
 // A client's connection as an http.Server sees it.
 
+const { readSync } = require('node:fs');
 const net = require('node:net');
 
 const { CloseReason } = require('./frame');
 const { Framer, skipEmptyLines } = require('./framer');
+
+/** Bytes of a buffer that many requests share. */
+const ROOM = 1 << 16;
 
 /**
  * A net.Socket that is lent to this process for a request at a time.
@@ -24,7 +28,8 @@ class Connection extends net.Socket {
   #answering = 0; // responses under way
   #failed = true; // the connection ends otherwise than by a response
   #peer = null;
-  #deaf = false; // parked
+  #listening = false; // libuv may read
+  #readHere = 0; // bytes read without libuv
   #plain = false; // detached
 
   constructor(handle, conn, keeper) {
@@ -38,22 +43,35 @@ class Connection extends net.Socket {
     this.once('close', () => keeper.closed(this));
   }
 
-  /** There is a request to serve; `listen` then reads it. */
+  /** There is a request to serve; `serve` then reads it. */
   begin(lease) {
     this.lease = lease;
     this.served = 0;
-    this.#deaf = false;
     this.#peer = lease.peer ? addressOf(lease.peer) : this.#peer;
     this.#framer.begin();
   }
 
+  /**
+   * Reads the request. One that has arrived is read here, without libuv, which would have to add the descriptor to its epoll for that, where it would
+   * stay to wake this process for requests that are not its own. This happens in a callback of its own, as the app's errors are nobody else's.
+   */
+  serve() {
+    if (this.lease.requestLength > 0) {
+      setImmediate(this.#readWhole);
+    } else {
+      this.listen();
+    }
+  }
+
+  /** Reads what comes from now on, and hears of a client that goes. */
   listen() {
-    super._read(0);
+    this.#listening = true;
+    if (!this.#kept) super._read(0);
   }
 
   /** Read nothing until the next `begin`: what arrives is for whoever has the connection then. */
   park() {
-    this.#deaf = true;
+    this.#listening = false;
     this.lease = null;
     if (this._handle.reading) {
       this._handle.reading = false; // net.Socket's own mark
@@ -75,6 +93,7 @@ class Connection extends net.Socket {
     this.lease = null;
     this.#plain = true;
     this.#kept = null;
+    this.listen();
     return rest;
   }
 
@@ -98,6 +117,10 @@ class Connection extends net.Socket {
     if (this.#framer.odd || this.lease?.last) response.setHeader('Connection', 'close');
   }
 
+  get bytesRead() {
+    return super.bytesRead + this.#readHere;
+  }
+
   get remoteAddress() {
     return this.#peer ? this.#peer.address : super.remoteAddress;
   }
@@ -116,7 +139,7 @@ class Connection extends net.Socket {
   }
 
   _read(size) {
-    if (!this.#deaf && !this.#kept) super._read(size);
+    if (this.#listening && !this.#kept) super._read(size);
   }
 
   /** The end of what is written. A shutdown would end the connection for everybody who has it; instead, the sidecar is asked to. */
@@ -124,6 +147,37 @@ class Connection extends net.Socket {
     if (this.#plain) return super._final(callback);
     this.once('finish', () => this.destroy());
     callback();
+  }
+
+  #readWhole = () => {
+    if (!this.lease || this.destroyed) return;
+    const { requestLength } = this.lease;
+    let chunk;
+    try {
+      chunk = receive(this._handle.fd, requestLength);
+    } catch (error) {
+      return error.code === 'EAGAIN' ? this.listen() : this.destroy(error);
+    }
+    this.#readHere += chunk.length;
+    if (chunk.length < requestLength) {
+      if (chunk.length === 0 || this.#give(chunk)) this.listen();
+      return;
+    }
+    this.#framer.end();
+    if (chunk.length > requestLength) {
+      this.#keep(chunk.subarray(requestLength));
+      chunk = chunk.subarray(0, requestLength);
+    }
+    this.#pass(chunk);
+  };
+
+  /** Gives the server what belongs to its request. As `push` does it, but `push` would also ask for more. */
+  #pass(chunk) {
+    if (this.readableFlowing && this.readableLength === 0) {
+      this.emit('data', chunk);
+    } else {
+      super.push(chunk);
+    }
   }
 
   #give(chunk) {
@@ -161,6 +215,20 @@ class Connection extends net.Socket {
       this.#keeper.idle(this);
     }
   };
+}
+
+let room = Buffer.alloc(0);
+let taken = 0;
+
+/** Reads what has arrived, more than `length` bytes if there are as many: the next requests may be there. */
+function receive(fd, length) {
+  if (room.length - taken <= length) {
+    room = Buffer.allocUnsafeSlow(Math.max(ROOM, length + 1));
+    taken = 0;
+  }
+  const from = taken;
+  taken += readSync(fd, room, from, room.length - from, null);
+  return room.subarray(from, taken);
 }
 
 /** `host:port`, where host may be an IPv6 address in brackets. */

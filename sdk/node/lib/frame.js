@@ -70,28 +70,57 @@ const NackReason = Object.freeze({ NO_DESCRIPTOR: 1, UNKNOWN: 2, OVERLOAD: 3 });
 const ForgetReason = Object.freeze({ MOVED: 1, EXPIRED: 2, HUNG_UP: 3, EVICTED: 4, OPERATOR: 5, STOPPED: 6, FAILED: 7 });
 
 const NOTHING = Buffer.alloc(0);
+const TWO_32 = 2 ** 32;
+
+/** A frame as it has arrived. `payload` shares memory with what was read; `conn`, which is below 2^53, and `b` are numbers. */
+class Frame {
+  constructor(data, start, end) {
+    this.type = data[start];
+    this.flags = data[start + 1];
+    this.seq = data.readUInt32LE(start + 4);
+    this.conn = readNumber(data, start + 8);
+    /** The two halves of `a`. */
+    this.low = data.readUInt32LE(start + 16);
+    this.high = data.readUInt32LE(start + 20);
+    this.b = readNumber(data, start + 24);
+    this.payload = end === start + HEADER_SIZE ? NOTHING : data.subarray(start + HEADER_SIZE, end);
+    this.start = start;
+    this.end = end;
+    /** What came with it. */
+    this.handle = null;
+  }
+
+  /** All 64 bits, a BigInt. */
+  get a() {
+    return BigInt(this.low) | (BigInt(this.high) << 32n);
+  }
+}
 
 /** The frame's bytes. `a` and `b` may be numbers or BigInts. Throws RangeError for what does not fit. */
-function encode({ type, flags = 0, seq = 0, conn = 0, a = 0n, b = 0n, payload = NOTHING }) {
+function encode({ type, flags = 0, seq = 0, conn = 0, a = 0, b = 0, payload = NOTHING }) {
   if (payload.length > MAX_PAYLOAD) {
     throw new RangeError(`a payload of ${payload.length} bytes, ${MAX_PAYLOAD} are allowed`);
   }
   const data = Buffer.allocUnsafe(HEADER_SIZE + payload.length);
-  data.writeUInt8(type, 0);
-  data.writeUInt8(flags, 1);
-  data.writeUInt16LE(payload.length, 2);
-  data.writeUInt32LE(seq, 4);
-  data.writeBigUInt64LE(BigInt(conn), 8);
-  data.writeBigUInt64LE(BigInt(a), 16);
-  data.writeBigUInt64LE(BigInt(b), 24);
+  write(data, 0, type, flags, payload.length, seq, conn, a, b);
   data.set(payload, HEADER_SIZE);
   return data;
 }
 
+/** Writes the first 32 bytes of a frame, which are all of it if it has no payload. */
+function write(data, at, type, flags, length, seq, conn, a, b) {
+  data[at] = type;
+  data[at + 1] = flags;
+  data.writeUInt16LE(length, at + 2);
+  data.writeUInt32LE(seq, at + 4);
+  writeNumber(data, at + 8, conn);
+  writeNumber(data, at + 16, a);
+  writeNumber(data, at + 24, b);
+}
+
 /**
- * The frame that begins at `start`, or null if it is not all there. `end` is where the next one begins; `payload` shares memory with `data`;
- * `a` and `b` are BigInts, `conn`, which is below 2^53, is a number. Throws AnteroomError (PROTOCOL) as soon as the header shows that the
- * frame cannot be taken; where the next one begins is then unknown.
+ * The frame that begins at `start`, or null if it is not all there; the next one begins at its `end`. Throws AnteroomError (PROTOCOL) as soon as
+ * the header shows that the frame cannot be taken; where the next one begins is then unknown.
  */
 function decode(data, start = 0) {
   const body = start + HEADER_SIZE;
@@ -102,19 +131,20 @@ function decode(data, start = 0) {
   }
   const length = data.readUInt16LE(start + 2);
   if (length > MAX_PAYLOAD) throw badFrame('TOO_LONG', `a frame with a payload of ${length} bytes, ${MAX_PAYLOAD} are allowed`);
-  const end = body + length;
-  if (data.length < end) return null;
-  return {
-    type,
-    flags: data[start + 1],
-    seq: data.readUInt32LE(start + 4),
-    conn: data.readUInt32LE(start + 8) + data.readUInt32LE(start + 12) * 2 ** 32,
-    a: data.readBigUInt64LE(start + 16),
-    b: data.readBigUInt64LE(start + 24),
-    payload: data.subarray(body, end),
-    start,
-    end,
-  };
+  return data.length < body + length ? null : new Frame(data, start, body + length);
+}
+
+function readNumber(data, at) {
+  return data.readUInt32LE(at) + data.readUInt32LE(at + 4) * TWO_32;
+}
+
+function writeNumber(data, at, value) {
+  if (typeof value === 'bigint') {
+    data.writeBigUInt64LE(value, at);
+  } else {
+    data.writeUInt32LE(value % TWO_32, at);
+    data.writeUInt32LE(Math.floor(value / TWO_32), at + 4);
+  }
 }
 
 function badFrame(reason, what) {
@@ -124,6 +154,7 @@ function badFrame(reason, what) {
 module.exports = {
   VERSION,
   MAGIC,
+  HEADER_SIZE,
   MAX_PAYLOAD,
   Type,
   Flag,
@@ -132,5 +163,6 @@ module.exports = {
   ForgetReason,
   codeName,
   encode,
+  write,
   decode,
 };

@@ -39,6 +39,11 @@ class Framer {
     this.#state = 'head';
   }
 
+  /** The request is known to have ended here. */
+  end() {
+    this.#become('ended');
+  }
+
   /** How many of these bytes belong to the request, empty lines before it included. Fewer than all only if it has ended. */
   take(data) {
     let at = 0;

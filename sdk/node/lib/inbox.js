@@ -14,8 +14,8 @@ class Inbox {
   #restHandle = null; // of the frame that has begun in #rest
 
   /**
-   * Takes what one read has brought. Returns the frames that are complete as `[frame, handle]`; `handle` is null for plain frames, and for one
-   * whose FD flag is set if its descriptor was lost. Throws AnteroomError (PROTOCOL), after which all handles that arrived are closed.
+   * Takes what one read has brought. Returns the frames that are complete; `handle` is null in plain ones, and in one whose FD
+   * flag is set if its descriptor was lost. Throws AnteroomError (PROTOCOL), after which all handles that arrived are closed.
    */
   feed(chunk, handle = null) {
     const before = this.#rest.length;
@@ -26,7 +26,7 @@ class Inbox {
       this.#assign(data, at, before, received, handle);
       received.forEach(checkPair);
     } catch (error) {
-      for (const each of new Set([handle, this.#restHandle, ...received.map(([, paired]) => paired)])) each?.close();
+      for (const each of new Set([handle, this.#restHandle, ...received.map((frame) => frame.handle)])) each?.close();
       this.#restHandle = null;
       throw error;
     }
@@ -42,7 +42,7 @@ class Inbox {
   #split(data, received) {
     let at = 0;
     for (let frame = decode(data); frame !== null; frame = decode(data, at)) {
-      received.push([frame, null]);
+      received.push(frame);
       at = frame.end;
     }
     return at;
@@ -51,7 +51,7 @@ class Inbox {
   /** `at` is where the frames of `received` end in `data`, `before` where the bytes begin that have just arrived. */
   #assign(data, at, before, received, handle) {
     if (received.length > 0) {
-      received[0][1] = this.#restHandle;
+      received[0].handle = this.#restHandle;
       this.#restHandle = null;
     }
     this.#rest = data.subarray(at);
@@ -59,16 +59,16 @@ class Inbox {
     const last = received.at(-1);
     if (at < data.length && at >= before) {
       this.#restHandle = handle;
-    } else if (last && last[0].start >= before) {
-      last[1] = handle;
+    } else if (last && last.start >= before) {
+      last.handle = handle;
     } else {
       throw new AnteroomError('PROTOCOL', 'The sidecar sent a descriptor without a frame.');
     }
   }
 }
 
-function checkPair([frame, handle]) {
-  if (handle && !(frame.flags & Flag.FD)) {
+function checkPair({ flags, handle }) {
+  if (handle && !(flags & Flag.FD)) {
     throw new AnteroomError('PROTOCOL', 'The sidecar sent a descriptor with a frame that has none.');
   }
 }

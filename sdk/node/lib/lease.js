@@ -11,19 +11,19 @@ class Lease {
   #session;
   #handle;
 
-  constructor(session, frame, handle, peer) {
+  constructor(session, frame, peer) {
     this.#session = session;
-    this.#handle = handle;
+    this.#handle = frame.handle;
     /** The connection's id, the same for all of its leases. */
     this.conn = frame.conn;
     this.seq = frame.seq;
     this.flags = frame.flags;
     /** Bytes of the request's head, 0 if not known. */
-    this.headLength = Number(frame.a & 0xffffffffn);
+    this.headLength = frame.low;
     /** Bytes of the whole request, 0 if not all of it has arrived. */
-    this.requestLength = Number(frame.a >> 32n);
+    this.requestLength = frame.high;
     /** Milliseconds the request waited for this host. */
-    this.waited = Number(frame.b) / 1000;
+    this.waited = frame.b / 1000;
     /** The client's address if it is not the socket's, as `host:port`, else undefined. */
     this.peer = peer;
   }
@@ -57,30 +57,30 @@ class Lease {
 
   /** The response is sent and nothing is left unread: the connection is idle for up to `keepAlive` ms (0: the pool's time). */
   put({ keepAlive = 0, requests = 1 } = {}) {
-    return this.#answer({ type: Type.PUT, a: Math.min(Math.round(keepAlive), MAX_MILLISECONDS), b: requests });
+    return this.#answer(Type.PUT, Math.min(Math.round(keepAlive), MAX_MILLISECONDS), requests);
   }
 
   /** End the connection; the sidecar sees to it that the client gets all that was sent. (Destroying the socket alone ends nothing.) */
   close({ reason = CloseReason.DONE, requests = 1 } = {}) {
-    return this.#answer({ type: Type.CLOSE, a: reason, b: requests });
+    return this.#answer(Type.CLOSE, reason, requests);
   }
 
   /** Keep the connection for good, as for a WebSocket: the sidecar lets go of it. */
   detach() {
-    return this.#answer({ type: Type.DETACH });
+    return this.#answer(Type.DETACH);
   }
 
   /** Not now, or not here: the sidecar leases the connection again, to another host where there is one. */
   nack(reason = NackReason.OVERLOAD) {
-    return this.#answer({ type: Type.NACK, a: reason });
+    return this.#answer(Type.NACK, reason);
   }
 
-  #answer(frame) {
+  #answer(type, a = 0, b = 0) {
     this.#handle?.close(); // nobody took it
     this.#handle = null;
     if (this.over) return false;
     this.#session.leases.delete(this.conn);
-    this.#session.send({ ...frame, seq: this.seq, conn: this.conn });
+    this.#session.answer(type, this, a, b);
     return true;
   }
 }

@@ -11,6 +11,9 @@ const { NackReason } = require('./frame');
 const { Host } = require('./host');
 const { checkNumber } = require('./options');
 
+/** Milliseconds after which a response takes long, or at most twice as many. From then on its client is listened to, as it may go. */
+const LONG = 50;
+
 const TIMED_OUT = 'HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n';
 
 diagnostics.subscribe('http.server.request.start', ({ request, response, socket }) => {
@@ -25,7 +28,9 @@ class Service {
   #server;
   #connections = new Map(); // all that this process has a descriptor of, by their ids
   #parked = new Set(); // the idle ones among them, the one that was used longest ago first
-  #busy = new Set(); // those with a request, also if the sidecar that lent them has gone
+  #busy = new Set(); // those with a request, in the order in which they got it, also if the sidecar that lent them has gone
+  #ticks = 0;
+  #ticking = null; // the timer, while there are any
   #cache;
   #keepAlive;
   #drainTimeout;
@@ -132,10 +137,9 @@ class Service {
       this.#connect(lease, handle);
     } else if (connection && !connection.destroyed) {
       this.#parked.delete(connection);
-      this.#busy.add(connection);
       connection.setTimeout(this.#server.timeout);
-      connection.begin(lease);
-      connection.listen();
+      this.#begin(connection, lease);
+      connection.serve();
     } else {
       lease.nack(NackReason.UNKNOWN);
     }
@@ -144,9 +148,9 @@ class Service {
   #connect(lease, handle) {
     const connection = new Connection(handle, lease.conn, this.#keeper);
     this.#connections.set(lease.conn, connection);
-    this.#busy.add(connection);
-    connection.begin(lease);
+    this.#begin(connection, lease);
     if (lease.silent) {
+      connection.on('error', () => {}); // the client may have gone
       connection.end(TIMED_OUT, () => connection.destroy());
       return;
     }
@@ -155,7 +159,26 @@ class Service {
     const nobody = () => {};
     connection.on('data', nobody);
     connection.off('data', nobody);
-    connection.listen();
+    connection.serve();
+  }
+
+  #begin(connection, lease) {
+    this.#busy.add(connection);
+    this.#ticking ??= setInterval(() => this.#tick(), LONG);
+    connection.began = this.#ticks;
+    connection.begin(lease);
+  }
+
+  /** Listens to the clients of all that were busy at the last tick. */
+  #tick() {
+    for (const connection of this.#busy) {
+      if (connection.began === this.#ticks) break;
+      if (!connection.lease?.silent) connection.listen();
+    }
+    this.#ticks++;
+    if (this.#busy.size > 0) return;
+    clearInterval(this.#ticking);
+    this.#ticking = null;
   }
 
   #keeper = {

@@ -2,12 +2,17 @@
 // One attachment to a sidecar, from HELLO to the end of its link.
 
 const { AnteroomError, refused } = require('./errors');
-const { Flag, ForgetReason, MAGIC, NackReason, Type, VERSION, codeName, encode } = require('./frame');
+const { Flag, ForgetReason, HEADER_SIZE, MAGIC, NackReason, Type, VERSION, codeName, encode, write } = require('./frame');
 const { Inbox } = require('./inbox');
 const { Lease } = require('./lease');
 
 /** Milliseconds within which the sidecar must answer HELLO; then the link is given up. */
 const WELCOME_TIMEOUT = 5000;
+
+/** Frames that are sent at once. */
+const BATCH = 8;
+
+const NOTHING = Buffer.alloc(0);
 
 /**
  * A link, what is leased over it, and what its frames mean. `observer` hears of it: `attached(welcome)`, `leased(lease)`, `forgotten(conn, reason,
@@ -19,8 +24,9 @@ class Session {
   #inbox = new Inbox();
   #observer;
   #welcomeTimer;
-  #unsent = []; // encoded frames
-  #sending = null;
+  #unsent = NOTHING; // encoded frames, the first `#used` bytes of it
+  #used = 0;
+  #sending = false;
   #began = Date.now();
 
   constructor(open, path, hello, observer) {
@@ -39,11 +45,21 @@ class Session {
     return Date.now() - this.#began;
   }
 
-  /** Sends a frame, together with the others of this turn of the event loop. */
+  /** Sends a frame, together with others of this turn of the event loop. */
   send(frame) {
     if (this.over) return;
-    this.#unsent.push(encode(frame));
-    this.#sending ??= setImmediate(() => this.#flush());
+    const data = encode(frame);
+    const at = this.#makeRoom(data.length);
+    this.#unsent.set(data, at);
+    this.#used = at + data.length;
+  }
+
+  /** The same for a lease's answer. */
+  answer(type, { seq, conn }, a, b) {
+    if (this.over) return;
+    const at = this.#makeRoom(HEADER_SIZE);
+    write(this.#unsent, at, type, 0, 0, seq, conn, a, b);
+    this.#used = at + HEADER_SIZE;
   }
 
   /** Say that this host leaves. The sidecar hangs up when the last lease is answered. */
@@ -63,30 +79,54 @@ class Session {
     this.#link.close();
   }
 
+  /** Where the next frame goes. A few of them are sent before the turn ends, so that the sidecar can go on with those. */
+  #makeRoom(size) {
+    if (this.#used + size > this.#unsent.length) {
+      this.#flush();
+      this.#unsent = Buffer.allocUnsafe(Math.max(size, BATCH * HEADER_SIZE));
+    }
+    this.#sendSoon();
+    return this.#used;
+  }
+
+  #sendSoon() {
+    if (this.#sending) return;
+    this.#sending = true;
+    setImmediate(this.#sendAll);
+  }
+
+  #sendAll = () => {
+    this.#sending = false;
+    this.#flush();
+  };
+
   #flush() {
-    clearImmediate(this.#sending);
-    this.#sending = null;
-    if (this.#unsent.length > 0 && !this.over) this.#link.send(Buffer.concat(this.#unsent));
-    this.#unsent = [];
+    if (this.#used > 0 && !this.over) this.#link.send(this.#unsent.subarray(0, this.#used));
+    this.#unsent = NOTHING;
+    this.#used = 0;
   }
 
   #receive(chunk, handle) {
     let received;
     try {
       received = this.#inbox.feed(chunk, handle);
-      while (received.length > 0 && !this.over) this.#handle(...received.shift());
+      for (const frame of received) {
+        if (this.over) break;
+        this.#handle(frame);
+      }
+      this.#sendSoon(); // what is answered in this turn
     } catch (error) {
       if (!(error instanceof AnteroomError)) throw error; // a listener's
       this.#link.fail(error);
     } finally {
-      received?.forEach(([, unused]) => unused?.close());
+      received?.forEach((frame) => frame.handle?.close()); // nobody took it
     }
   }
 
-  #handle(frame, handle) {
+  #handle(frame) {
     switch (frame.type) {
       case Type.LEASE:
-        return this.#onLease(frame, handle);
+        return this.#onLease(frame);
       case Type.FORGET:
         return this.#onForget(frame);
       case Type.PING:
@@ -96,13 +136,12 @@ class Session {
       case Type.DRAINING:
         return this.draining || this.#observer.draining(); // else it is the answer to ours
       case Type.REFUSE:
-        throw refused(codeName(Number(frame.a)), frame.payload.toString());
+        throw refused(codeName(frame.low), frame.payload.toString());
       case Type.ERROR: {
-        const reason = codeName(Number(frame.a));
+        const reason = codeName(frame.low);
         throw new AnteroomError('ENDED', `${reason}: ${frame.payload}`, { reason });
       }
-      default:
-        handle?.close(); // a word of a later version, which may be ignored
+      // All others are words of a later version, which may be ignored.
     }
   }
 
@@ -112,12 +151,13 @@ class Session {
     this.#observer.attached(this.welcome);
   }
 
-  #onLease(frame, handle) {
-    if (frame.flags & Flag.FD && !handle) {
+  #onLease(frame) {
+    if (frame.flags & Flag.FD && !frame.handle) {
       return this.send({ type: Type.NACK, seq: frame.seq, conn: frame.conn, a: NackReason.NO_DESCRIPTOR });
     }
     const { peer } = frame.payload.length > 0 ? parse(frame) : {};
-    const lease = new Lease(this, frame, handle, peer);
+    const lease = new Lease(this, frame, peer);
+    frame.handle = null;
     this.leases.set(frame.conn, lease);
     this.#observer.leased(lease);
   }
@@ -125,7 +165,7 @@ class Session {
   #onForget(frame) {
     const lease = this.leases.get(frame.conn);
     this.leases.delete(frame.conn);
-    this.#observer.forgotten(frame.conn, Number(frame.a), lease);
+    this.#observer.forgotten(frame.conn, frame.low, lease);
   }
 
   #end(error, gone) {

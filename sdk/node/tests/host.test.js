@@ -75,7 +75,7 @@ for (const road of ['pipe', 'bridge']) {
     assert.equal(first.takeHandle(), null);
     assert.deepEqual([first.put({ keepAlive: 10_000, requests: 3 }), first.put(), first.close()], [true, false, false]);
     const put = await link.next(Type.PUT);
-    assert.deepEqual([put.conn, put.seq, put.a, put.b], [2 ** 53 - 1, 2 ** 32 - 1, 10_000n, 3n]);
+    assert.deepEqual([put.conn, put.seq, put.a, put.b], [2 ** 53 - 1, 2 ** 32 - 1, 10_000n, 3]);
     link.hangUp();
     await leave(host, sidecar);
   });

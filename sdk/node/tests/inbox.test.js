@@ -16,7 +16,7 @@ class Handle {
 
 const withHandle = (conn) => encode({ type: Type.LEASE, flags: Flag.FD, conn });
 const plain = (conn) => encode({ type: Type.FORGET, conn });
-const pairs = (received) => received.map(([frame, handle]) => [frame.conn, handle]);
+const pairs = (received) => received.map(({ conn, handle }) => [conn, handle]);
 
 test('a handle belongs to the frame behind the plain ones', () => {
   const handle = new Handle();

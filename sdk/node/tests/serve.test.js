@@ -6,6 +6,7 @@ const { once } = require('node:events');
 const http = require('node:http');
 const https = require('node:https');
 const net = require('node:net');
+const path = require('node:path');
 const test = require('node:test');
 const { setTimeout: sleep } = require('node:timers/promises');
 
@@ -28,10 +29,11 @@ for (const road of ['pipe', 'bridge']) {
     const sockets = new Set();
     const { sidecar, client } = await serve(t, (request, response) => {
       sockets.add(request.socket);
-      response.end(`${request.socket.remoteAddress} ${request.socket.remotePort}`);
+      response.end(`${request.socket.remoteAddress} ${request.socket.remotePort} ${request.socket.bytesRead}`);
     });
-    for (let i = 0; i < 3; i++) {
-      assert.equal((await client.ask('GET / HTTP/1.1\r\nHost: a\r\n\r\n')).body, `127.0.0.1 ${client.socket.localPort}`);
+    for (let i = 1; i <= 3; i++) {
+      const { body } = await client.ask('GET / HTTP/1.1\r\nHost: a\r\n\r\n');
+      assert.equal(body, `127.0.0.1 ${client.socket.localPort} ${i * 27}`);
       await sidecar.until(({ states }) => states.idle === 1);
     }
     assert.equal(sockets.size, 1);
@@ -83,6 +85,26 @@ for (const road of ['pipe', 'bridge']) {
     assert.deepEqual(seen, ['/slow', '/slow done', '/post', 'body', '/post done', '/last', '/last done']);
     const { totals } = await sidecar.until(({ states }) => states.idle === 1);
     assert.deepEqual([totals.leases, totals.requests], ['1', '3']);
+  });
+
+  on('more pipelined requests than are read at once', async (t) => {
+    const { client } = await serve(t, (request, response) => response.end(request.url));
+    const targets = Array.from({ length: 4000 }, (_, i) => `/${i}`);
+    client.socket.write(targets.map((target) => `GET ${target} HTTP/1.1\r\nHost: a\r\n\r\n`).join(''));
+    for (const target of targets) assert.equal((await client.answer()).body, target);
+  });
+
+  on('what the app throws is that request\'s alone', async (t) => {
+    const sidecar = await new Sidecar(t).start();
+    await sidecar.app('throws', { ANTEROOM_ROAD: road }, path.join(__dirname, 'app/throws.js'));
+    const clients = await Promise.all(Array.from({ length: 5 }, () => connect(t, sidecar.port)));
+    const ask = (client, target) => client.ask(`GET ${target} HTTP/1.1\r\nHost: a\r\n\r\n`);
+    for (const client of clients) assert.equal((await ask(client, '/')).body, '/');
+    const [first, second, ...others] = clients;
+    const busy = ask(first, '/busy'); // the others' leases come together
+    await sleep(50);
+    second.socket.write('GET /throw HTTP/1.1\r\nHost: a\r\n\r\n');
+    for (const answer of [busy, ...others.map((client) => ask(client, '/'))]) assert.equal((await answer).status, 200);
   });
 
   on('a response that does not wait for the body', async (t) => {
