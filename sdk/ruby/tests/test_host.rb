@@ -1,5 +1,6 @@
 # frozen_string_literal: true
 
+require "timeout"
 require "support/helper"
 require "support/fake_sidecar"
 
@@ -62,6 +63,46 @@ class TestHost < Minitest::Test
     assert_equal ["2001:db8::1", "127.0.0.1"], [lease.connection.peer, lease.connection.address]
     assert_instance_of Anteroom::TCPClient, lease.socket
     assert lease.socket.close_on_exec?
+  end
+
+  # Plays the host's thread and one that polls, one after the other.
+  def session
+    ours, theirs = UNIXSocket.pair
+    session = Anteroom::Session.new(Anteroom::Link.new(ours), { features: ["cache"] }, keep: 1)
+    peer = FakeSidecar::Peer.new(theirs)
+    peer.welcome(["cache"])
+    session.receive
+    yield session, peer
+  ensure
+    session&.end
+    peer&.close
+  end
+
+  def test_a_thread_that_polls_gets_what_has_come_and_waits_for_nothing
+    session do |session, peer|
+      session.poll { flunk }
+      peer.lease(1, 1, @server)
+      peer.lease(2, 1) # unknown
+      leases = []
+      2.times { session.poll { |lease| leases << lease } }
+      assert_equal [1], (leases.map { |lease| lease.connection.id })
+      assert_equal 2, peer.expect(Type::NACK).conn
+    end
+  end
+
+  def test_what_a_thread_that_polls_finds_wrong_is_told_to_the_one_that_waits
+    session do |session, peer|
+      peer.send_frame(Type::ERROR, a: 13, payload: "too slow.")
+      session.poll { flunk }
+      session.poll { flunk }
+      assert_match(/TOO_SLOW: too slow/, assert_raises(Anteroom::Ended) { session.receive }.message)
+    end
+  end
+
+  def test_waiting_may_be_given_up
+    start
+    assert_raises(Timeout::Error) { Timeout.timeout(0.05) { @host.next } }
+    assert_equal 3, lend(seq: 3).seq
   end
 
   def test_put_and_the_next_lease_without_a_descriptor

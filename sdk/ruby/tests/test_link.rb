@@ -39,6 +39,19 @@ class TestLink < Minitest::Test
     assert_equal [nil, nil, IO, nil], received.map { |_, io| io&.class }
   end
 
+  def test_one_write_may_have_plain_frames_before_that_with_the_descriptor
+    @peer.write(frame(1) + frame(2, flags: FD), @file)
+    assert_equal @file.stat.ino, receive_all.last.last.stat.ino
+  end
+
+  def test_more_plain_frames_than_one_look_takes
+    200.times { |number| @peer.write(frame(number)) }
+    @peer.write(frame(200, flags: FD), @file)
+    received = receive_all
+    assert_equal (0..200).to_a, (received.map { |each, _| each.conn })
+    assert_equal @file.stat.ino, received.last.last.stat.ino
+  end
+
   def test_a_frame_read_in_two_halves_keeps_its_descriptor
     first = frame(1, flags: FD)
     @peer.write(first.byteslice(0, 10), @file)
@@ -64,6 +77,7 @@ class TestLink < Minitest::Test
     fill = []
     loop { fill << File.open(File::NULL) } rescue nil # rubocop:disable Style/RescueModifier
     @peer.write(frame(7, flags: FD), @file)
+    @link.wait
     received = @link.receive
     Process.setrlimit(:NOFILE, *limit)
     assert_empty received
@@ -76,6 +90,7 @@ class TestLink < Minitest::Test
 
   def test_ping_is_answered
     @peer.send_frame(Type::PING, a: 99)
+    @link.wait
     assert_empty @link.receive
     assert_equal 99, @peer.expect(Type::PONG).a
   end
@@ -92,7 +107,7 @@ class TestLink < Minitest::Test
   def test_two_descriptors_in_one_message_are_an_error_and_closed
     assert_no_descriptor_leaks do
       @peer.instance_variable_get(:@socket).sendmsg(frame(1, flags: FD), 0, nil, Socket::AncillaryData.unix_rights(@file, @other))
-      error = assert_raises(Anteroom::ProtocolError) { @link.receive }
+      error = assert_raises(Anteroom::ProtocolError) { @link.wait && @link.receive }
       assert_match(/2 descriptors/, error.message)
       @link.close
     end
@@ -100,23 +115,23 @@ class TestLink < Minitest::Test
 
   def test_a_descriptor_that_did_not_come_is_an_error
     @peer.write(frame(1, flags: FD))
-    assert_raises(Anteroom::ProtocolError) { @link.receive }
+    assert_raises(Anteroom::ProtocolError) { @link.wait && @link.receive }
   end
 
   def test_nonsense_is_an_error
     @peer.write("HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
-    assert_raises(Anteroom::ProtocolError) { @link.receive }
+    assert_raises(Anteroom::ProtocolError) { @link.wait && @link.receive }
   end
 
   def test_the_end
     @peer.close
-    error = assert_raises(Anteroom::LinkLost) { @link.receive }
+    error = assert_raises(Anteroom::LinkLost) { @link.wait && @link.receive }
     assert_equal "The sidecar hung up.", error.message
     assert_raises(Anteroom::LinkLost) { @link.send(frame(1)) }
   end
 
   def test_a_thread_that_waits_learns_that_the_link_was_closed
-    waiting = Thread.new { assert_raises(Anteroom::LinkLost) { @link.receive } }
+    waiting = Thread.new { assert_raises(Anteroom::LinkLost) { @link.wait } }
     eventually("waiting") { waiting.stop? }
     @link.close
     assert waiting.join(PATIENCE)

@@ -76,7 +76,8 @@ module Anteroom
     def self.encode(type, flags: 0, seq: 0, conn: 0, a: 0, b: 0, payload: "")
       raise ArgumentError, "a payload of #{payload.bytesize} bytes, #{MAX_PAYLOAD} are allowed" if payload.bytesize > MAX_PAYLOAD
 
-      [type, flags, payload.bytesize, seq, conn, a, b].pack(self::LAYOUT) << payload.b
+      header = [type, flags, payload.bytesize, seq, conn, a, b].pack(self::LAYOUT)
+      payload.empty? ? header : header << payload.b
     end
 
     # Reads the frame that begins at byte +start+. Returns it and where the next one begins, or nil if it is not all there.
@@ -88,6 +89,18 @@ module Anteroom
       type, flags, length, seq, conn, a, b = data.unpack(self::LAYOUT, offset: start)
       check(type, length)
       [new(type, flags, seq, conn, a, b, data.byteslice(body, length)), body + length] if data.bytesize >= body + length
+    end
+
+    # Whether +data+ is whole frames, none of them with a descriptor.
+    def self.plain?(data)
+      start = 0
+      while start + self::HEADER_SIZE <= data.bytesize
+        _, flags, length = data.unpack("CCv", offset: start)
+        return false if flags & Flag::FD != 0
+
+        start += self::HEADER_SIZE + length
+      end
+      start == data.bytesize
     end
 
     def self.check(type, length)

@@ -14,13 +14,16 @@ module Anteroom
   #     # serve it, then answer it once: put, close, detach …
   #   end
   #
-  # A thread of its own reads from the sidecar. All methods may be called from any thread, but not from a signal handler.
+  # A thread of its own waits for the sidecar. All methods may be called from any thread, but not from a signal handler.
   class Host
     DEFAULT_PATH = "/run/anteroom/handoff.sock"
     NAME = /\A[A-Za-z0-9._:-]{1,64}\z/.freeze
 
     # Seconds within which the sidecar must answer HELLO.
     WELCOME_TIMEOUT = 5
+
+    # Seconds that threads may go on with one request after the other before they let those run that wait for the interpreter.
+    TURN = 0.002
 
     # Seconds a link must have lasted for the next attempt after its loss to come without much delay.
     STABLE = 5
@@ -29,7 +32,7 @@ module Anteroom
 
     # What is not given comes from ANTEROOM_HANDOFF, ANTEROOM_POOL (else "default"), ANTEROOM_NAME and ANTEROOM_CAPACITY (else 1).
     # +cache+ is how many descriptors of idle connections are kept. +log+ is called with a sentence when the link comes or goes.
-    # With a block, each lease is given to it, in the thread that reads, instead of to +next+.
+    # With a block, each lease is given to it, in the thread that reads (its own or one in +poll+), instead of to +next+.
     # Raises ArgumentError for what the protocol does not allow.
     def initialize(path: nil, pool: nil, name: nil, capacity: nil, cache: 256, log: ->(line) { warn(line) }, agent: "anteroom-ruby/#{VERSION}", &on_lease)
       @path = path || setting("ANTEROOM_HANDOFF") || DEFAULT_PATH
@@ -45,6 +48,7 @@ module Anteroom
       @changed = ConditionVariable.new # attached, leaving, or the end of the session
       @backoff = Backoff.new
       @leaving = false
+      @turned = now
     end
 
     # Attaches as soon as there is a sidecar, and stays attached. Returns at once.
@@ -66,9 +70,26 @@ module Anteroom
     # Waits for a lease. Returns nil after +drain+ or +close+, once there are no more.
     def next
       loop do
+        take_turns
+        poll if @queue.empty?
         lease = @queue.pop
         return lease unless lease&.taken_back?
       end
+    end
+
+    # Takes what the sidecar has sent already, without waiting. For a thread that is free: it then need not be woken by the one that waits.
+    def poll
+      session = @session
+      attend(session) { session.poll { |lease| give(lease) } } if session&.welcome
+    end
+
+    # Lets other threads run, if it is their turn. For a thread that goes on with the next request: where nothing makes it wait, it would else
+    # keep the interpreter for 100 ms, and interrupt a request then.
+    def take_turns
+      return if now - @turned < TURN
+
+      @turned = now
+      Thread.pass
     end
 
     def attached?
@@ -187,8 +208,12 @@ module Anteroom
     end
 
     def read(session, timeout = nil)
+      attend(session) { session.receive(timeout) { |lease| give(lease) } }
+    end
+
+    def attend(session)
       was = session.drained?
-      session.receive(timeout) { |lease| give(lease) }
+      yield
       return if session.drained? == was
 
       @queue.close if @leaving

@@ -46,7 +46,7 @@ module Anteroom
       @left -= data.bytesize if @left
       return data unless @before_request
 
-      data.sub!(/\A[\r\n]+/n, "")
+      data.sub!(/\A[\r\n]+/n, "") if data.start_with?("\r", "\n")
       return read_nonblock(size, buffer, exception: exception) if data.empty?
 
       @before_request = false

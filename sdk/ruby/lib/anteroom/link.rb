@@ -5,7 +5,10 @@ require "socket"
 module Anteroom
   # One connection to the sidecar: frames and descriptors in both directions.
   #
-  # +receive+ is for one thread, the rest may be called from any. After a LinkLost the link is of no use but to be closed.
+  # +receive+ is for one thread at a time, the rest may be called from any. After a LinkLost the link is of no use but to be closed.
+  #
+  # Ruby's sendmsg and recvmsg let go of the interpreter's lock even where they do not wait, and a thread that lets go of it may have to
+  # queue for it for 100 ms. So they are only used where a descriptor goes or comes.
   class Link
     # Seconds that a sidecar may take to make room for a frame.
     SEND_TIMEOUT = 10
@@ -13,8 +16,9 @@ module Anteroom
     # The protocol allows one descriptor per message. Room for more, so that a surplus is seen and closed.
     CONTROL_SIZE = 256
     RECEIVE_SIZE = 65_536
+    PEEK_SIZE = 4096
     KNOWN = Type.constants.map { |name| Type.const_get(name) }.select { |type| type >= Type::WELCOME }.to_h { |type| [type, true] }.freeze
-    private_constant :CONTROL_SIZE, :RECEIVE_SIZE, :KNOWN
+    private_constant :CONTROL_SIZE, :RECEIVE_SIZE, :PEEK_SIZE, :KNOWN
 
     @open = ObjectSpace::WeakMap.new
 
@@ -48,6 +52,7 @@ module Anteroom
     def initialize(socket)
       @socket = socket
       @unread = String.new(encoding: Encoding::BINARY)
+      @ahead = String.new(encoding: Encoding::BINARY)
       @descriptors = [] # arrived, not yet claimed by a frame
       @lost = 0 # descriptors for which there was no room in this process
       @sending = Mutex.new
@@ -57,26 +62,36 @@ module Anteroom
     # Sends encoded frames; with +io+, one frame and its descriptor, which stays the caller's. Raises LinkLost.
     def send(data, io = nil)
       @sending.synchronize do
-        sent = write(data, io ? [Socket::AncillaryData.unix_rights(io)] : [])
-        sent += write(data.byteslice(sent..), []) while sent < data.bytesize # the descriptor went with the first byte
+        sent = write(data, io)
+        sent += write(data.byteslice(sent..)) while sent < data.bytesize # the descriptor went with the first byte
       end
     rescue SystemCallError, IOError => e
       raise LinkLost, "The link to the sidecar broke: #{e.message}"
     end
 
-    # Waits for something to arrive, for +timeout+ seconds at most (nil: for ever), and reads once. Returns the frames that are complete,
-    # each with the IO that came with it or nil, which is then the caller's. PING is answered here, and a LEASE whose descriptor was lost;
-    # neither is returned. Raises LinkLost.
-    def receive(timeout = nil)
-      return [] unless timeout.nil? || @socket.wait_readable(timeout)
-
-      read
-      frames
+    # Waits for something to arrive, for +timeout+ seconds at most (nil: for ever). Raises LinkLost.
+    def wait(timeout = nil)
+      @socket.wait_readable(timeout)
     rescue SystemCallError, IOError => e
       raise LinkLost, "The link to the sidecar broke: #{e.message}"
     end
 
-    # Hangs up; a thread that waits in +receive+ gets LinkLost. May be called more than once.
+    # Reads once, without waiting. Returns the frames that are complete, each with the IO that came with it or nil, which is then the
+    # caller's. PING is answered here, and a LEASE whose descriptor was lost; neither is returned. Raises LinkLost.
+    def receive
+      read ? frames : []
+    rescue SystemCallError, IOError => e
+      raise LinkLost, "The link to the sidecar broke: #{e.message}"
+    end
+
+    # Ends the link for both sides; a thread that waits finds that out. It is still to be closed.
+    def shutdown
+      @socket.shutdown
+    rescue SystemCallError, IOError
+      nil
+    end
+
+    # Hangs up; a thread that waits in +wait+ gets LinkLost. May be called more than once.
     def close
       @socket.close
       @descriptors.each(&:close).clear
@@ -84,25 +99,52 @@ module Anteroom
 
     private
 
-    def write(data, rights)
+    def write(data, io = nil)
       loop do
-        sent = @socket.sendmsg_nonblock(data, 0, nil, *rights, exception: false)
+        sent = io ? send_with(data, io) : @socket.write_nonblock(data, exception: false)
         return sent unless sent == :wait_writable
         raise LinkLost, "The sidecar has read nothing for #{SEND_TIMEOUT} s." unless @socket.wait_writable(SEND_TIMEOUT)
       end
     end
 
+    def send_with(data, io)
+      @socket.sendmsg_nonblock(data, 0, nil, Socket::AncillaryData.unix_rights(io), exception: false)
+    end
+
+    # Returns whether anything has come.
+    def read
+      data = @unread.empty? ? peek : ""
+      return false if data == :wait_readable
+
+      data = plain?(data) ? @socket.read_nonblock(data.bytesize) : read_with_descriptors
+      return false if data == :wait_readable
+      raise LinkLost, "The sidecar hung up." if data.nil? || data.empty?
+
+      @unread << data
+      true
+    end
+
+    def peek
+      @socket.recv_nonblock(PEEK_SIZE, Socket::MSG_PEEK, @ahead, exception: false) || ""
+    end
+
+    # Whether no descriptor comes with what was peeked at. It comes with the bytes of one write, of which its frame need not be the first.
+    def plain?(ahead)
+      !ahead.empty? && ahead.bytesize < PEEK_SIZE && Frame.plain?(ahead)
+    end
+
     # Both lengths are given: without them Ruby peeks, which duplicates descriptors. It sets MSG_CMSG_CLOEXEC by itself, and without
     # scm_rights it closes what arrives.
-    def read
-      data, _, flags, *controls = @socket.recvmsg(RECEIVE_SIZE, 0, CONTROL_SIZE, scm_rights: true)
+    def read_with_descriptors
+      data, _, flags, *controls = @socket.recvmsg_nonblock(RECEIVE_SIZE, 0, CONTROL_SIZE, scm_rights: true, exception: false)
+      return data if data == :wait_readable
+
       arrived = controls.select { |control| control.cmsg_is?(:SOCKET, :RIGHTS) }.flat_map(&:unix_rights)
       @descriptors.concat(arrived)
       raise ProtocolError, "The sidecar sent #{arrived.size} descriptors in one message." if arrived.size > 1
-      raise LinkLost, "The sidecar hung up." if data.nil? || data.empty?
 
       @lost += 1 if arrived.empty? && flags & Socket::MSG_CTRUNC != 0
-      @unread << data
+      data
     end
 
     def frames

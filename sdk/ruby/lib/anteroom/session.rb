@@ -9,7 +9,7 @@ require_relative "link"
 module Anteroom
   # One attachment to a sidecar, from HELLO to the end of its link: what is leased over it, and what of it is kept for later leases.
   #
-  # +receive+ is for one thread, the rest may be called from any.
+  # +receive+ is for one thread, the one that owns the session; the rest may be called from any.
   class Session
     # What WELCOME said, nil before it has come.
     attr_reader :welcome
@@ -22,14 +22,39 @@ module Anteroom
       @leases = {} # what is out, by the connection's id
       @idle = {} # connections whose descriptors are kept, least recently used first
       @home = ConditionVariable.new # told when the last lease is answered
+      @receiving = Mutex.new # frames are read and attended to in order
       @draining = @drained = @over = false
       greet(hello)
     end
 
-    # Reads once, waiting for +timeout+ seconds at most, and yields the leases that came. Raises LinkLost.
+    # Waits for +timeout+ seconds at most (nil: for ever), reads once, and yields the leases that came. Raises LinkLost.
     def receive(timeout = nil, &on_lease)
-      @link.receive(timeout).each { |frame, io| attend(frame, io, &on_lease) }
+      @link.wait(timeout)
+      @receiving.synchronize do
+        raise @trouble if @trouble
+
+        attend_all(&on_lease)
+      end
     end
+
+    # As +receive+, without waiting, unless another thread reads just now. Never raises: what has ended the link, +receive+ will.
+    def poll(&on_lease)
+      Thread.handle_interrupt(UNINTERRUPTED) do # what was read must not be lost to a Timeout
+        return unless @receiving.try_lock
+
+        begin
+          attend_all(&on_lease) unless @trouble
+        rescue Error => e
+          @trouble = e
+          @link.shutdown
+        ensure
+          @receiving.unlock
+        end
+      end
+    end
+
+    UNINTERRUPTED = { Object => :never }.freeze
+    private_constant :UNINTERRUPTED
 
     def agreed?(feature)
       @welcome&.fetch("features", nil)&.include?(feature)
@@ -95,7 +120,7 @@ module Anteroom
     # The answers of leases.
 
     def put(lease, milliseconds, requests)
-      give_back(lease) { frame(Type::PUT, lease, a: milliseconds, b: requests) }
+      give_back(lease) { Frame.encode(Type::PUT, seq: lease.seq, conn: lease.connection.id, a: milliseconds, b: requests) }
     end
 
     # +milliseconds+: how long the connection is kept afterwards, nil if it is closed.
@@ -145,7 +170,7 @@ module Anteroom
       end
       answered = answer(yield, file)
       connection.close unless keep
-      shrink if keep
+      shrink if keep && @idle.size > @keep
       answered
     end
 
@@ -187,6 +212,10 @@ module Anteroom
       answer(Frame.encode(type, **fields))
     end
 
+    def attend_all(&on_lease)
+      @link.receive.each { |frame, io| attend(frame, io, &on_lease) }
+    end
+
     def attend(frame, io, &on_lease)
       case frame.type
       when Type::LEASE then on_lease(frame, io, &on_lease)
@@ -203,9 +232,7 @@ module Anteroom
       return tell(Type::NACK, seq: frame.seq, conn: frame.conn, a: NackReason::UNKNOWN) unless connection
 
       connection.peer = address_in(object(frame)["peer"]) unless frame.payload.empty?
-      lease = Lease.new(self, connection, frame)
-      @lock.synchronize { @leases[frame.conn] = lease }
-      yield lease
+      yield @lock.synchronize { @leases[frame.conn] = Lease.new(self, connection, frame) }
     end
 
     # The connection that is lent, or nil if it was dropped here while the lease was on its way.

@@ -35,6 +35,12 @@ module Anteroom
         true
       end
 
+      # A thread is free: it takes the next leases itself, if they are there.
+      def go_on
+        @host.take_turns
+        @host.poll if @threads.backlog.zero?
+      end
+
       def shutdown
         @reactor.shutdown
       end

@@ -45,6 +45,11 @@ module Anteroom
         @idle
       end
 
+      # A lease comes with a request, so there is no need to ask whether anything can be read.
+      def eagerly_finish
+        @ready || try_to_finish
+      end
+
       # Begins the next request of the lease, if a part of it was read with the one before. Unlike Puma's, it never waits for one: that is the
       # sidecar's business.
       def reset(_fast_check = true)

@@ -24,6 +24,12 @@ module Anteroom
         stop
       end
 
+      def process_client(client, *rest)
+        super
+      ensure
+        @anteroom&.go_on if lent?(client)
+      end
+
       def handle_request(client, *rest)
         outcome = super
         client.detach if outcome == :async && lent?(client)
