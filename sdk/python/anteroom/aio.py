@@ -19,7 +19,7 @@ import os
 import signal
 import time
 import weakref
-from typing import Any, Awaitable, Callable, Deque, Iterable, Optional, Set
+from typing import Any, Awaitable, Callable, Deque, Iterable, List, Optional, Set
 
 from . import errors
 from .client import WELCOME_TIMEOUT, Client
@@ -37,12 +37,12 @@ logger = logging.getLogger("anteroom.aio")
 
 
 class Driver:
-    """Has a loop do what a ``Client`` needs, and tells each lease and event to ``hear``, in order. For the loop's thread only.
+    """Has a loop do what a ``Client`` needs, and tells the leases and events of each turn to ``hear``, in order. For the loop's thread only.
 
     ``hear`` must not raise.
     """
 
-    def __init__(self, client: Client, hear: Callable[[Any], None]) -> None:
+    def __init__(self, client: Client, hear: Callable[[List[Any]], None]) -> None:
         self.client = client
         self._hear = hear
         self._loop = asyncio.get_running_loop()
@@ -86,8 +86,9 @@ class Driver:
     def _turn(self) -> None:
         if self._closed:
             return
-        for event in self.client.turn():
-            self._hear(event)
+        events = self.client.turn()
+        if events:
+            self._hear(events)
         if not self._closed:
             self._follow()
         self._changed.set()
@@ -202,7 +203,11 @@ class Host:
         """Hang up at once. Leases that are out can still be served, not put. Never raises."""
         self._driver.close()
 
-    def _hear(self, event: Any) -> None:
+    def _hear(self, events: List[Any]) -> None:
+        for event in events:
+            self._hear_one(event)
+
+    def _hear_one(self, event: Any) -> None:
         if isinstance(event, Lease):
             return self._on_lease(event)
         if isinstance(event, (Attached, Detached)) and not self._settled:

@@ -11,7 +11,8 @@ import collections
 import contextlib
 import logging
 import os
-from typing import Any, Callable, Dict, List, Optional, OrderedDict, Set, Tuple, Type
+import time
+from typing import Any, Callable, Dict, List, Optional, OrderedDict, Tuple, Type
 
 try:
     import uvicorn
@@ -27,9 +28,9 @@ from .client import NAME_VARIABLE, Client
 from .complaints import Complaints
 from .events import Attached, Detached, Forgotten
 from .frame import CloseReason, NackReason
-from .host_socket import HostSocket
-from .lease import Lease
+from .lease import Lease, put_all
 from .prefork import Supervision, Unusable
+from .transport import Transport
 
 __all__ = ["Server", "serve", "work"]
 
@@ -41,6 +42,10 @@ CACHE = 256
 
 FAREWELL = 2.0
 """Seconds that a server which stops waits for the sidecar to confirm that no lease comes any more."""
+
+_PUT_WITHIN = 0.005  # seconds, while other requests of the same turn of the loop are still being served
+
+_WATCHED_AFTER = 0.05  # seconds; the client of a request that has arrived whole, and that is not answered by then
 
 _CLOSE = (b"connection", b"close")
 
@@ -57,47 +62,40 @@ class _Leased:
     leased_conn = 0  # the connection's id
     owner: "_Connections"
     _requests = 0
-    _flushing = False  # the response is complete, and not yet all in the kernel
 
     def lend(self, lease: Lease) -> None:
-        """A request has arrived. For a new connection this comes before ``connection_made``."""
+        """A request has arrived."""
         self.lease, self.leased_conn = lease, lease.conn
         self._requests = 0
-        close = [_CLOSE] if lease.last else []
-        self.default_headers = self.server_state.default_headers + close
-        if self.transport is not None:
-            self._begin()
+        self.default_headers = self.server_state.default_headers
+        if lease.last:
+            self.default_headers = [*self.default_headers, _CLOSE]
+        self.connections.add(self)
+        self.flow.read_paused = False  # uvicorn notes that, but not at each place where it pauses the transport or lets it go on
+        if not self.transport.read():
+            self._await_client()
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: Transport) -> None:
         super().connection_made(transport)
-        if self.lease is None:  # taken back meanwhile
-            transport.abort()
-        else:
-            if self.lease.peer is not None:
-                self.client = client_address(self.lease, transport.get_extra_info("socket"))
-            self._begin()
+        transport.on_flushed = self._settle
+        transport.gather()
 
     def forget(self) -> None:
         """The connection is no longer this host's: close the descriptor, without shutdown."""
         self.lease = None
-        if self.transport is not None:
-            self.transport.abort()
+        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._settle()
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or self.transport.get_protocol() is not self:
+            self._settle()
 
     def on_response_complete(self) -> None:
         self._requests += 1
+        self.transport.gather()
         super().on_response_complete()
         self._settle()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if self._flushing:
-            self._flushing = False
-            self.transport.set_write_buffer_limits()
-            self.loop.call_soon(self._settle)  # the transport is not done with this write, and may not be aborted in the midst of it
 
     def connection_lost(self, exc: Optional[Exception]) -> None:
         super().connection_lost(exc)
@@ -114,27 +112,18 @@ class _Leased:
         """Whether all that was read is answered."""
         raise NotImplementedError
 
-    def _begin(self) -> None:
-        self.connections.add(self)
-        self._read(True)
-        self._await_client()
-
-    def _read(self, on: bool) -> None:
-        """uvicorn notes whether it has paused the transport, but not at each place where it does."""
-        self.flow.read_paused = not on
-        if on:
-            self.transport.resume_reading()
-        else:
-            self.transport.pause_reading()
+    def has_request(self) -> bool:
+        """Whether the present request has been read to its end."""
+        raise NotImplementedError
 
     def _await_client(self) -> None:
         """Let uvicorn's keep-alive timer bound the wait for the rest of a head, or of a body that the app did not read."""
         self._unset_keepalive_if_required()
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self.timeout_keep_alive_task = self.owner.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def _settle(self) -> None:
         """After anything that may have made the connection idle: put it, if it is."""
-        if self.lease is None or self._flushing or self.transport.is_closing():
+        if self.lease is None or self.transport.is_closing():
             return
         if self.transport.get_protocol() is not self:
             self._detach()
@@ -144,12 +133,12 @@ class _Leased:
             self._await_client()
 
     def _put_when_flushed(self) -> None:
-        self._read(False)
+        self.flow.read_paused = True
+        self.transport.pause_reading()
         self._unset_keepalive_if_required()
         if self.transport.get_write_buffer_size():
-            self._flushing = True
-            self.transport.set_write_buffer_limits(0)  # resume_writing tells when nothing is left
-        elif self.lease.last:
+            return  # on_flushed tells when nothing is left
+        if self.lease.last:
             self.transport.close()
         else:
             lease, self.lease = self.lease, None
@@ -161,6 +150,8 @@ class _Leased:
         lease, self.lease = self.lease, None
         self._unset_keepalive_if_required()
         self.owner.lost(self)
+        self.transport.flush()
+        self.transport.on_flushed = None
         if lease.detach():
             self.transport.get_protocol().client = self.client
         else:
@@ -169,17 +160,17 @@ class _Leased:
 
 class _LeasedH11(_Leased):
     def data_received(self, data: bytes) -> None:
-        if self.between_requests():
+        if data.startswith(b"\r\n") and self.between_requests():
             data = _without_empty_lines(data)
         if data:  # h11 takes none for the client's end
             super().data_received(data)
 
     def on_response_complete(self) -> None:
         unread, _ = self.conn.trailing_data
-        rest = _without_empty_lines(unread)
-        if rest == unread or self.conn.their_state is not h11.DONE:
+        if not unread.startswith(b"\r\n") or self.conn.their_state is not h11.DONE:
             return super().on_response_complete()
         self.conn = h11.Connection(h11.SERVER)
+        rest = _without_empty_lines(unread)
         if rest:
             self.conn.receive_data(rest)
         super().on_response_complete()
@@ -200,6 +191,9 @@ class _LeasedH11(_Leased):
     def between_requests(self) -> bool:
         return self.conn.our_state is h11.IDLE and self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
 
+    def has_request(self) -> bool:
+        return self.conn.their_state in (h11.DONE, h11.MUST_CLOSE)
+
 
 class _LeasedHttpTools(_Leased):
     _within = False  # a request has begun to arrive, and has not yet arrived
@@ -214,6 +208,9 @@ class _LeasedHttpTools(_Leased):
 
     def between_requests(self) -> bool:
         return not self._within and not self.pipeline and self.cycle.response_complete
+
+    def has_request(self) -> bool:
+        return self.cycle is not None and not self._within
 
 
 def _without_empty_lines(data: bytes) -> bytes:
@@ -239,6 +236,21 @@ def _is_httptools(protocol: type) -> bool:
     return False
 
 
+class _Timerless:
+    """The loop as uvicorn's protocols see it. Their one timer is set after each response, for an idle client. That is the sidecar's business, and
+    cancelled timers stay in the loop until their time has come, thousands of them.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    def call_later(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+
 class _Connections:
     """The connections of a server: those that are leased, and the idle ones that are kept."""
 
@@ -248,10 +260,15 @@ class _Connections:
         self._make = make
         self._on_attached = on_attached
         self._complaints = Complaints(logger)
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
+        self._timerless = _Timerless(self.loop)
         self._leased: Dict[int, Any] = {}
         self._kept: "OrderedDict[int, Any]" = collections.OrderedDict()  # least recently used first
-        self._starting: Set["asyncio.Task[Any]"] = set()
+        self._to_attend: List[Transport] = []
+        self._to_watch: List[Transport] = []
+        self._to_put: List[Tuple[Any, Lease, int]] = []
+        self._put_by = 0.0
+        self._attending = False  # whether _attend is on its way
         self._driver = Driver(client, self._hear)
 
     def start(self) -> None:
@@ -266,6 +283,7 @@ class _Connections:
 
     async def close(self) -> None:
         """Hang up."""
+        self._put_all()
         self._driver.close()
         self._drop_kept()
         for protocol in list(self._leased.values()):
@@ -273,19 +291,61 @@ class _Connections:
         await asyncio.sleep(0)  # aborted transports close their descriptors in the loop's next turn
 
     def put(self, protocol: Any, lease: Lease, requests: int) -> None:
-        """The connection of ``protocol`` is idle."""
-        del self._leased[lease.conn]
-        keep = self._cache > 0 and self._client.has("cache") and not self._client.left
-        if keep:
-            self._kept[lease.conn] = protocol
-        taken = lease.put(requests=requests)
-        if not taken:
-            self._kept.pop(lease.conn, None)
-        if not taken or not keep:
+        """The connection of ``protocol`` is idle. The sidecar is told at once, or, of several in one turn, with few writes."""
+        now = time.monotonic()
+        if not self._to_put:
+            self._put_by = now + _PUT_WITHIN
+        self._to_put.append((protocol, lease, requests))
+        if now >= self._put_by or not self._attending:
+            self._put_all()
+
+    def attend(self, transport: Transport) -> None:
+        """Have the transport attended to when all have had their turn who run before the loop polls again."""
+        self._to_attend.append(transport)
+        self._attend_soon()
+
+    def _attend_soon(self) -> None:
+        if not self._attending:
+            self._attending = True
+            self.loop.call_soon(self._attend)
+
+    def _attend(self) -> None:
+        self._attending = False
+        self._put_all()
+        transports, self._to_attend = self._to_attend, []
+        for transport in transports:
+            transport.attend()
+            if transport.is_reading():
+                self._watch(transport)
+
+    def _watch(self, transport: Transport) -> None:
+        """Most requests are answered before it matters that nobody would notice their clients' going."""
+        protocol = transport.get_protocol()
+        if not isinstance(protocol, _Leased) or not protocol.has_request():
+            return transport.watch()
+        if not self._to_watch:
+            self.loop.call_later(_WATCHED_AFTER, self._watch_all)
+        self._to_watch.append(transport)
+
+    def _watch_all(self) -> None:
+        transports, self._to_watch = self._to_watch, []
+        for transport in transports:
+            transport.watch()
+
+    def _put_all(self) -> None:
+        puts, self._to_put = self._to_put, []
+        cached = self._client.has("cache")
+        keep = cached and self._cache > 0 and not self._client.left
+        taken = put_all((lease, requests) for _, lease, requests in puts)
+        for protocol, lease, _ in puts:
+            self.lost(protocol)
+            if keep and lease in taken:
+                self._kept[lease.conn] = protocol
+                continue
             protocol.forget()
-        if taken and not keep and self._client.has("cache"):
-            self._client.drop(lease.conn)
-        if len(self._kept) > self._cache:
+            if cached and lease in taken:
+                self._client.drop(lease.conn)
+        while len(self._kept) > self._cache:
             conn, oldest = self._kept.popitem(last=False)
             oldest.forget()
             self._client.drop(conn)
@@ -296,10 +356,21 @@ class _Connections:
             if those.get(protocol.leased_conn) is protocol:
                 del those[protocol.leased_conn]
 
-    def _hear(self, event: Any) -> None:
-        if isinstance(event, Lease):
-            self._on_lease(event)
-        elif isinstance(event, Forgotten):
+    def _hear(self, events: List[Any]) -> None:
+        attending, self._attending = self._attending, True
+        try:
+            for event in events:
+                if type(event) is Lease:
+                    self._on_lease(event)
+                else:
+                    self._on_event(event)
+        finally:
+            self._attending = attending
+            if self._to_attend or self._to_put:
+                self._attend_soon()  # behind the tasks of these leases
+
+    def _on_event(self, event: Any) -> None:
+        if isinstance(event, Forgotten):
             protocol = self._kept.pop(event.conn, None) or self._leased.get(event.conn)
             if protocol is not None and (protocol.lease is None or protocol.lease is event.lease):
                 protocol.forget()
@@ -312,28 +383,22 @@ class _Connections:
 
     def _on_lease(self, lease: Lease) -> None:
         if lease.has_descriptor:
-            self._start(lease)
-        elif lease.conn in self._kept:
-            protocol = self._leased[lease.conn] = self._kept.pop(lease.conn)
-            protocol.lend(lease)
-        else:
+            return self._start(lease)
+        protocol = self._kept.pop(lease.conn, None)
+        if protocol is None:
             lease.nack(NackReason.UNKNOWN)
+        else:
+            self._leased[lease.conn] = protocol
+            protocol.lend(lease)
 
     def _start(self, lease: Lease) -> None:
         protocol = self._leased[lease.conn] = self._make()
-        protocol.owner = self
+        protocol.owner, protocol.loop = self, self._timerless
+        transport = Transport(self.loop, lease.socket(), protocol, self.attend)
+        protocol.connection_made(transport)
+        if lease.peer is not None:
+            protocol.client = client_address(lease, transport.get_extra_info("socket"))
         protocol.lend(lease)
-        sock = HostSocket(fileno=lease.take())
-        sock.settimeout(0)
-        task = self._loop.create_task(self._loop.connect_accepted_socket(lambda: protocol, sock))
-        self._starting.add(task)
-        task.add_done_callback(lambda _: self._started(task, lease))
-
-    def _started(self, task: "asyncio.Task[Any]", lease: Lease) -> None:
-        self._starting.discard(task)
-        if task.cancelled() or task.exception() is not None:
-            self._leased.pop(lease.conn, None)
-            lease.close(CloseReason.CLIENT)
 
     def _drop_kept(self) -> None:
         while self._kept:
@@ -417,7 +482,7 @@ async def serve(
 
 def work(app: Any, options: Dict[str, Any], settings: Dict[str, Any], supervision: Supervision) -> None:
     """What a worker process does: attach, and serve until SIGTERM or SIGINT. Raises Unusable if the app's lifespan fails."""
-    config = uvicorn.Config(app, log_config=None, interface="asgi3", **settings)
+    config = uvicorn.Config(app, log_config=None, log_level="info", interface="asgi3", **settings)
     server = Server(config, on_attached=supervision.attached, **options)
     server.run()
     if not server.started:

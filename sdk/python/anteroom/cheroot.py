@@ -23,6 +23,8 @@ from typing import Any, Callable, Deque, Dict, Iterable, List, Mapping, Optional
 
 import cheroot.connections
 from cheroot.makefile import MakeFile
+from cheroot.server import HTTPServer
+from cheroot.workers.threadpool import ThreadPool
 
 from . import cheroot_request
 from .address import client_address
@@ -53,6 +55,9 @@ its way."""
 AHEAD = 4
 """Leases per thread for a server with a private pool. Nobody else could serve what waits in its queue, and threads that never find the queue
 empty cost less: a tenth of the processor time per request and fewer switches between threads, seen with ten threads and 64 clients."""
+
+LENIENCE = 0.001
+"""Seconds that workers which read leases themselves are given to come back for the next one, before another worker is woken for it."""
 
 STOP_TIMEOUT = 2.0
 """Seconds that ``stop`` waits for the sidecar to confirm that it has closed the listening socket."""
@@ -149,14 +154,13 @@ def attach(server: Any, **options: Any) -> None:
 class _Ticket:
     """What the adapter notes on an HTTPConnection about its present lease."""
 
-    __slots__ = ("lease", "requests", "kept", "told", "unclaimed", "__weakref__")
+    __slots__ = ("lease", "requests", "kept", "told", "__weakref__")
 
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
         self.requests = 1  # pipelined ones are served under the same lease
         self.kept = False  # whether the client has been told that its connection is kept
         self.told = False  # and for how long
-        self.unclaimed = [True]  # whoever pops it may deal with the connection: the worker, or ``stop``
 
 
 class _Accepted:
@@ -237,7 +241,7 @@ class _Selector(cheroot.connections._ThreadsafeSelector):
         return super().unregister(fileobj)
 
     def follow(self, client: Client) -> None:
-        """From now on wait for the client's present link, what it wants, and its bell. An interrupt may come at any point; the next call goes on."""
+        """From now on wait for the client's present link, what it wants, and its bell."""
         if self._waker is not None:
             self._watch(self._waker.fileno(), selectors.EVENT_READ, self._waker)
             self._waker = None
@@ -245,12 +249,11 @@ class _Selector(cheroot.connections._ThreadsafeSelector):
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.wants_write else 0)
         if link is self._link and events == self._events:
             return
+        self._link, self._events = link, events
         self._forget(self._key)
-        self._link = None
         if link is not None:
             self._key = link.fileno()
             self._watch(self._key, events, link)
-        self._link, self._events = link, events
 
     def _watch(self, fd: int, events: int, data: Any) -> None:
         self._forget(fd)
@@ -261,14 +264,50 @@ class _Selector(cheroot.connections._ThreadsafeSelector):
             super().unregister(fd)
 
 
+class _LoopThread(threading.Thread):
+    """Runs the loop where no signal handler interrupts it."""
+
+    def __init__(self, loop: Callable[[], None]) -> None:
+        super().__init__(name="anteroom", daemon=True)
+        self._loop = loop
+        self._error: Optional[BaseException] = None
+        self._running = threading.Lock()
+        self._running.acquire()
+
+    def run(self) -> None:
+        try:
+            self._loop()
+        except BaseException as why:
+            self._error = why
+        finally:
+            self._running.release()
+
+    @property
+    def over(self) -> bool:
+        return not self._running.locked()
+
+    def wait(self) -> None:
+        """Return, or raise, when the loop has. A signal handler may raise out of this and wait again; not so with ``join``, which takes the thread for
+        ended then (Python's issue 45274).
+        """
+        with self._running:
+            error, self._error = self._error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # it refers to this frame
+
+
 class ConnectionManager(_STOCK):
     """Takes the place of ``cheroot.connections.ConnectionManager``; the sidecar manages the connections.
 
     A connection is leased (with a worker, or in the server's queue) or idle. Of an idle one this object knows the id; up to
     ``Options.cache`` HTTPConnections are held with their descriptors, and all of a TLS server, whose sessions live in this process.
 
-    Threads: ``run`` is the only one that reads from the link. Workers call ``put``, ``can_add_keepalive_connection`` and, through
-    ``HTTPConnection.close``, ``_end``.
+    Threads: the loop has its own, and the one that calls ``run`` waits for it: a signal handler may stop the server, and so wait for workers, and
+    if it interrupted the loop they might wait for a lock of the loop's, or of ``queue.Queue``. The loop reads from the link, and so do workers that have
+    nothing else to do, leases only. Workers call ``put``, ``can_add_keepalive_connection`` and, through ``HTTPConnection.close``, ``_end``.
     """
 
     options = Options()
@@ -292,15 +331,18 @@ class ConnectionManager(_STOCK):
         """Where responses may wait for their clients, if the sidecar sends them; for the gateway."""
         self._gateway: Any = None  # the server's own, while it is extended
         self._inbox: Deque[Any] = deque()
-        # Reentrant, for a signal handler may stop the server.
-        self._lock = threading.RLock()  # the idle connections and the promised places change under it
+        self._lock = threading.Lock()  # the idle connections and the promised places change under it
         self._idle: Set[int] = set()
         self._held: Dict[int, Any] = {}  # of the idle ones; least recently used first
         self._promised: "weakref.WeakSet[_Ticket]" = weakref.WeakSet()  # places among the idle ones, reserved
         self._local: Optional[bool] = None  # whether cheroot's own loop runs; decided by the first run
-        self._runner: Optional[int] = None
+        self._loop: Optional[_LoopThread] = None
+        self._looping = threading.RLock()  # held by the loop while it runs; reentrant, for what the loop calls may stop the server
         self._closed = False
         self._complaints: Set[Type[AnteroomError]] = set()
+        self._sharing = False  # whether workers read leases, too
+        self._pool_get: Any = None  # the thread pool's own, while it is replaced
+        self._taken = 0  # by workers, when the loop last looked
 
     # What HTTPServer and its workers call.
 
@@ -320,15 +362,10 @@ class ConnectionManager(_STOCK):
         """Stop ``run``, and return once the sidecar has closed its copy of the listening socket. It may precede ``run``."""
         self._stop_requested = True
         self._client.waker.wake()
-        in_run = self._serving and self._runner == threading.get_ident()
-        while self._serving and not in_run:
-            time.sleep(0.001)
-        if self._local:
-            return
-        self._client.drain()
-        if in_run:
-            self._shut_listener()  # a signal handler, which must not read what run is reading
-        else:
+        with self._looping:
+            pass
+        if not self._local:
+            self._client.drain()
             self._await_farewell()
 
     def close(self) -> None:
@@ -337,6 +374,8 @@ class ConnectionManager(_STOCK):
             self._closed = True
         if self._gateway is not None:
             self.server.gateway = self._gateway
+        if self._pool_get is not None:
+            self.server.requests.get = self._pool_get
         if self._local:
             self._close_locally()
         else:
@@ -383,28 +422,31 @@ class ConnectionManager(_STOCK):
     # The loop.
 
     def _run(self, expiration_interval: float) -> None:
-        if self._stop_requested:
-            return None
-        self._runner = threading.get_ident()
-        self._client.set_capacity(self._wanted_capacity())
-        if self._is_local():
-            return super()._run(expiration_interval)
-        self._extend_gateway()
-        while not self._stop_requested:
-            try:
-                ready = self._selector.select(timeout=self._patience(expiration_interval))
-            except (OSError, ValueError):
-                if self._stop_requested:  # by a signal handler, which has closed the selector
-                    break
-                self._remove_invalid_sockets()
-                time.sleep(PAUSE)
-                continue
-            try:
-                self._turn(ready, expiration_interval)
-            except (OSError, ValueError):
-                if not self._stop_requested:  # else it was a signal handler, which has closed the selector and the link
-                    raise
-        return None
+        if self._loop is None or self._loop.over:  # else an interrupt ended the last wait, not the loop
+            self._loop = _LoopThread(functools.partial(self._run_loop, expiration_interval))
+            self._loop.start()
+        self._loop.wait()
+
+    def _run_loop(self, expiration_interval: float) -> None:
+        with self._looping:
+            if self._stop_requested:
+                return
+            self._client.set_capacity(self._wanted_capacity())
+            if self._is_local():
+                super()._run(expiration_interval)
+                return
+            self._extend_gateway()
+            self._share()
+            while not self._stop_requested:
+                self._turn(self._wait(expiration_interval), expiration_interval)
+
+    def _wait(self, expiration_interval: float) -> Iterable[Tuple[int, Any]]:
+        try:
+            return self._selector.select(timeout=self._patience(expiration_interval))
+        except (OSError, ValueError):
+            self._remove_invalid_sockets()
+            time.sleep(PAUSE)
+            return ()
 
     def _extend_gateway(self) -> None:
         if self._gateway is None:
@@ -412,29 +454,22 @@ class ConnectionManager(_STOCK):
             self.server.gateway = extend(self._gateway, self, self.options.sendfile_root)
 
     def _turn(self, ready: Iterable[Tuple[int, Any]], expiration_interval: float) -> None:
+        rung = False
         for _, what in ready:
             if what is self._client.waker:
                 what.clear()
-        self._client.turn(self._inbox)
+                rung = True
+        if not rung and self._workers_read():
+            time.sleep(LENIENCE)
+            return
+        self._client.turn(self._inbox, one=self._sharing)
         self._selector.follow(self._client)
         self._room.push()
         if time.monotonic() >= self._settings_due:
             self._settings_due = time.monotonic() + expiration_interval
             self._follow_settings()
-        # One by one from the object, not from a local list: an exception out of here is logged, and the next run goes on with the rest.
-        while self._inbox:
-            self._attend_first()
-
-    def _attend_first(self) -> None:
-        """An interrupt (SystemExit or KeyboardInterrupt, from a signal handler) may come at any point: what it interrupts stays in the inbox,
-        where ``stop`` finds it.
-        """
-        try:
-            self._attend(self._inbox[0])
-        except Exception:
-            self._inbox.popleft()
-            raise
-        self._inbox.popleft()
+        while self._inbox:  # an exception out of here is logged, and the next run goes on with the rest
+            self._attend(self._inbox.popleft())
 
     def _patience(self, expiration_interval: float) -> float:
         """How long to wait. The interval needs no more than to look at the settings; expiry is the sidecar's."""
@@ -449,14 +484,54 @@ class ConnectionManager(_STOCK):
             handler(self, event)
 
     def _on_lease(self, lease: Lease) -> None:
-        if lease.tag is not None:
-            return  # it was here before, when an interrupt came
+        conn = self._begin(lease)
+        if conn is not None:
+            self.server.process_conn(conn)
+
+    def _begin(self, lease: Lease) -> Any:
+        """The connection to serve, or None if there is none, and the lease is answered."""
         self._room.sent(lease.conn)
         conn = self._connection_of(lease)
         if conn is not None:
             conn.anteroom_ticket = _Ticket(lease)
             lease.tag = weakref.ref(conn)
-            self.server.process_conn(conn)
+            if lease.over:  # taken back while another thread began it
+                sever(conn.socket)
+        return conn
+
+    # Workers that read the link themselves.
+
+    def _share(self) -> None:
+        """Have workers look for their next lease themselves. The switch to and from the loop's thread costs more than a short request."""
+        pool = self.server.requests
+        stock = isinstance(pool, ThreadPool) and type(self.server).process_conn is HTTPServer.process_conn
+        self._sharing = stock and pool._queue.maxsize <= 0  # an overload of a bounded queue would not be seen
+        if self._sharing and self._pool_get is None:
+            self._pool_get = pool.get
+            pool.get = self._get
+
+    def _get(self) -> Any:
+        """Takes the place of ``server.requests.get``."""
+        while not (self._stop_requested or self.server.requests.qsize or "process_conn" in vars(self.server)):
+            lease = self._client.take(self._inbox)
+            if lease is None:
+                break
+            try:
+                conn = self._begin(lease)
+            except Exception:
+                self.server.error_log("Error in HTTPServer.serve", level=logging.ERROR, traceback=True)
+                conn = None
+            del lease  # while the thread waits, it holds nothing
+            if conn is not None:
+                return conn
+        return self._pool_get()
+
+    def _workers_read(self) -> bool:
+        """Whether workers have read leases since this was last asked, so that what the link has is probably theirs to read. If not, they are all busy, or
+        asleep: it is for one of those.
+        """
+        taken, self._taken = self._taken, self._client.taken
+        return taken != self._taken and time.monotonic() < self._settings_due
 
     def _on_forgotten(self, event: Forgotten) -> None:
         self._room.sent(event.conn)
@@ -552,6 +627,7 @@ class ConnectionManager(_STOCK):
             return None
         sock = (SilentSocket if lease.silent else HostSocket)(fileno=lease.take())
         sock.leased = not self.server.ssl_adapter
+        sock.keeps_lock = True
         try:
             address = client_address(lease, sock)
         except OSError:  # reset by the client meanwhile
@@ -597,9 +673,6 @@ class ConnectionManager(_STOCK):
     def _communicate(self, conn: Any) -> bool:
         """Takes the place of ``conn.communicate``: notes whether the client was told that its connection is kept."""
         ticket = conn.anteroom_ticket
-        if not _claim(ticket) and ticket.requests == 1:
-            conn.close = _nothing
-            return False  # it was refused meanwhile
         if isinstance(conn.socket, HostSocket):
             conn.socket.room = None  # until this response is at hand
         ticket.kept = False
@@ -736,8 +809,8 @@ class ConnectionManager(_STOCK):
             rest.finish(ticket.lease, close=True)
             rest.close()
             return
-        # Only an overload ends a connection in the thread of run.
-        reason = CloseReason.OVERLOAD if self._runner == threading.get_ident() else CloseReason.DONE
+        # Only an overload ends a connection in the thread of the loop.
+        reason = CloseReason.OVERLOAD if threading.current_thread() is self._loop else CloseReason.DONE
         ticket.lease.close(reason, ticket.requests)
 
     def _give_up(self, conn: Any) -> None:
@@ -811,17 +884,9 @@ class ConnectionManager(_STOCK):
         while self._inbox:
             event = self._inbox.popleft()
             if isinstance(event, Lease):
-                self._refuse(event)
+                event.nack(NackReason.OVERLOAD)
             elif isinstance(event, Forgotten):
                 self._on_forgotten(event)
-
-    def _refuse(self, lease: Lease) -> None:
-        conn = lease.tag() if lease.tag is not None else None
-        if conn is None:
-            lease.nack(NackReason.OVERLOAD)
-        elif not self.server.ssl_adapter and _claim(conn.anteroom_ticket):  # no worker has it, though it may be in the server's queue
-            self._drop(conn)
-            lease.nack(NackReason.OVERLOAD)
 
     def _shut_listener(self) -> None:
         """Reaches the sidecar's copy: nobody can connect any more."""
@@ -879,14 +944,6 @@ def _nothing() -> None:
 
 def _ticket_of(conn: Any) -> Any:
     return getattr(conn, "anteroom_ticket", None)
-
-
-def _claim(ticket: _Ticket) -> bool:
-    """Whether the caller is the first to ask; in one step, without a lock, for each request passes here."""
-    try:
-        return ticket.unclaimed.pop()
-    except IndexError:
-        return False
 
 
 def _name_of(bind_addr: Any) -> str:

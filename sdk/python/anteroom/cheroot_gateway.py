@@ -1,12 +1,15 @@
 """cheroot's WSGI gateway, which learns here when the whole of a response is at hand, and that a response may be a file."""
 
-from typing import Any, Iterable, Optional
+from typing import Any, Iterable, List, Optional
 
 from cheroot.wsgi import Gateway
 
 from .host_socket import HostSocket
 from .sendfile import FileWrapper, SendFile, content_length, has_body, wants_close
 from .spill import Room
+
+TOGETHER = 65536
+"""Bytes of a first block that is sent together with the head of the response, in one system call."""
 
 
 def extend(gateway: Any, manager: Any, sendfile_root: Optional[str]) -> Any:
@@ -56,12 +59,22 @@ class _Gateway(Gateway):
                 response.close()
         self._put_aside()
         self._skip_trailer()
+        if getattr(self.req.rfile, "remaining", 0) > 0:
+            self.req.close_connection = True  # the client has gone before its request was all there
 
     def write(self, chunk: bytes) -> None:
         self._sent += len(chunk)
         if self._length is not None:
             self._put_aside(self._length, self._sent < self._length)
-        super().write(chunk)
+        if self.req.sent_headers or not 0 < len(chunk) <= TOGETHER:
+            super().write(chunk)
+            return
+        conn = self.req.conn
+        together = conn.wfile = _Together(conn.wfile)
+        try:
+            super().write(chunk)
+        finally:
+            together.send(conn)
 
     def _note_trailer_reading(self) -> None:
         """What is behind a chunked body is the app's to read, or to leave."""
@@ -115,3 +128,20 @@ class _Gateway(Gateway):
         sock = self.req.conn.socket
         if room is not None and length <= room.response and isinstance(sock, HostSocket):
             sock.room, sock.more = room, more
+
+
+class _Together:
+    """Stands in for ``conn.wfile`` while the head and the first block of a response are written."""
+
+    def __init__(self, wfile: Any) -> None:
+        self._wfile = wfile
+        self._parts: List[bytes] = []
+
+    def write(self, data: bytes) -> int:
+        self._parts.append(data)
+        return len(data)
+
+    def send(self, conn: Any) -> None:
+        conn.wfile = self._wfile
+        if self._parts:
+            self._wfile.write(b"".join(self._parts))

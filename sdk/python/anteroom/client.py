@@ -9,7 +9,7 @@ import select
 import socket
 import threading
 import time
-from typing import Any, Deque, Iterable, Iterator, List, Optional, Sequence
+from typing import Any, Deque, Iterable, Iterator, List, Optional, Sequence, Sized
 
 from . import errors
 from ._version import __version__
@@ -103,6 +103,9 @@ class Client:
         self._early: Deque[Any] = collections.deque()  # what came together with the WELCOME that connect waited for
         self._arrived: Deque[Any] = collections.deque()  # by a turn that is not over yet, or was left by an interrupt
         self._lock = threading.RLock()  # the session and the listeners change under it
+        self._reading = threading.RLock()  # for whoever reads from the link; reentrant for signal handlers
+        self.taken = 0
+        """How many leases ``take`` has returned."""
 
     # What an event loop needs.
 
@@ -134,26 +137,57 @@ class Client:
             return session.link.opened + WELCOME_TIMEOUT
         return self._offer_at
 
-    def turn(self, into: Any = None) -> Any:
+    def turn(self, into: Any = None, one: bool = False) -> Any:
         """Connect if it is time to, else read and send what can be without waiting. Returns leases and events, in order. Never raises.
 
-        They are added to ``into``, a list or deque, if given: then nothing is lost if a signal handler raises an exception meanwhile.
+        They are added to ``into``, a list or deque, if given: then nothing is lost if a signal handler raises an exception meanwhile. With ``one``, no
+        more than one frame is read: the others are left to who calls ``take``.
         """
-        events = self._arrived
-        try:
-            session = self._session or self._connect()
-            if session is not None:
-                session.turn(events)
-                self._check_welcome(session)
-                self._offer_again()
-        except errors.AnteroomError as why:
-            self._attend(events)
-            events.append(self._lose(why))
-        else:
-            self._attend(events)
         into = [] if into is None else into
-        move(events, into, len(events))
+        with self._reading:
+            events = self._arrived
+            try:
+                session = self._session or self._connect()
+                if session is not None:
+                    session.turn(events, one)
+                    self._check_welcome(session)
+                    self._offer_again()
+            except errors.AnteroomError as why:
+                self._attend(events)
+                events.append(self._lose(why))
+            else:
+                self._attend(events)
+            move(events, into, len(events))
         return into
+
+    def take(self, behind: Sized = ()) -> Optional[Lease]:
+        """The next lease, if it has come and nothing else before it. For a thread that is free, beside the one that calls ``turn``: it goes on without
+        a switch between threads. Never waits, and never raises.
+
+        ``behind`` is what ``turn`` has returned and nobody has attended to yet: while there is any, no lease overtakes it.
+        """
+        if not self._reading.acquire(blocking=False):
+            return None
+        try:
+            return None if behind or self._early or self._arrived else self._take()
+        finally:
+            self._reading.release()
+
+    def _take(self) -> Optional[Lease]:
+        session, events = self._session, self._arrived
+        if session is None or session.welcome is None or session.over:
+            return None
+        try:
+            session.turn(events, one=True)
+        except errors.AnteroomError:
+            self.waker.wake()  # turn finds out
+            return None
+        if events and type(events[0]) is Lease:
+            self.taken += 1
+            return events.popleft()
+        if events:
+            self.waker.wake()  # it is for turn
+        return None
 
     # What a thread needs.
 

@@ -1,10 +1,12 @@
 """Sockets for connections whose open file description is shared with the sidecar."""
 
+import contextlib
 import os
 import select
 import socket
 from typing import IO, Any, Optional
 
+from . import keeping
 from .spill import Rest, Room
 
 _NEVER = 604800.0  # seconds, a week
@@ -31,6 +33,9 @@ class HostSocket(socket.socket):
 
     was_shut = False
     """Whether ``shutdown`` was called."""
+
+    keeps_lock = False
+    """Whether short sends and receives keep the interpreter's lock (keeping.py). Other threads cannot work meanwhile, but need not be waited for afterwards."""
 
     def __del__(self) -> None:
         # Some of the ways in which servers end a connection are to forget it. The sidecar ends it then; no need for a ResourceWarning.
@@ -67,8 +72,8 @@ class HostSocket(socket.socket):
             return self._send_behind(data, flags)
         if self.room is None or flags:
             return super().send(data, flags)
-        try:
-            return os.write(self.fileno(), data)  # unlike send it does not wait first
+        try:  # unlike send, neither waits first
+            return keeping.send(self.fileno(), data) if self.keeps_lock and keeping.can_send(data) else os.write(self.fileno(), data)
         except BlockingIOError:
             pass
         self.rest = Rest.in_memory(data, self.room)
@@ -104,6 +109,9 @@ class HostSocket(socket.socket):
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
         if self.rest is not None:
             self.flush()
+        if self.keeps_lock and keeping.KEEPS and len(args) == 1 and not kwargs:
+            with contextlib.suppress(BlockingIOError):
+                return keeping.recv_into(self.fileno(), args[0])
         return super().recv_into(*args, **kwargs)
 
     def flush(self) -> None:

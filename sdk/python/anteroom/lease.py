@@ -1,10 +1,11 @@
 """A lease: one client's connection, lent to this host for one request."""
 
 import contextlib
+import itertools
 import json
 import os
 import socket
-from typing import Any, Optional, Protocol, Sequence
+from typing import Any, Iterable, Optional, Protocol, Sequence, Set, Tuple
 
 from .errors import LinkLost
 from .frame import HEADER, MAX_MILLISECONDS, CloseReason, Flag, Frame, NackReason, Type
@@ -178,6 +179,24 @@ class Lease:
             self._session.dropped(self.conn, self.seq)
         if getattr(self, "_fd", None) is not None:
             self._close_descriptor()
+
+
+def put_all(puts: Iterable[Tuple[Lease, int]]) -> Set[Lease]:
+    """``put`` leases, each with the number of its requests, by one write. Returns those that the sidecar still waited for. Never raises."""
+    taken: Set[Lease] = set()
+    for session, those in itertools.groupby(puts, lambda put: put[0]._session):
+        waited = [put for put in those if session.finish(put[0])]
+        frames = [HEADER.pack(Type.PUT, 0, 0, lease.seq, lease.conn, 0, requests) for lease, requests in waited]
+        try:
+            if frames:
+                session.answer(b"".join(frames), None)
+            taken.update(lease for lease, _ in waited)
+        except LinkLost:
+            pass
+        finally:
+            for _ in waited:
+                session.answered()
+    return taken
 
 
 def _milliseconds(seconds: float) -> int:

@@ -11,8 +11,8 @@ import time
 import weakref
 from typing import Any, Callable, Deque, Iterable, List, NamedTuple, Optional, Tuple
 
-from . import errors
-from .frame import BadFrame, Flag, Frame, NackReason, Type, decode
+from . import errors, keeping
+from .frame import HEADER, BadFrame, Flag, Frame, NackReason, Type, decode
 
 MAX_UNSENT = 1 << 20
 """Bytes that may wait for a sidecar that does not read. Beyond it the link is given up."""
@@ -20,7 +20,9 @@ MAX_UNSENT = 1 << 20
 _RECEIVE = 65536
 # The protocol allows one descriptor per message. Room for more, so that a surplus is seen and closed.
 _CONTROL = socket.CMSG_SPACE(16 * array.array("i").itemsize)
-_RECEIVE_ONCE = ((_RECEIVE, _CONTROL, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC),)
+_RECEIVE_FLAGS = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+_RECEIVE_ONCE = ((_RECEIVE, _CONTROL, _RECEIVE_FLAGS),)
+_RECEIVE_ONE = ((HEADER.size, _CONTROL, _RECEIVE_FLAGS),)
 _SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _FD = int(Flag.FD)
 
@@ -86,6 +88,7 @@ class Link:
         self._unsent_bytes = 0
         self._messages: Deque[Any] = collections.deque()  # results of recvmsg
         self._inflow = _Inflow(frames=collections.deque())
+        self._take = keeping.Receiver(HEADER.size, _CONTROL).receive if keeping.KEEPS else None
         self.frames: Deque[Any] = collections.deque()
         """The frames received, each with its descriptor, which belongs to whoever takes it, or puts something else in its place. ``close`` empties it."""
         self.opened = time.monotonic()
@@ -149,15 +152,19 @@ class Link:
                 self._stop_sending()
             raise
 
-    def receive(self) -> None:
-        """Read once, and put the frames that are complete into ``frames``.
+    def receive(self, one: bool = False) -> None:
+        """Read once, and put the frames that are complete into ``frames``; with ``one``, no more than one: the others stay in the socket, which stays
+        readable.
 
         PING is answered here, and a LEASE whose descriptor was lost; neither is passed on. Raises LinkLost when the sidecar has hung up.
         """
         messages = self._messages
         if not messages:
             try:
-                messages.extend(itertools.starmap(self._sock.recvmsg, _RECEIVE_ONCE))  # in one step, for an interrupt
+                if one and self._take is not None and not _may_be_interrupted():
+                    messages.append(self._take(self._sock.fileno()))
+                else:
+                    messages.extend(itertools.starmap(self._sock.recvmsg, _RECEIVE_ONE if one else _RECEIVE_ONCE))  # in one step, for an interrupt
             except (BlockingIOError, InterruptedError):
                 pass
             except OSError as why:
@@ -254,12 +261,17 @@ class Link:
     def _write(self, data: bytes, fd: Optional[int]) -> int:
         try:
             if fd is None:
-                return self._sock.send(data, _SEND_FLAGS)
+                return self._send_now(data)
             return self._sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))], _SEND_FLAGS)
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as why:
             raise errors.LinkLost(f"The link to the sidecar broke: {why}") from why
+
+    def _send_now(self, data: bytes) -> int:
+        if keeping.can_send(data) and not _may_be_interrupted():
+            return keeping.send(self._sock.fileno(), data)
+        return self._sock.send(data, _SEND_FLAGS)
 
     def _keep(self, data: bytes, fd: Optional[int]) -> None:
         if self._unsent_bytes + len(data) > MAX_UNSENT:
@@ -279,6 +291,11 @@ class Link:
                 self.send(Frame(Type.NACK, seq=frame.seq, conn=frame.conn, a=NackReason.NO_DESCRIPTOR).encode())
             frames.popleft()
             _close(fd)  # a word, or a use of it, of a later version, which may be ignored
+
+
+def _may_be_interrupted() -> bool:
+    """Whether a signal handler may raise an exception in this thread."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def move(source: Deque[Any], target: Any, count: int) -> None:

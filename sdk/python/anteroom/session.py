@@ -6,7 +6,7 @@ import json
 import threading
 import weakref
 from dataclasses import dataclass
-from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Deque, Dict, Optional, Sequence, Tuple
 
 from . import errors
 from .events import Adopted, Attached, Draining, Forgotten, Listening, Turned, Unlistened, Welcome
@@ -63,12 +63,12 @@ class Session:
         """Those agreed."""
         return self.welcome.features if self.welcome is not None else ()
 
-    def turn(self, events: List[Any]) -> None:
-        """Read once, send what waits, and append what has happened to ``events``. Raises LinkLost."""
+    def turn(self, events: Any, one: bool = False) -> None:
+        """Read once, send what waits, and append what has happened to ``events``; with ``one``, no more than one frame. Raises LinkLost."""
         self.close_dropped()
         if self.link.wants_write:
             self.link.flush()
-        self.link.receive()
+        self.link.receive(one)
         try:
             while self.link.frames:
                 self._hand_on(self.link.frames[0])

@@ -181,6 +181,16 @@ def test_pipelined_requests_are_answered_in_order_under_one_lease(fake, http):
         assert fake.counts["leases"] in (2, 3)  # the empty line may come as a lease of its own
 
 
+def test_a_pipelined_request_may_take_longer_than_a_client_may(fake, http):
+    with running(fake, http, settings={"timeout_keep_alive": 0.05}) as served, Client(served) as client:
+        client.sock.sendall(b"GET / HTTP/1.1\r\nHost: test\r\n\r\nGET /hold HTTP/1.1\r\nHost: test\r\n\r\n")
+        assert client.receive().text == b"hello"
+        assert served.app.inside.acquire(timeout=10)
+        threading.Event().wait(0.2)
+        served.app.gate.set()
+        assert client.receive().text == b"hello"
+
+
 def test_half_of_a_pipelined_request(fake, http):
     with running(fake, http) as served, Client(served) as client:
         client.sock.sendall(b"GET / HTTP/1.1\r\nHost: test\r\n\r\nGET / HT")

@@ -661,59 +661,29 @@ def test_a_connection_that_the_client_was_told_to_keep_outlives_a_server_that_st
         assert client.at_end()
 
 
-@pytest.mark.parametrize("moment", ["turn", "before the queue", "behind the queue"])
-def test_an_interrupt_in_the_loop_loses_no_request(options, moment):
-    """sys.exit() in a signal handler raises wherever the loop is: the pool's next host answers what this one had not begun."""
+def test_a_lease_that_nobody_has_begun_is_given_back_by_a_server_that_stops(options):
+    """The pool's next host answers it."""
     options = dict(options, pool="shared")
     with contextlib.ExitStack() as stack:
         with running(options=options) as server:
-            interrupt(server, moment)
-            client = stack.enter_context(Client(server))
-            client.send()
+            attached(server)
+            client = server._connections._client
+            turn = client.turn
+
+            def turn_and_leave(into, **kwargs):
+                turn(into, **kwargs)
+                if any(isinstance(event, anteroom.Lease) for event in into):
+                    client.turn = turn
+                    raise SystemExit
+
+            client.turn = turn_and_leave
+            user = stack.enter_context(Client(server))
+            user.send()
             eventually(lambda: server.raised)
-            assert isinstance(server.raised[0], SystemExit)
         with running(options=options) as successor:
             attached(successor)
-            assert client.receive().text == b"hello"
-            assert client.get().text == b"hello"
-
-
-def interrupt(server, moment):
-    """Has the loop interrupted at that moment of its next lease."""
-    process_conn, client = server.process_conn, server._connections._client
-    attend = client._attend
-
-    def process_and_interrupt(conn):
-        if moment == "behind the queue":
-            process_conn(conn)
-        raise SystemExit
-
-    def attend_and_interrupt(events):
-        attend(events)
-        if any(isinstance(event, anteroom.Lease) for event in events):
-            client._attend = attend
-            raise SystemExit
-
-    if moment == "turn":
-        client._attend = attend_and_interrupt
-    else:
-        server.process_conn = process_and_interrupt
-
-
-def test_what_an_interrupted_loop_refuses_is_served_by_no_thread_later(fake, fake_options):
-    """A lease may be in the server's queue already when ``stop`` finds it."""
-    queued = []
-    with running(options=dict(fake_options, pool="shared")) as server, Client(server) as client:
-        interrupt(server, "before the queue")
-        server.process_conn, fail = (lambda conn: (queued.append(conn), fail(conn))), server.process_conn
-        client.send()
-        eventually(lambda: server.raised)
-        server._connections.stop()
-        (conn,) = queued
-        assert eventually(lambda: fake.counts["NACK"]) == 1
-        assert not conn.communicate()
-        conn.close()
-        assert not gone(client)
+            assert user.receive().text == b"hello"
+            assert user.get().text == b"hello"
 
 
 def test_what_a_lease_waits_for_is_told_to_the_sidecar(fake_options, monkeypatch):
@@ -901,45 +871,107 @@ def test_ctrl_c_leaves_run(options):
         assert not server._connections._serving
 
 
-def test_a_signal_handler_may_stop_the_server(sidecar, tmp_path):
-    """In the very thread that runs: cheroot alone would wait for itself for ever."""
+# Where the process sends itself a signal, while its only worker is busy with a request for /slow, which holds no such lock, but needs one.
+MOMENTS = {
+    "nowhere": "",
+    "in the queue": """
+        from cheroot.server import HTTPServer
+        process_conn = HTTPServer.process_conn
+
+        def process_and_signal(server, conn):
+            with server.requests._queue.mutex:
+                signal_once()
+            process_conn(server, conn)
+
+        HTTPServer.process_conn = process_and_signal
+    """,
+    "in a session": """
+        from anteroom.session import Session
+        hand_on = Session._hand_on
+
+        def hand_on_and_signal(session, what):
+            hand_on(session, what)
+            if session._leases:
+                with session._lock:
+                    signal_once()
+
+        Session._hand_on = hand_on_and_signal
+    """,
+}
+
+
+@pytest.mark.parametrize("handler", ["server.stop()", "sys.exit()"])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_signal_handler_may_stop_the_server(sidecar, tmp_path, handler, moment):
+    """It runs in the thread of ``serve``, at whatever point that is: cheroot alone would wait for itself for ever."""
     program = """
-        import signal, sys
+        import os, signal, sys, time
         import anteroom.cheroot
         from cheroot.wsgi import Server
 
         def app(environ, start_response):
+            if environ["PATH_INFO"] == "/slow":
+                open("begun", "w").close()
+                time.sleep(0.5)
             start_response("200 OK", [("Content-Length", "2")])
             return [b"ok"]
 
+        signals = []
+
+        def signal_once():
+            if os.path.exists("begun") and not signals:
+                signals.append(os.kill(os.getpid(), signal.SIGTERM))
+                time.sleep(0.1)
+
         anteroom.cheroot.install()
-        server = Server(("127.0.0.1", 0), app)
-        signal.signal(signal.SIGTERM, lambda *_: server.stop())
+        server = Server(("127.0.0.1", 0), app, numthreads=1)
+        server.error_log = lambda *args, **kwargs: None
         server.prepare()
         print(server.bind_addr[1], flush=True)
-        server.serve()
-        print("left", flush=True)
     """
+    program = textwrap.dedent(program) + textwrap.dedent(MOMENTS[moment])
+    program += f"signal.signal(signal.SIGTERM, lambda *_: {handler})\ntry:\n    server.serve()\nfinally:\n    server.stop()\n    print('left', flush=True)"
     child = subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
+        [sys.executable, "-W", "error", "-c", program],
         env={**os.environ, "ANTEROOM_HANDOFF": sidecar.path, "PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     with child:
-        port = int(child.stdout.readline())
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
-            sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-            answer = b""
-            while not answer.endswith(b"ok"):
-                answer += sock.recv(1000)
-            child.send_signal(signal.SIGTERM)
-            out, err = child.communicate(timeout=20)
-            assert (out, err, child.returncode) == ("left\n", "", 0)
-            assert sock.recv(10) == b""
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", port))
+        try:
+            port = int(child.stdout.readline())
+            with dialled(port) as first, dialled(port) as second:
+                ask(first, "/slow")
+                eventually((tmp_path / "begun").exists)
+                if moment == "nowhere":
+                    child.send_signal(signal.SIGTERM)
+                else:
+                    ask(second)
+                    assert ends_with_ok(second)
+                assert ends_with_ok(first)
+                out, err = child.communicate(timeout=20)
+                assert (out, err, child.returncode) == ("left\n", "", 0)
+            with pytest.raises(ConnectionRefusedError):
+                dialled(port)
+        finally:
+            child.kill()
+
+
+def dialled(port):
+    return socket.create_connection(("127.0.0.1", port), timeout=10)
+
+
+def ask(sock, path="/"):
+    sock.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+
+
+def ends_with_ok(sock):
+    answer = b""
+    while part := sock.recv(1000):
+        answer += part
+    return answer.endswith(b"ok")
 
 
 def test_install_and_uninstall(sidecar):

@@ -549,3 +549,31 @@ def test_a_drain_in_the_midst_of_connecting_is_not_lost(fake, monkeypatch):
     monkeypatch.setattr(Link, "open", interrupted)
     assert list(client.leases()) == []
     client.close()
+
+
+def test_a_free_thread_takes_what_has_come_and_no_more(fake, listener):
+    """A second thread may take leases one by one; what is no lease, and what is behind it, is left to ``turn``."""
+    with anteroom.Client(fake.path, capacity=2) as client:
+        client.listen(listener)
+        while not any(isinstance(event, anteroom.Listening) for event in client.wait(5)):
+            pass
+        with connect(listener) as one, connect(listener) as other:
+            for sock in (one, other):
+                sock.sendall(b"x")
+            taken = []
+
+            def take():
+                lease = client.take()
+                if lease is not None:
+                    taken.append(lease)
+                return len(taken) == 2
+
+            thread = threading.Thread(target=lambda: eventually(take))
+            thread.start()
+            thread.join()
+            assert client.taken == 2
+            assert client.take(behind=["something"]) is None
+            for lease in taken:
+                with lease.socket() as sock:
+                    assert sock.recv(10) == b"x"
+                    assert lease.put()

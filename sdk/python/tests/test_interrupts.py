@@ -6,15 +6,12 @@ import gc
 import os
 import socket
 import sys
-import types
 
-import pytest
 
 from anteroom.client import Client
 from anteroom.frame import MAGIC, Flag, Frame, Type
 from anteroom.lease import Lease
 from anteroom.link import Link
-from anteroom.waker import Waker
 
 
 class Interrupt(BaseException):
@@ -115,27 +112,3 @@ def test_a_client_that_is_closed_after_an_interrupt_leaves_no_descriptor(path, m
                 gc.collect()
                 assert len(os.listdir("/proc/self/fd")) <= before - 3, number  # the link and its waker
             number += 11
-
-
-def test_an_interrupt_while_the_selector_follows_the_client():
-    cheroot = pytest.importorskip("anteroom.cheroot")
-    number, interrupted = 0, True
-    while interrupted:
-        waker, (ours, theirs) = Waker(), socket.socketpair()
-        selector = cheroot._Selector(waker, list, None)
-        client = types.SimpleNamespace(link=ours, wants_write=False)
-        interrupted = False
-        try:
-            with Interrupter(number):
-                selector.follow(client)
-        except Interrupt:
-            interrupted = True
-        selector.follow(client)
-        selector.follow(client)
-        assert set(selector._selector._fd_to_key) == {waker.fileno(), ours.fileno()}
-        theirs.send(b"!")
-        assert [what for _, what in selector.select(timeout=1)] == [ours]
-        for each in (selector, ours, theirs, waker):
-            each.close()
-        number += 1
-    assert number > 20
