@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"os/signal"
 	"strings"
@@ -100,7 +101,7 @@ func (o *operator) target() (string, credentials.TransportCredentials, error) {
 	case scheme == "unix" && strings.HasPrefix(rest, "@"):
 		return "unix-abstract:" + rest[1:], insecure.NewCredentials(), nil
 	case scheme == "unix" && strings.HasPrefix(rest, "/"):
-		return "unix://" + rest, insecure.NewCredentials(), nil
+		return (&url.URL{Scheme: "unix", Path: rest}).String(), insecure.NewCredentials(), nil // a # or % in a path is no more than that
 	case scheme == "tcp":
 		creds, err := o.tls(rest)
 		return "dns:///" + rest, creds, err
@@ -148,7 +149,8 @@ func (e *unreachable) Error() string {
 }
 
 func (e *unreachable) hint() string {
-	path, isPath := strings.CutPrefix(e.control, "unix://")
+	path := strings.TrimPrefix(e.control, "unix://")
+	isPath := !strings.Contains(path, "://")
 	_, err := os.Stat(path)
 	switch {
 	case isPath && !strings.HasPrefix(path, "@") && errors.Is(err, os.ErrNotExist):
