@@ -6,13 +6,16 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/anteroom-io/anteroom/bench/arrange"
 	"github.com/anteroom-io/anteroom/test/processes"
 )
 
@@ -23,23 +26,22 @@ const (
 	connections = "32"
 )
 
-// TestRates measures each server behind the sidecar and, where it can serve alone, alone, in turns, and writes rows for the README's table to
-// bin/polyglot-rates.md. Each takes as many requests at once as is its program's default.
+// TestRates measures each server behind the sidecar and, where it can serve alone, behind nginx and alone, in turns, and writes rows for the README's table
+// to bin/polyglot-rates.md. Each takes as many requests at once as is its program's default.
 func TestRates(t *testing.T) {
 	if *rates == 0 {
 		t.Skip("only make bench-languages measures")
 	}
 	var text strings.Builder
-	fmt.Fprintln(&text, "| language | server | how it attaches | tested version | requests/s behind Anteroom / alone |\n|---|---|---|---|---|")
+	fmt.Fprintln(&text, "| language | server | how it attaches | tested version | requests/s behind Anteroom / behind nginx / alone |\n|---|---|---|---|---|")
 	for _, s := range servers {
 		t.Run(s.name, func(t *testing.T) {
 			version := s.need(t)
-			behind, alone := s.rates(t)
-			numbers := thousands(behind)
-			if s.alone != "" {
-				numbers += " / " + thousands(alone)
+			var numbers []string
+			for _, rate := range s.rates(t) {
+				numbers = append(numbers, thousands(rate))
 			}
-			fmt.Fprintf(&text, "| %s | %s | %s | %s | %s |\n", s.language, s.server, s.attach, version, numbers)
+			fmt.Fprintf(&text, "| %s | %s | %s | %s | %s |\n", s.language, s.server, s.attach, version, strings.Join(numbers, " / "))
 		})
 	}
 	if err := os.WriteFile(root+"/bin/polyglot-rates.md", []byte(text.String()), 0o644); err != nil {
@@ -47,28 +49,45 @@ func TestRates(t *testing.T) {
 	}
 }
 
-// rates are the middle ones of all rounds, 0 for a server that cannot serve alone.
-func (s server) rates(t *testing.T) (behind, alone float64) {
+// rates are the middle ones of all rounds: behind the sidecar and, of a server that can serve alone, behind nginx and alone.
+func (s server) rates(t *testing.T) (medians []float64) {
 	t.Helper()
 	sidecar := processes.Serve(t, "--listen", "tcp://127.0.0.1:0")
 	attached := s.start(t, sidecar, s.name, 0)
 	addresses := []string{sidecar.Web[0]}
 	if s.alone != "" {
-		port := freePort(t)
+		_, port, _ := net.SplitHostPort(freeAddress(t))
 		lead(t, s.name+" alone", s.command(s.alone, "PORT="+port))
-		addresses = append(addresses, net.JoinHostPort("127.0.0.1", port))
+		alone := net.JoinHostPort("127.0.0.1", port)
+		addresses = append(addresses, proxied(t, alone), alone)
 	}
 	for _, address := range addresses {
 		processes.Within(t, buildTime, s.name+" answers", func() bool { return s.answers(address) })
 	}
-	all := make([][]float64, 2)
+	all := make([][]float64, len(addresses))
 	for range rounds {
 		for i, address := range addresses {
 			all[i] = append(all[i], measure(t, address))
 		}
 	}
 	attached.leave(t)
-	return middle(all[0]), middle(all[1])
+	for _, rates := range all {
+		medians = append(medians, middle(rates))
+	}
+	return medians
+}
+
+// proxied is the address of an nginx with a process for each processor, which keeps connections to the server open.
+func proxied(t *testing.T, upstream string) string {
+	t.Helper()
+	dir := t.TempDir()
+	address, path := freeAddress(t), filepath.Join(dir, "nginx.conf")
+	configuration := arrange.NginxProxy(dir, address, runtime.NumCPU(), false, []string{upstream})
+	if err := os.WriteFile(path, []byte(configuration), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	lead(t, "nginx", exec.Command("nginx", "-p", dir, "-c", path, "-e", filepath.Join(dir, "error.log")))
+	return address
 }
 
 func (s server) answers(address string) bool {
@@ -80,18 +99,15 @@ func (s server) answers(address string) bool {
 	return c.do(exchange{method: "GET", path: "/", want: "hello from " + s.word() + "\n"}) == nil
 }
 
-func freePort(t *testing.T) string {
+// freeAddress has a port that nobody listens on.
+func freeAddress(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
+	return l.Addr().String()
 }
 
 var perSecond = regexp.MustCompile(`Requests/sec: +([0-9.]+)`)
@@ -100,7 +116,7 @@ var perSecond = regexp.MustCompile(`Requests/sec: +([0-9.]+)`)
 func measure(t *testing.T, address string) float64 {
 	t.Helper()
 	seconds := strconv.Itoa(int(max(*rates, time.Second).Seconds()))
-	out, err := exec.Command("wrk", "--threads", "2", "--connections", connections, "--duration", seconds+"s", "http://"+address+"/").CombinedOutput()
+	out, err := exec.Command("wrk", "--threads", "2", "--timeout", "10s", "--connections", connections, "--duration", seconds+"s", "http://"+address+"/").CombinedOutput()
 	found := perSecond.FindSubmatch(out)
 	if err != nil || found == nil || strings.Contains(string(out), "Non-2xx") || strings.Contains(string(out), "Socket errors") {
 		t.Fatalf("wrk: %v\n%s", err, out)
@@ -113,9 +129,6 @@ func measure(t *testing.T, address string) float64 {
 }
 
 func middle(all []float64) float64 {
-	if len(all) == 0 {
-		return 0
-	}
 	slices.Sort(all)
 	return all[len(all)/2]
 }
