@@ -28,9 +28,10 @@ func restWithIdle(count int, rest time.Duration) measurement {
 		if err := errors.Join(err, releaseErr); err != nil {
 			return report.Sample{}, err
 		}
+		grown := after.own.Data - before.own.Data
 		return report.Sample{Requests: count, Errors: lost, Metrics: map[report.Metric]float64{
-			report.BaseMemory:   float64(before.own.PSS),
-			report.IdleMemory:   float64(after.own.PSS-before.own.PSS) / float64(count),
+			report.BaseMemory:   float64(after.own.PSS - grown), // parts of the program that were read in meanwhile belong to it
+			report.IdleMemory:   float64(grown) / float64(count),
 			report.KernelMemory: float64(after.kernel.Slab+after.kernel.Buffers-before.kernel.Slab-before.kernel.Buffers) / float64(count),
 			report.RestCPU:      100 * used.Seconds() / rest.Seconds(),
 		}}, nil

@@ -99,6 +99,9 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	fmt.Printf("report: %s\n", filepath.Join(o.out, reportFile))
+	if stolen := s.run.StolenText(); stolen != "" {
+		fmt.Println(stolen)
+	}
 	return s.verdict(ctx)
 }
 

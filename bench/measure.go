@@ -58,11 +58,18 @@ func offerHalf(of func(*moment) string, d time.Duration) measurement {
 		if !ok {
 			return report.Sample{}, fmt.Errorf("half of what %s answers under %s is not known: measure that too", of(m), keepAlive64)
 		}
+		return offer(full/2, d)(m)
+	}
+}
+
+// offer offers requests per second, at random times.
+func offer(rate float64, d time.Duration) measurement {
+	return func(m *moment) (report.Sample, error) {
 		if err := m.warmUp("/100", connections); err != nil {
 			return report.Sample{}, err
 		}
 		return m.under(100, func() (drive.Result, error) {
-			return m.clients().Rate(m.ctx, m.url("/100"), connections, full/2, d)
+			return m.clients().Rate(m.ctx, m.url("/100"), connections, rate, d)
 		})
 	}
 }
@@ -108,7 +115,7 @@ func (m *moment) under(size int, client func() (drive.Result, error)) (report.Sa
 // usage is what a client's run took from the machine.
 type usage struct {
 	cpu
-	idle float64 // of all processors, in percent
+	gauge.Shares
 }
 
 // observe runs a client.
@@ -129,7 +136,7 @@ func (m *moment) observe(client func() (drive.Result, error)) (result drive.Resu
 		return result, used, err
 	}
 	now, err := gauge.ReadTicks()
-	return result, usage{cpu{after.front - before.front, after.workers - before.workers}, now.IdleSince(ticks)}, err
+	return result, usage{cpu{after.front - before.front, after.workers - before.workers}, now.Since(ticks)}, err
 }
 
 // cpu is the processor time used so far.
@@ -168,7 +175,8 @@ const largeBody = 10_000
 func sampleOf(result drive.Result, size int, used usage, hasFront bool) report.Sample {
 	sample := report.Sample{Requests: result.Requests, Errors: result.Errors, Raw: result.Raw, Metrics: map[report.Metric]float64{
 		report.Rate:        float64(result.Requests) / result.Duration.Seconds(),
-		report.MachineIdle: used.idle,
+		report.MachineIdle: used.Idle,
+		report.Stolen:      used.Stolen,
 	}}
 	if result.Requests > 0 {
 		addPerRequest(sample.Metrics, result, size, used, hasFront)

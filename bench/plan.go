@@ -120,6 +120,7 @@ const (
 	body10m       = "10MB-8"
 	halfNginx     = "half-load"
 	halfOwn       = "half-own-load"
+	aFew          = "a-few"
 	freshEach     = "fresh"
 	idleMany      = "idle"
 	cherootBusy   = "cheroot"
@@ -145,6 +146,7 @@ func fullPlan() plan {
 		wrkLoad(body10m, "/10m", 10<<20, 8, 3, more(rivals, "nethttp")),
 		halfLoad(halfNginx, 3*time.Second, rivals),
 		halfOwnLoad(halfOwn, 3*time.Second, rivals),
+		fewLoad(aFew, 4*time.Second, rivals),
 		freshLoad(freshEach, 2*time.Second, more(rivals, onCores("nginx"), onCores("haproxy"), "nethttp")),
 		cherootLoad(cherootBusy, 0, 3, cheroots),
 		cherootLoad(cherootIdle, idleBesideCheroot, 3, cheroots),
@@ -188,6 +190,17 @@ func halfOwnLoad(name string, d time.Duration, of []string) load {
 		name: name, arrangements: of,
 		what:    fmt.Sprintf("the same, for each half as many per second as itself answered in this round under %s; %v", keepAlive64, d),
 		measure: offerHalf(func(m *moment) string { return m.Name }, d),
+	}
+}
+
+// few is what a small site has, requests per second.
+const few = 200
+
+func fewLoad(name string, d time.Duration, of []string) load {
+	return load{
+		name: name, arrangements: of,
+		what:    fmt.Sprintf("%d keep-alive connections, 100 bytes, %d requests per second at random times (Poisson), %v", connections, few, d),
+		measure: offer(few, d),
 	}
 }
 

@@ -52,6 +52,7 @@ func (s *session) sections() (list []report.Section) {
 		body10m:       {Title: "Bodies of 10 MB", Columns: large, Charts: []report.Chart{chartOf(report.FrontPerGB)}},
 		halfNginx:     {Title: "Latency at the same load: half of nginx's", Columns: timed, Charts: []report.Chart{chartOf(report.P99)}},
 		halfOwn:       {Title: "Latency at half of each one's own load", Columns: timed, Charts: []report.Chart{chartOf(report.P99)}},
+		aFew:          {Title: "A few requests", Columns: append(timed[:len(timed):len(timed)], over("front CPU", report.FrontCPU, nginx)), Charts: []report.Chart{costs}},
 		freshEach:     {Title: "A connection for each request", Columns: fresh, Charts: []report.Chart{chartOf(report.Rate)}},
 		cherootBusy:   {Title: "cheroot", Columns: python, Charts: []report.Chart{chartOf(report.Rate)}},
 		cherootIdle:   {Title: "cheroot beside idle connections", Columns: python, Charts: []report.Chart{chartOf(report.Rate)}},

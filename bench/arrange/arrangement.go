@@ -17,7 +17,7 @@ import (
 type Arrangement struct {
 	Name    string // as in reports: nginx-1
 	Front   Kind   // Alone: the worker has the listening socket
-	Threads int    // of the front: processes, threads or loops
+	Threads int    // of the front, if it is a proxy: processes or threads
 	Worker  Kind
 	Workers int
 	Ready   string // Anteroom: what it waits for before it lends a connection: bytes, head or request; empty: as the host says

@@ -56,33 +56,39 @@ const nginxReturn = nginxCommon + `
 }
 `
 
-func (r *Running) startNginx(upstreams []string) error {
+// NginxProxy is the configuration of nginx as a proxy at an address, in front of upstreams. Its files are in dir. spools: what a client has not taken of
+// a response goes to one.
+func NginxProxy(dir, address string, processes int, spools bool, upstreams []string) string {
 	spool := "proxy_max_temp_file_size 0;"
-	if r.Spools {
+	if spools {
 		spool = ""
 	}
-	path, err := r.writeNginx(nginxProxy, "{SERVERS}", eachLine("\t\tserver ", upstreams, ";"), "{SPOOL}", spool)
-	if err != nil {
-		return err
-	}
-	return r.startFront(r.command("nginx", "-p", r.dir, "-c", path, "-e", r.dir+"/error.log"))
+	return nginxConf(nginxProxy, dir, address, processes, "{SERVERS}", eachLine("\t\tserver ", upstreams, ";"), "{SPOOL}", spool)
+}
+
+func (r *Running) startNginx(upstreams []string) error {
+	return r.startNginxWith(NginxProxy(r.dir, r.Address, r.Threads, r.Spools, upstreams))
 }
 
 func (r *Running) startNginxReturn() error {
-	path, err := r.writeNginx(nginxReturn, "{BODY}", strings.Repeat("x", 100))
+	return r.startNginxWith(nginxConf(nginxReturn, r.dir, r.Address, r.Threads, "{BODY}", strings.Repeat("x", 100)))
+}
+
+func (r *Running) startNginxWith(configuration string) error {
+	path, err := r.write("nginx.conf", configuration)
 	if err != nil {
 		return err
 	}
 	return r.startFront(r.command("nginx", "-p", r.dir, "-c", path, "-e", r.dir+"/error.log"))
 }
 
-func (r *Running) writeNginx(template string, values ...string) (string, error) {
+func nginxConf(template, dir, address string, processes int, values ...string) string {
 	reuseport := ""
-	if r.Threads > 1 {
+	if processes > 1 {
 		reuseport = " reuseport" // else one process takes most connections
 	}
-	return r.write("nginx.conf", template, append(values, "{THREADS}", strconv.Itoa(r.Threads), "{DIR}", r.dir, "{ADDRESS}", r.Address,
-		"{REUSEPORT}", reuseport)...)
+	values = append(values, "{THREADS}", strconv.Itoa(processes), "{DIR}", dir, "{ADDRESS}", address, "{REUSEPORT}", reuseport)
+	return strings.NewReplacer(values...).Replace(template)
 }
 
 func eachLine(before string, list []string, after string) string {

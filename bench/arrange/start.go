@@ -190,9 +190,6 @@ func (r *Running) serveFlags(front int, address, socket string) []string {
 	if r.Worker == Worker {
 		flags = append(flags, "--listen", "tcp://"+address+"?ready="+r.Ready)
 	}
-	if r.Threads > 1 {
-		flags = append(flags, "--loops", strconv.Itoa(r.Threads))
-	}
 	return append(flags, r.programs.ServeFlags...)
 }
 

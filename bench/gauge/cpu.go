@@ -84,7 +84,7 @@ func parentOf(pid int) (int, error) {
 }
 
 // Ticks is the whole machine's processor time, in the kernel's ticks, since it started.
-type Ticks struct{ Idle, All int64 }
+type Ticks struct{ Idle, Stolen, All int64 }
 
 // ReadTicks reads the first line of /proc/stat (proc(5)): user, nice, system, idle, iowait, irq, softirq, steal. What follows counts guests again.
 func ReadTicks() (t Ticks, err error) {
@@ -103,14 +103,21 @@ func ReadTicks() (t Ticks, err error) {
 			return t, fmt.Errorf("/proc/stat: %w", err)
 		}
 		t.All += n
-		if i == 3 || i == 4 {
+		switch i {
+		case 3, 4:
 			t.Idle += n
+		case 7:
+			t.Stolen = n
 		}
 	}
 	return t, nil
 }
 
-// IdleSince returns how much of all processors nobody used since an earlier reading, in percent.
-func (t Ticks) IdleSince(before Ticks) float64 {
-	return 100 * float64(t.Idle-before.Idle) / float64(max(t.All-before.All, 1))
+// Shares says, in percent of all processors, what nobody used, and what a virtual machine did not get because its host gave it to others.
+type Shares struct{ Idle, Stolen float64 }
+
+// Since returns the shares since an earlier reading.
+func (t Ticks) Since(before Ticks) Shares {
+	all := float64(max(t.All-before.All, 1))
+	return Shares{Idle: 100 * float64(t.Idle-before.Idle) / all, Stolen: 100 * float64(t.Stolen-before.Stolen) / all}
 }

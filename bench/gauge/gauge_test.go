@@ -66,10 +66,36 @@ func TestMemoryGrowsByPagesThatAreWritten(t *testing.T) {
 		kept[i] = 1
 	}
 	after := memoryOf(t)
-	if grown := after.PSS - before.PSS; grown < 60<<20 || after.RSS < after.PSS {
-		t.Errorf("64 MiB written: PSS grew by %d, RSS is %d", grown, after.RSS)
+	for what, grown := range map[string]int64{"PSS": after.PSS - before.PSS, "Data": after.Data - before.Data} {
+		if grown < 60<<20 {
+			t.Errorf("64 MiB written: %s grew by %d", what, grown)
+		}
+	}
+	if after.RSS < after.PSS || after.PSS < after.Data {
+		t.Errorf("RSS %d, PSS %d, data %d: each is part of the one before", after.RSS, after.PSS, after.Data)
 	}
 	kept = nil
+}
+
+func TestPagesOfAFileAreNoData(t *testing.T) {
+	file, err := os.Open("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	const size = 2 << 20 // of the test's own program, which is larger
+	before := memoryOf(t)
+	pages, err := unix.Mmap(int(file.Fd()), 0, size, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_POPULATE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after := memoryOf(t)
+	if err := unix.Munmap(pages); err != nil {
+		t.Error(err)
+	}
+	if read, data := after.RSS-before.RSS, after.Data-before.Data; read < size || data > size/2 {
+		t.Errorf("2 MiB of a file were read: RSS grew by %d, data by %d", read, data)
+	}
 }
 
 func memoryOf(t *testing.T) Memory {
@@ -99,7 +125,7 @@ func TestTicksGrow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if before.Idle < 0 || before.All < before.Idle {
+	if before.Idle < 0 || before.Stolen < 0 || before.All < before.Idle+before.Stolen {
 		t.Fatalf("%+v", before)
 	}
 	for begin := time.Now(); ; {
@@ -108,8 +134,8 @@ func TestTicksGrow(t *testing.T) {
 			t.Fatal(err)
 		}
 		if now.All > before.All {
-			if idle := now.IdleSince(before); idle < 0 || idle > 100 {
-				t.Errorf("%v %% idle from %+v to %+v", idle, before, now)
+			if s := now.Since(before); s.Idle < 0 || s.Stolen < 0 || s.Idle+s.Stolen > 100 {
+				t.Errorf("%+v from %+v to %+v", s, before, now)
 			}
 			return
 		}
@@ -119,9 +145,10 @@ func TestTicksGrow(t *testing.T) {
 	}
 }
 
-func TestIdleShare(t *testing.T) {
-	if idle := (Ticks{Idle: 150, All: 400}).IdleSince(Ticks{Idle: 100, All: 200}); idle != 25 {
-		t.Errorf("50 of 200 ticks are %v %%", idle)
+func TestShares(t *testing.T) {
+	now, before := Ticks{Idle: 150, Stolen: 30, All: 400}, Ticks{Idle: 100, Stolen: 10, All: 200}
+	if s, want := now.Since(before), (Shares{Idle: 25, Stolen: 10}); s != want {
+		t.Errorf("50 and 20 of 200 ticks are %+v %%, want %+v", s, want)
 	}
 }
 

@@ -15,11 +15,12 @@ import (
 
 // Memory is what processes hold themselves, in bytes.
 type Memory struct {
-	RSS int64 // resident, pages shared between processes counted in each
-	PSS int64 // resident, each page shared by n processes counted as 1/n
+	RSS  int64 // resident, pages shared between processes counted in each
+	PSS  int64 // resident, each page shared by n processes counted as 1/n
+	Data int64 // of PSS, what is no page of a file: anonymous and shared memory, memfds
 }
 
-// MemoryOf adds up the memory of processes, as /proc/PID/smaps_rollup states it (proc(5)).
+// MemoryOf adds up the memory of processes, as /proc/PID/smaps_rollup states it (proc(5), Linux 5.9).
 func MemoryOf(pids []int) (m Memory, err error) {
 	for _, pid := range pids {
 		values, err := readTable(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
@@ -28,6 +29,11 @@ func MemoryOf(pids []int) (m Memory, err error) {
 		}
 		m.RSS += values["Rss"] << 10
 		m.PSS += values["Pss"] << 10
+		files, ok := values["Pss_File"]
+		if !ok {
+			return m, fmt.Errorf("/proc/%d/smaps_rollup has no line Pss_File: this needs Linux 5.9", pid)
+		}
+		m.Data += (values["Pss"] - files) << 10
 	}
 	return m, nil
 }

@@ -37,6 +37,9 @@ func (r *Run) writeMachine(w io.Writer) {
 	for _, sentence := range r.Settings {
 		fmt.Fprintf(w, "* %s\n", sentence)
 	}
+	if stolen := r.StolenText(); stolen != "" {
+		fmt.Fprintf(w, "* %s\n", stolen)
+	}
 	fmt.Fprint(w, "\nEach figure is the median of the rounds, in parentheses the least and the greatest. Ratios are taken within each round, then their median.\n\n")
 }
 

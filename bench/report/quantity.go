@@ -51,6 +51,7 @@ var scales = map[Metric]scale{
 	Spooled:        {"MB", 1e6},
 	CrowdCPU:       {"% of a core", 1},
 	MachineIdle:    {"% of the machine", 1},
+	Stolen:         {"% of the machine", 1},
 }
 
 // cell is a spread in a table: the median, and from where to where.

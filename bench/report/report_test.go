@@ -50,6 +50,25 @@ func TestRatiosAreTakenWithinRounds(t *testing.T) {
 	}
 }
 
+func TestWhatIsStolenIsSaid(t *testing.T) {
+	r := threeRounds()
+	if got := r.StolenText(); got != "" {
+		t.Errorf("of no measurement: %q", got)
+	}
+	for i, stolen := range []float64{0, 0.5, 12, 3} {
+		r.Samples[i].Metrics[Stolen] = stolen
+	}
+	want := "Stolen from this machine by its host meanwhile: 1.75 % of its processors (median), at most 12.0 % (small, ours, round 2)."
+	if got := r.StolenText(); got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	var out strings.Builder
+	r.Markdown(&out, nil, nil, nil)
+	if !strings.Contains(out.String(), "\n* "+want+"\n") {
+		t.Errorf("it is not in the report:\n%s", out.String())
+	}
+}
+
 func TestGoals(t *testing.T) {
 	three := SpreadOf([]float64{3})
 	for _, test := range []struct {

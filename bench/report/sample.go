@@ -40,6 +40,7 @@ const (
 	CrowdCPU       Metric = "crowd-%"     // processor time of the slow clients themselves, of one core
 
 	MachineIdle Metric = "machine-idle-%" // of all processors
+	Stolen      Metric = "stolen-%"       // of all processors: what the host of a virtual machine gave to others
 )
 
 // Sample is one measurement of one arrangement, in one round.

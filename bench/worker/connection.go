@@ -11,6 +11,7 @@ type connection struct {
 	fd   int
 	head []byte // the beginning of a request whose end has not come
 	rest []byte // what is still to be sent of the response; it aliases an answer
+	size int    // of all of the response
 	last bool   // this response ends the connection
 
 	armed uint32 // what the loop watches for
@@ -69,7 +70,7 @@ func (c *connection) answer(request []byte) progress {
 	if !ok {
 		return gone
 	}
-	c.head, c.rest, c.last = c.head[:0], response, last
+	c.head, c.rest, c.size, c.last = c.head[:0], response, len(response), last
 	return c.write()
 }
 

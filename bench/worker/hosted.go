@@ -11,8 +11,12 @@ import (
 	"github.com/anteroom-io/anteroom/handoff"
 )
 
-// batch is how many answers at most wait for others before they are sent to the sidecar.
-const batch = 64
+// Answers wait for others before they are sent to the sidecar, but not beyond one of these: a long response takes time to write, in which the sidecar could
+// lend the next connection already.
+const (
+	batch      = 64
+	batchBytes = 2 << 20 // of responses
+)
 
 type hostOptions struct {
 	name, pool string
@@ -31,6 +35,7 @@ type hosted struct {
 	frame   handoff.Frame // what is being read, kept here so that it need not be allocated
 	reply   handoff.Frame
 	answers int  // in out, not yet flushed
+	written int  // bytes of their responses
 	blocked bool // the sidecar must read before more can be sent
 }
 
@@ -223,6 +228,7 @@ func (h *hosted) put(c *connection) error {
 		return err
 	}
 	c.leased = false
+	h.written += c.size
 	return h.say(handoff.Frame{Type: handoff.TypePut, Seq: c.seq, Conn: c.id, B: 1})
 }
 
@@ -231,6 +237,7 @@ func (h *hosted) end(c *connection, why uint64) error {
 	if err := h.forget(c.id); err != nil {
 		return err
 	}
+	h.written += c.size
 	return h.say(handoff.Frame{Type: handoff.TypeClose, Seq: c.seq, Conn: c.id, A: why, B: 1})
 }
 
@@ -238,7 +245,7 @@ func (h *hosted) say(f handoff.Frame) error {
 	h.reply = f
 	h.out.Add(&h.reply)
 	h.answers++
-	if h.answers >= batch {
+	if h.answers >= batch || h.written >= batchBytes {
 		return h.flush()
 	}
 	return nil
@@ -248,7 +255,7 @@ func (h *hosted) flush() error {
 	if h.answers == 0 {
 		return nil
 	}
-	h.answers = 0
+	h.answers, h.written = 0, 0
 	err := h.out.Flush(h.sock)
 	switch {
 	case errors.Is(err, handoff.ErrAgain):
