@@ -118,7 +118,7 @@ SDK_TESTS := $(wildcard sdk/*/test)
 
 .PHONY: sdks
 sdks: build ## Tests of every language's SDK (one: make sdk/ruby/test)
-	@for test in $(SDK_TESTS); do $(MAKE) $$test || exit 1; done
+	@$(MAKE) --jobs 2 --output-sync=target $(SDK_TESTS)
 
 .PHONY: $(SDK_TESTS)
 $(SDK_TESTS): build
@@ -181,7 +181,8 @@ slow-quick: bench-programs ## The same with less of everything, in under a minut
 	$(BENCH) -suite slow -quick -out '$(or $(REPORT),bin/bench/slow)'
 
 .PHONY: bench-languages
-bench-languages: build ## Requests per second of every language's servers, behind Anteroom and alone, in four minutes (on a quiet machine)
+bench-languages: build ## Requests per second of every language's servers, behind Anteroom, behind nginx and alone, in four minutes (on a quiet machine)
+	@scripts/install-debian-packages scripts/debian-packages-bench.txt
 	@PYTHON='$(PYTHON)' ANTEROOM_POLYGLOT_MISSING='$(MISSING)' go test -count=1 -timeout 30m -run '^TestRates$$' ./test/polyglot -rates 3s
 	@cat bin/polyglot-rates.md
 
