@@ -72,12 +72,3 @@ func (d descriptor) closesOnExec() bool {
 	flags, _ := strconv.ParseInt(strings.TrimSpace(value), 8, 64)
 	return flags&0o2000000 != 0
 }
-
-// lowestFree is the number that a process's next descriptor would have.
-func lowestFree(pid int) (n uint64) {
-	for ; ; n++ {
-		if _, err := os.Lstat(fmt.Sprintf("/proc/%d/fd/%d", pid, n)); err != nil {
-			return n
-		}
-	}
-}
