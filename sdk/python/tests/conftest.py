@@ -47,22 +47,27 @@ def nothing_is_left():
     assert len(after) <= len(before), {fd: what for fd, what in after.items() if before.get(fd) != what}
 
 
-@pytest.fixture
-def path(tmp_path):
+def handoff(tmp_path):
     return str(tmp_path / "handoff.sock")
 
 
 @pytest.fixture
-def fake(path):
+def path(tmp_path):
+    """The handoff socket's."""
+    return handoff(tmp_path)
+
+
+@pytest.fixture
+def fake(tmp_path):
     """The test double, for what only it can show or do."""
-    double = Sidecar(path)
+    double = Sidecar(handoff(tmp_path))
     yield double
     double.stop()
 
 
 @pytest.fixture(params=sidecars.kinds())
-def sidecar(request, path):
+def sidecar(request, tmp_path):
     """The double, and the real one where there is one."""
-    started = sidecars.start(request.param, path)
+    started = sidecars.start(request.param, handoff(tmp_path))
     yield started
     started.stop()

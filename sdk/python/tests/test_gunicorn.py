@@ -148,11 +148,11 @@ def test_apps_that_fail(gunicorn):
         assert client.get().text == b"plain"
 
 
-@pytest.mark.parametrize("path", [f"/bytes?n={len(BODY)}", f"/file?n={len(BODY)}"])
-def test_a_slow_reader_costs_no_thread(gunicorn, path):
+@pytest.mark.parametrize("target", [f"/bytes?n={len(BODY)}", f"/file?n={len(BODY)}"])
+def test_a_slow_reader_costs_no_thread(gunicorn, target):
     server = gunicorn(APP, "--threads", "1")
     with Slow(server) as slow, Client(server) as quick:
-        slow.send(path)
+        slow.send(target)
         assert quick.get().text == b"hello from python\n"
         assert len(slow.receive().text) == len(BODY)
         assert slow.get().text == b"hello from python\n"
@@ -283,8 +283,8 @@ def test_two_of_the_same_name_are_not_mixed_up(gunicorn):
 
 
 def test_a_unix_socket(gunicorn, tmp_path):
-    gunicorn(APP, "--bind", f"unix:{tmp_path}/app.sock")
-    eventually((tmp_path / "app.sock").exists)
+    server = gunicorn(APP, "--bind", f"unix:{tmp_path}/app.sock")
+    server.booted()  # by then the socket listens
     with Client(None, address=f"{tmp_path}/app.sock") as client:
         for _ in range(2):
             assert client.get().text == b"hello from python\n"

@@ -234,13 +234,13 @@ def test_pipelined_requests_are_answered_in_order_under_one_lease(fake):
         assert client.get().text == b"hello"
 
 
-@pytest.mark.parametrize("path", ["/unsized", "/written"])
-def test_a_body_of_unknown_length(served, path):
+@pytest.mark.parametrize("target", ["/unsized", "/written"])
+def test_a_body_of_unknown_length(served, target):
     with Client(served) as client:
-        response = client.get(path)
+        response = client.get(target)
         assert (response.getheader("Transfer-Encoding"), response.text) == ("chunked", b"abcdef")
         assert client.get().text == b"hello"
-        client.send(path, version="1.0", headers=["Connection: keep-alive"])
+        client.send(target, version="1.0", headers=["Connection: keep-alive"])
         response = client.receive()
         assert (response.getheader("Transfer-Encoding"), response.getheader("Connection"), response.text) == (None, "close", b"abcdef")
         assert client.at_end()
@@ -350,13 +350,13 @@ def test_a_slow_reader_gets_all_of_it(served):
 SLOW = ["/slow_list", "/slow_list?sized", "/slow_blocks?sized", "/slow_file"]
 
 
-@pytest.mark.parametrize("path", SLOW)
+@pytest.mark.parametrize("target", SLOW)
 @pytest.mark.parametrize("headers", [(), ("Connection: close",)])
-def test_a_slow_reader_costs_no_thread(sidecar, path, headers):
+def test_a_slow_reader_costs_no_thread(sidecar, target, headers):
     with running(sidecar, threads=1) as served, contextlib.ExitStack() as stack:
         slow = [stack.enter_context(Slow(served)) for _ in range(3)]
         for client in slow:
-            client.send(path, headers=headers)
+            client.send(target, headers=headers)
         with Client(served) as quick:
             assert quick.get().text == b"hello"
         for client in slow:
@@ -367,14 +367,14 @@ def test_a_slow_reader_costs_no_thread(sidecar, path, headers):
                 assert client.get().text == b"hello"
 
 
-@pytest.mark.parametrize("path", SLOW)
-def test_what_the_client_did_not_take_is_finished(fake, path):
+@pytest.mark.parametrize("target", SLOW)
+def test_what_the_client_did_not_take_is_finished(fake, target):
     with running(fake, keep_alive=7) as served, Slow(served) as client:
-        client.send(path)
+        client.send(target)
         eventually(lambda: fake.counts["FINISH"] == 1)
         assert 0 < fake.counts["finished bytes"] <= len(BODY) + 100
         room = served.server._room
-        assert room.taken == (0 if path == "/slow_file" else fake.counts["finished bytes"])
+        assert room.taken == (0 if target == "/slow_file" else fake.counts["finished bytes"])
         assert client.receive().text == BODY
         assert client.get().text == b"hello"
         eventually(lambda: fake.counts["kept 7000 ms"] == 2)
@@ -382,11 +382,11 @@ def test_what_the_client_did_not_take_is_finished(fake, path):
     assert fake.violations == 0
 
 
-@pytest.mark.parametrize("path", ["/slow_list", "/slow_blocks?sized"])
-def test_beyond_the_limit_a_thread_waits(fake, path):
+@pytest.mark.parametrize("target", ["/slow_list", "/slow_blocks?sized"])
+def test_beyond_the_limit_a_thread_waits(fake, target):
     with running(fake) as served, Slow(served) as client:
         served.server._room.response = 1_000_000
-        client.send(path)
+        client.send(target)
         assert client.receive().text == BODY
         assert client.get().text == b"hello"
         assert fake.counts["finished bytes"] <= 1_000_000
@@ -453,13 +453,13 @@ def test_a_detached_connection_is_the_apps(sidecar):
         eventually(lambda: not any(thread.name == "anteroom wsgi" for thread in threading.enumerate() if thread not in served.server._threads))
 
 
-@pytest.mark.parametrize("path", ["/fails", "/twice", "/splits", "/text", "/silent", "/odd_status", "/database"])
-def test_an_app_that_fails(served, path, caplog):
+@pytest.mark.parametrize("target", ["/fails", "/twice", "/splits", "/text", "/silent", "/odd_status", "/database"])
+def test_an_app_that_fails(served, target, caplog):
     with Client(served) as client:
-        response = client.get(path)
+        response = client.get(target)
         assert (response.status, response.getheader("Connection")) == (500, "close")
         assert client.at_end()
-    assert f"GET {path} failed." in caplog.text and "Traceback" in caplog.text
+    assert f"GET {target} failed." in caplog.text and "Traceback" in caplog.text
 
 
 def test_an_app_may_change_its_mind_before_the_body(served):
@@ -468,10 +468,10 @@ def test_an_app_may_change_its_mind_before_the_body(served):
         assert (response.status, response.text) == (503, b"later")
 
 
-@pytest.mark.parametrize(("path", "begins"), [("/fails_late", b"3\r\nabc\r\n"), ("/too_short", b"abc"), ("/too_long", b"abc")])
-def test_a_response_that_breaks_off_ends_the_connection(served, path, begins, caplog):
+@pytest.mark.parametrize(("target", "begins"), [("/fails_late", b"3\r\nabc\r\n"), ("/too_short", b"abc"), ("/too_long", b"abc")])
+def test_a_response_that_breaks_off_ends_the_connection(served, target, begins, caplog):
     with Client(served) as client:
-        client.send(path)
+        client.send(target)
         data = b"".join(iter(lambda: client.sock.recv(1000), b""))
         assert data.split(b"\r\n\r\n", 1)[1] == begins
     eventually(lambda: caplog.records)
