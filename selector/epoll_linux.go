@@ -93,7 +93,7 @@ func (p *poller) collect(room int, timeout time.Duration) (int, error) {
 	began := time.Now()
 	hold := !p.alone
 	for left := timeout; ; {
-		n, errno := p.epollWait(room, left, hold)
+		n, errno := p.epollWait(room, once(left, hold), hold)
 		switch {
 		case errno != 0 && errno != unix.EINTR:
 			return 0, fmt.Errorf("epoll_wait: %w", errno)
@@ -110,11 +110,16 @@ func (p *poller) collect(room int, timeout time.Duration) (int, error) {
 	}
 }
 
+// once is how long one wait may last.
+func once(left time.Duration, hold bool) time.Duration {
+	if hold && (left < 0 || left > lull) {
+		return lull
+	}
+	return left
+}
+
 // epollWait is epoll_pwait(2) without a signal mask, which every architecture has.
 func (p *poller) epollWait(room int, timeout time.Duration, hold bool) (int, unix.Errno) {
-	if hold && (timeout < 0 || timeout > lull) {
-		timeout = lull
-	}
 	var n uintptr
 	var errno unix.Errno
 	if hold || timeout == 0 {
