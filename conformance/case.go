@@ -149,6 +149,15 @@ func (t *T) barrier(k *link) {
 
 const barrierTime = 500 * time.Millisecond
 
+// settle has every host say what it says at once beyond what the case waited for: while the case is there, it is this case's fault.
+func (t *T) settle() {
+	var live []*link
+	t.holds(func() bool { live = t.sidecar.liveLocked(); return true })
+	for _, k := range live {
+		t.barrier(k)
+	}
+}
+
 // say sends what a client says.
 func (t *T) say(c *connection, text string) {
 	_ = c.tcp.SetWriteDeadline(time.Now().Add(t.opts.Timeout))

@@ -249,6 +249,7 @@ func (t *T) perform(result *Result) (clean bool) {
 		}
 	}()
 	result.run(t)
+	t.settle()
 	return t.release()
 }
 
