@@ -15,14 +15,20 @@ import (
 //
 // Calls that cannot block are made without telling the Go scheduler, which saves more than they cost; only a wait that may block tells it.
 type poller struct {
-	epoll int
-	event int // an eventfd(2) for wake
-	batch [MaxBatch]unix.EpollEvent
-	alone bool // Go has one processor
+	epoll   int
+	event   int // an eventfd(2) for wake
+	timer   int // a timerfd(2) for the tick
+	batch   [MaxBatch]unix.EpollEvent
+	alone   bool // Go has one processor
+	ticking bool // the tick is to come
+	active  bool // something has happened since it was set
 }
 
-// wakeToken is the token of the eventfd.
-const wakeToken = MaxToken + 1
+// The tokens of the poller's own descriptors.
+const (
+	wakeToken = MaxToken + 1
+	tickToken = MaxToken + 2
+)
 
 func (p *poller) open() (err error) {
 	p.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC)
@@ -30,15 +36,26 @@ func (p *poller) open() (err error) {
 		return fmt.Errorf("epoll_create1: %w", err)
 	}
 	p.alone = runtime.GOMAXPROCS(0) == 1
-	if p.event, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-		return errors.Join(fmt.Errorf("eventfd: %w", err), unix.Close(p.epoll))
-	}
-	// Edge-triggered, every write is an event and nobody has to read: one system call less per wake-up. The counter would need 2^64 writes to
-	// fill.
-	if err = p.control(unix.EPOLL_CTL_ADD, p.event, wakeToken, unix.EPOLLIN|unix.EPOLLET); err != nil {
+	p.event, p.timer = -1, -1
+	if err = p.openOwn(); err != nil {
 		return errors.Join(err, p.close())
 	}
 	return nil
+}
+
+// openOwn makes what the poller itself waits for. Edge-triggered, every write to the eventfd and every expiry of the timer is an event, and nobody has to
+// read: one system call less for each. The counter would need 2^64 writes to fill.
+func (p *poller) openOwn() (err error) {
+	if p.event, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return fmt.Errorf("eventfd: %w", err)
+	}
+	if p.timer, err = unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK); err != nil {
+		return fmt.Errorf("timerfd_create: %w", err)
+	}
+	if err = p.control(unix.EPOLL_CTL_ADD, p.event, wakeToken, unix.EPOLLIN|unix.EPOLLET); err != nil {
+		return err
+	}
+	return p.control(unix.EPOLL_CTL_ADD, p.timer, tickToken, unix.EPOLLIN|unix.EPOLLET)
 }
 
 func (p *poller) add(fd int, token uint64, in Interest) error {
@@ -65,55 +82,74 @@ func (p *poller) control(op, fd int, token uint64, events uint32) error {
 	return fmt.Errorf("epoll_ctl: %w", err)
 }
 
+// wait goes on after a signal, after a tick, and after a timeout longer than epoll_wait(2) can count.
 func (p *poller) wait(events []Event, timeout time.Duration) (n int, woken bool, err error) {
-	count, err := p.collect(len(events), timeout)
-	for i := range p.batch[:count] {
-		e := &p.batch[i]
-		token := uint64(uint32(e.Fd)) | uint64(uint32(e.Pad))<<32
-		if token == wakeToken {
-			woken = true
-			continue
+	began := time.Now()
+	for left := timeout; ; {
+		count, errno := p.epollWait(len(events), p.limit(left), p.ticking)
+		if errno != 0 && errno != unix.EINTR {
+			return 0, false, fmt.Errorf("epoll_wait: %w", errno)
 		}
-		events[n] = Event{Token: token, Ready: readyFor(e.Events)}
-		n++
+		n, woken = p.sort(events, count)
+		if n > 0 || woken || timeout == 0 && count == 0 && errno == 0 {
+			return n, woken, nil
+		}
+		if timeout > 0 {
+			if left = timeout - time.Since(began); left <= 0 {
+				return 0, false, nil
+			}
+		}
 	}
-	return n, woken, err
 }
 
-// lull is after how long without an event a loop is idle.
+// sort fills events with the first count of the batch, but for those of the poller's own descriptors.
+func (p *poller) sort(events []Event, count int) (n int, woken bool) {
+	ticked := false
+	for i := range p.batch[:count] {
+		e := &p.batch[i]
+		switch token := uint64(uint32(e.Fd)) | uint64(uint32(e.Pad))<<32; token {
+		case wakeToken:
+			woken = true
+		case tickToken:
+			ticked = true
+		default:
+			events[n] = Event{Token: token, Ready: readyFor(e.Events)}
+			n++
+		}
+	}
+	p.follow(n > 0 || woken, ticked)
+	return n, woken
+}
+
+// lull is after how long without an event a loop is idle: between one and two of it.
 //
 // A wait that the Go scheduler knows of makes work for it: it has its monitor thread (sysmon) poll every 20 us, until it has taken the processor (its own, not
 // the machine's) away, and wakes it again when the wait is over. That costs more than it is worth until there is a lull. So a loop that is not idle holds the processor while
 // it waits. Whoever wants it, such as the garbage collector, sends a signal, which ends the wait (EINTR). With a single processor nobody
 // else could run meanwhile, so there it is left out.
+//
+// That the lull has come is told by a timer, the tick, which is set once in a while: one for each wait (its timeout) would cost a tenth of the processor time of a busy loop.
 const lull = 50 * time.Millisecond
 
-// collect fills at most room entries of the batch, and goes on after a signal and after a timeout longer than epoll_wait(2) can count.
-func (p *poller) collect(room int, timeout time.Duration) (int, error) {
-	began := time.Now()
-	hold := !p.alone
-	for left := timeout; ; {
-		n, errno := p.epollWait(room, once(left, hold), hold)
-		switch {
-		case errno != 0 && errno != unix.EINTR:
-			return 0, fmt.Errorf("epoll_wait: %w", errno)
-		case n > 0 || timeout == 0 && errno == 0:
-			return n, nil
-		}
-		took := time.Since(began)
-		if timeout > 0 {
-			if left = timeout - took; left <= 0 {
-				return 0, nil
-			}
-		}
-		hold = hold && took < lull
+// follow keeps the tick coming as long as something happens in between.
+func (p *poller) follow(active, ticked bool) {
+	p.active = p.active || active
+	if ticked || !p.ticking {
+		p.ticking = p.active && p.setTick()
+		p.active = false
 	}
 }
 
-// once is how long one wait may last.
-func once(left time.Duration, hold bool) time.Duration {
-	if hold && (left < 0 || left > lull) {
-		return lull
+// setTick returns whether the tick will come.
+func (p *poller) setTick() bool {
+	in := unix.ItimerSpec{Value: unix.NsecToTimespec(int64(lull))}
+	return !p.alone && unix.TimerfdSettime(p.timer, 0, &in, nil) == nil
+}
+
+// limit is the timeout of one wait: none if the tick comes first.
+func (p *poller) limit(left time.Duration) time.Duration {
+	if p.ticking && left > lull {
+		return -1
 	}
 	return left
 }
@@ -151,7 +187,13 @@ func (p *poller) wake() {
 }
 
 func (p *poller) close() error {
-	return errors.Join(unix.Close(p.event), unix.Close(p.epoll))
+	var errs []error
+	for _, fd := range []int{p.timer, p.event, p.epoll} {
+		if fd >= 0 {
+			errs = append(errs, unix.Close(fd))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // epollEvents always asks for EPOLLRDHUP; EPOLLHUP and EPOLLERR come unasked.

@@ -230,6 +230,19 @@ func TestKernelReportsEveryWriteToAnEdgeTriggeredEventfd(t *testing.T) {
 	ok(t, unix.Close(fd))
 }
 
+// The poller's tick relies on it: it never reads its timer.
+func TestKernelReportsEveryExpiryOfAnEdgeTriggeredTimer(t *testing.T) {
+	s := newSelector(t)
+	fd := must(unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC))(t)
+	ok(t, s.Register(fd, 1, Read|EdgeTriggered))
+	for range 3 {
+		ok(t, unix.TimerfdSettime(fd, 0, &unix.ItimerSpec{Value: unix.NsecToTimespec(int64(time.Millisecond))}, nil))
+		wantEvents(t, selected(t, s), Event{1, Readable})
+		wantEvents(t, pending(t, s))
+	}
+	ok(t, unix.Close(fd))
+}
+
 func TestKernelRefusesFilesWithoutReadiness(t *testing.T) {
 	s := newSelector(t)
 	fd := must(unix.Open("/proc/self/exe", unix.O_RDONLY|unix.O_CLOEXEC, 0))(t)

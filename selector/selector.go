@@ -38,8 +38,8 @@ type Event struct {
 	Ready Ready
 }
 
-// MaxToken is the largest token. The one above it is the selector's own.
-const MaxToken = math.MaxUint64 - 1
+// MaxToken is the largest token. Those above it are the selector's own.
+const MaxToken = math.MaxUint64 - 2
 
 // MaxBatch is the most events that one Select reports, however long its argument is.
 const MaxBatch = 1024
@@ -60,7 +60,7 @@ type Selector struct {
 	gone   chan struct{} // closed when Close has finished
 }
 
-// New returns an empty selector. It holds two descriptors of its own, both close-on-exec, until Close.
+// New returns an empty selector. It holds three descriptors of its own, all close-on-exec, until Close.
 func New() (*Selector, error) {
 	s := &Selector{gone: make(chan struct{})}
 	s.users.init()
@@ -122,7 +122,7 @@ func (s *Selector) Unregister(fd int) error {
 // a timeout, and also after a Wake where nothing was ready. A negative timeout is none; zero asks and returns at once; any other is rounded up
 // to what the kernel can count, never down. A signal does not end it. It fails with ErrClosed once Close has been called, also while it waits.
 //
-// While it waits it holds its thread and, for the first 50 ms, one of GOMAXPROCS, unless that is 1.
+// While it waits it holds its thread and, until nothing has happened for 50 to 100 ms, one of GOMAXPROCS, unless that is 1.
 func (s *Selector) Select(events []Event, timeout time.Duration) (int, error) {
 	if len(events) == 0 {
 		return 0, errors.New("selector: Select needs room for at least one event")

@@ -429,6 +429,29 @@ func TestEventsCarryTheTokenOfTheirDescriptor(t *testing.T) {
 	}
 }
 
+// A loop holds its processor from one event to a lull; neither the tick nor its end ends a wait.
+func TestTheTickEndsWithALull(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(max(2, runtime.GOMAXPROCS(0))))
+	s := newSelector(t)
+	near, far := pair(t)
+	ok(t, s.Register(near, 1, Read|EdgeTriggered))
+	for _, timeout := range []time.Duration{3 * lull, 5*lull + time.Millisecond} {
+		send(t, far, "x")
+		wantEvents(t, selected(t, s), Event{1, Readable})
+		if !s.poller.ticking {
+			t.Error("no tick is to come after an event")
+		}
+		began := time.Now()
+		wantEvents(t, selectedWithin(t, s, timeout))
+		if took := time.Since(began); took < timeout {
+			t.Errorf("a wait of %v was over after %v", timeout, took)
+		}
+		if s.poller.ticking {
+			t.Errorf("a tick is to come although nothing has happened for %v", timeout)
+		}
+	}
+}
+
 // A wait that holds a processor gives it up to who asks for all of them: a signal ends it. If it did not, the first collection beside this one
 // would take a minute.
 func TestAWaitMakesWayForTheCollector(t *testing.T) {
