@@ -190,8 +190,7 @@ func (c *crowd) visit(conn *net.TCPConn, rng *rand.Rand, me int, request *int) b
 	}
 	got := make([]byte, len(want))
 	read, err := io.ReadFull(conn, got)
-	c.judge(got[:read], want, err)
-	if err != nil || half {
+	if lost := c.judge(got[:read], want, err); lost || err != nil || half {
 		return false
 	}
 	c.answers.Add(uint64(n))
@@ -199,9 +198,11 @@ func (c *crowd) visit(conn *net.TCPConn, rng *rand.Rand, me int, request *int) b
 	return true
 }
 
-// judge: what arrived is what was due, or the beginning of it.
-func (c *crowd) judge(got, want []byte, err error) {
-	lost := bytes.HasPrefix(got, []byte("HTTP/1.1 502 ")) // its host had read the request and died
+// judge: what arrived is what was due, or the beginning of it. It reports whether the request was lost instead: its host had read it and died.
+func (c *crowd) judge(got, want []byte, err error) (lost bool) {
+	const badGateway = "HTTP/1.1 502 "
+	first := got[:min(len(got), len(badGateway))] // no more is read than a short answer would have
+	lost = len(got) > 0 && bytes.HasPrefix([]byte(badGateway), first)
 	if !bytes.HasPrefix(want, got) && !lost {
 		c.t.Errorf("got %.80q…, want %.80q…", got, want)
 	}
@@ -210,6 +211,17 @@ func (c *crowd) judge(got, want []byte, err error) {
 	}
 	if err != nil && len(got) > 0 {
 		c.partials.Add(1)
+	}
+	return lost
+}
+
+// TestAShortAnswerMayBeLost: the crowd reads no more than it is due, which may be less than the status line of a 502.
+func TestAShortAnswerMayBeLost(t *testing.T) {
+	c := &crowd{t: t}
+	for got, lost := range map[string]bool{"HTTP/1.": true, "HTTP/1.1 502 Bad": true, "4 89 0\n": false, "4 8": false, "": false} {
+		if c.judge([]byte(got), []byte("4 89 0\n"), nil) != lost {
+			t.Errorf("%q is taken for lost: %v", got, !lost)
+		}
 	}
 }
 
