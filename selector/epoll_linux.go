@@ -13,7 +13,7 @@ import (
 
 // poller is epoll(7). The token travels in epoll_data, so that an event needs no look-up.
 //
-// Calls that cannot block are made without telling the Go scheduler, which saves more than they cost; only a wait that may block tells it.
+// Its calls are made without telling the Go scheduler, which saves more than they cost; only a wait behind a lull tells it.
 type poller struct {
 	epoll   int
 	event   int // an eventfd(2) for wake
@@ -21,7 +21,7 @@ type poller struct {
 	batch   [MaxBatch]unix.EpollEvent
 	alone   bool // Go has one processor
 	ticking bool // the tick is to come
-	active  bool // something has happened since it was set
+	active  bool // something has happened since the tick was set
 }
 
 // The tokens of the poller's own descriptors.
