@@ -57,7 +57,7 @@ var stateNames = [stateCount]string{"free", "idle", "ready", "leased", "finishin
 func (s State) String() string { return stateNames[s] }
 
 // marks are what else is known of a connection.
-type marks uint16
+type marks uint32
 
 const (
 	fresh      marks = 1 << iota // no request of it has been leased yet
@@ -79,9 +79,10 @@ const (
 )
 
 // record is a connection in the table: fixed size, no pointers, and all there is to know to go on with it. Everything else about a
-// connection is asked from the kernel when somebody wants to see it.
+// connection is asked from the kernel when somebody wants to see it. It fills one cache line.
 type record struct {
 	since      int64  // when it entered its state, ns of the loop's clock
+	taken      uint64 // bytes read from its socket before this request, by hosts and by us; takenUnknown
 	generation uint32 // of the slot
 	fd         int32
 	prev, next uint32 // neighbours in the one list its state puts it in (table.go)
@@ -89,12 +90,11 @@ type record struct {
 	seq        uint32 // number of the present or last lease
 	requests   uint32 // answered
 	created    uint32 // s of the loop's clock
-	head       uint16 // of the request that is ready or leased: length of its head, 0 if unknown
-	taken      uint16 // bytes that hosts have read before this request, modulo 2^16; takenUnknown
-	length     uint32 // and of all of it, 0 if unknown
+	length     uint32 // of the request that is ready or leased, 0 if unknown
+	marks      marks
+	head       uint16 // of that request: length of its head, 0 if unknown
 	pool       uint16
 	listener   uint16
-	marks      marks
 	state      State
 	detail     uint8 // idle: its class (idle.go); ready or leased: leases of this request that were not taken
 }

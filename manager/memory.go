@@ -37,7 +37,7 @@ type dimensions struct{ slots, links int }
 var fullSize = dimensions{slots: maxSlots, links: 1 << 14}
 
 // layoutVersion is raised when the meaning of a field changes without its size.
-const layoutVersion = 1
+const layoutVersion = 2
 
 // head begins a memory.
 type head struct {

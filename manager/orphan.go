@@ -78,18 +78,18 @@ func (p *policy) fateOf(r *record, slot uint32) fate {
 type outset struct {
 	first  bool          // it is of the connection's first request, and nothing was taken away before that
 	length uint32        // of the request, if all of it was there, else 0
-	taken  uint16        // record.taken
+	taken  uint64        // record.taken
 	leased time.Duration // for how long
 	base   base
 }
 
-// takenUnknown stands for a number of bytes that nobody has counted.
-const takenUnknown = math.MaxUint16
+// takenUnknown as record.taken means that the bytes were not counted.
+const takenUnknown = math.MaxUint64
 
-// took counts what a host has read.
+// took counts n bytes that were read from the connection.
 func (r *record) took(n uint32) {
 	if r.taken != takenUnknown {
-		r.taken += uint16(n)
+		r.taken += uint64(n)
 	}
 }
 
@@ -117,7 +117,7 @@ func (p *policy) noteBase(r *record, slot uint32) {
 	b := p.act.base(r.fd)
 	b.lease = r.lease()
 	p.memory.extra(slot).base = b
-	r.taken = uint16(b.read)
+	r.taken = b.read
 }
 
 // lease tells a lease from every other of the same slot.
@@ -172,12 +172,12 @@ func (o *outset) counted() bool { return o.length > 0 && o.taken != takenUnknown
 
 // untouched reports whether all of the request is there still, and not another of the same length in its place.
 func (o *outset) untouched(c *kernelCounters) bool {
-	return o.counted() && c.unread >= uint64(o.length) && uint16(c.read()) == o.taken
+	return o.counted() && c.unread >= uint64(o.length) && c.read() == o.taken
 }
 
 // alone reports whether nothing has come since the request.
 func (o *outset) alone(c *kernelCounters) bool {
-	return o.counted() && uint16(c.received) == o.taken+uint16(o.length)
+	return o.counted() && c.received == o.taken+uint64(o.length)
 }
 
 // base notes where a lease begins.

@@ -3,6 +3,9 @@ package manager
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -63,6 +66,48 @@ func TestARequestWhoseHostDies(t *testing.T) {
 				client.want("served")
 			}
 		})
+	}
+}
+
+// A host dies that has read its request, and the next one, of the same length, is in the queue. The bytes that were
+// read are counted without wrapping: nothing but the next request's answer may follow the first one's.
+func TestTheNextRequestIsNotTakenForOneThatWasRead(t *testing.T) {
+	for _, length := range []int{1<<16 - 1, 1 << 16, 1<<16 + 1} {
+		t.Run(strconv.Itoa(length), func(t *testing.T) {
+			r := readyRig(t, Limits{})
+			h := r.attach(handoff.Hello{})
+			client := r.dial()
+			h.exchange(client, get, "before")
+			awaitQuiet(t, client)
+			request := requestOf(length)
+			client.send(request)
+			_, fd := h.want(handoff.TypeLease)
+			awaitUnread(t, fd, length)
+			readAll(t, fd, length)
+			client.send(request)
+			awaitUnread(t, fd, length)
+			closeFD(fd)
+			h.close()
+			client.want("HTTP/1.1 502 Bad Gateway\r\n")
+			r.eventually("it is counted", func(c Counts) bool {
+				return c.Totals.Redelivered == 0 && c.Totals.ClosedFor(ReasonHostGone) == 1
+			})
+		})
+	}
+}
+
+// requestOf is a whole request of length bytes.
+func requestOf(length int) string {
+	const head = "POST / HTTP/1.1\r\nContent-Length: %06d\r\n\r\n"
+	body := length - len(fmt.Sprintf(head, 0))
+	return fmt.Sprintf(head, body) + strings.Repeat("b", body)
+}
+
+// readAll reads n bytes that are there.
+func readAll(t *testing.T, fd, n int) {
+	t.Helper()
+	if got, _, err := unix.Recvfrom(fd, make([]byte, n), unix.MSG_WAITALL); got != n || err != nil {
+		t.Fatalf("read %d bytes, %v; want %d", got, err, n)
 	}
 }
 

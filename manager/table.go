@@ -1,6 +1,6 @@
 package manager
 
-// chunkBits sets how many records the table grows by: 1024, some 50 kB.
+// chunkBits sets how many records the table grows by: 1024, 64 KiB.
 const (
 	chunkBits = 10
 	chunkSize = 1 << chunkBits
