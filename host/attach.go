@@ -188,16 +188,23 @@ func Attach(ctx context.Context, o Options) (*Host, error) {
 	return h, nil
 }
 
-// firstLink tries for as long as Options.Patience allows.
+// errInterrupted is the error of an attempt to attach whose context ended.
+var errInterrupted = errors.New("host: the context ended before this host was attached")
+
+// firstLink tries for as long as Options.Patience allows. If ctx ends first, the error is an
+// errInterrupted that also wraps ctx's cause.
 func (h *Host) firstLink(ctx context.Context) (*link, error) {
 	until := time.Now().Add(h.opts.Patience)
 	for pause := (backoff{}); ; {
 		k, err := h.connect(ctx)
-		if err == nil || permanent(err) || time.Now().After(until) {
+		if err == nil || permanent(err) {
 			return k, err
 		}
-		if !pause.sleep(ctx) {
+		if ctx.Err() == nil && time.Now().After(until) {
 			return nil, err
+		}
+		if !pause.sleep(ctx) {
+			return nil, fmt.Errorf("%w (%w): %w", errInterrupted, context.Cause(ctx), err)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package host_test
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"github.com/anteroom-io/anteroom/handoff"
 	"github.com/anteroom-io/anteroom/host"
 	"github.com/anteroom-io/anteroom/host/hosttest"
+	"github.com/anteroom-io/anteroom/internal/freeport"
 )
 
 func TestAttachSaysWhatIsWrong(t *testing.T) {
@@ -194,12 +196,12 @@ func TestServeAndListenAndServe(t *testing.T) {
 	checkLeaks(t)
 	s := hosttest.Launch(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	l, err := net.Listen("tcp", "127.0.0.1:0") // a free port, for a moment
+	port, err := freeport.Reserve()
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := l.Addr().String()
-	l.Close()
+	defer port.Close()
+	addr := port.Loopback()
 	ended := make(chan error, 1)
 	go func() {
 		ended <- host.ListenAndServe(ctx, &http.Server{Addr: addr, Handler: echo}, host.Options{Path: s.Path(), Logger: quiet()})
@@ -222,3 +224,35 @@ func TestServeAndListenAndServe(t *testing.T) {
 		t.Error("Serve without a sidecar must fail")
 	}
 }
+
+// A program that is asked to leave while it attaches has not failed: its exit status is 0.
+func TestServeReturnsNilIfItsContextEndsWhileItAttaches(t *testing.T) {
+	checkLeaks(t)
+	silent, err := net.Listen("unix", filepath.Join(t.TempDir(), "s")) // takes connections, answers no HELLO
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	missing := filepath.Join(t.TempDir(), "missing")
+	for name, path := range map[string]string{"no answer to HELLO": silent.Addr().String(), "no sidecar": missing} {
+		options := host.Options{Path: path, Patience: time.Hour, Logger: quiet()}
+		ctx, leave := context.WithCancelCause(t.Context())
+		time.AfterFunc(20*time.Millisecond, func() { leave(errAsked) })
+		if err := host.Serve(ctx, &http.Server{}, options); err != nil {
+			t.Errorf("%s: Serve: %v", name, err)
+		}
+		if err := host.ListenAndServe(ctx, &http.Server{Addr: "127.0.0.1:0"}, options); err != nil {
+			t.Errorf("%s: ListenAndServe: %v", name, err)
+		}
+		if _, err := host.Attach(ctx, options); !errors.Is(err, errAsked) {
+			t.Errorf("%s: Attach: %v, want the context's cause", name, err)
+		}
+	}
+	ended, leave := context.WithCancel(t.Context())
+	leave()
+	if err := host.Serve(ended, &http.Server{}, host.Options{Path: missing, Capacity: -1}); err == nil {
+		t.Error("Serve with a mistake in its options must fail")
+	}
+}
+
+var errAsked = errors.New("asked to leave")

@@ -10,19 +10,28 @@ import (
 	"github.com/anteroom-io/anteroom/handoff"
 )
 
-// Serve attaches to the sidecar and serves the connections of Options.Pool with srv, until ctx ends; then it drains: requests under way are
-// finished, connections go back to the sidecar, and Serve returns nil. If that takes longer than Options.Grace the rest is cut, and it returns
-// context.DeadlineExceeded.
+// Serve attaches to the sidecar and serves the connections of Options.Pool with srv, until ctx ends.
+// Then it drains: it finishes requests under way, gives connections back to the sidecar, and returns
+// nil. If draining takes longer than Options.Grace, Serve cuts the rest and returns
+// context.DeadlineExceeded. If ctx ends while it attaches, Serve returns nil.
 //
 // srv is an ordinary http.Server, whose timeouts, hooks and Shutdown keep their meaning; IdleTimeout is told to the sidecar with each put.
 // Serve wraps its Handler and ConnContext.
 func Serve(ctx context.Context, srv *http.Server, o Options) error {
 	h, err := Attach(ctx, o)
 	if err != nil {
-		return err
+		return unlessInterrupted(err)
 	}
 	defer func() { _ = h.Close() }()
 	return h.Serve(ctx, srv)
+}
+
+// unlessInterrupted returns nil for an attempt to attach that its context ended, else err.
+func unlessInterrupted(err error) error {
+	if errors.Is(err, errInterrupted) {
+		return nil
+	}
+	return err
 }
 
 // ListenAndServe is Serve for a server that brings its own address: it listens on srv.Addr (":http" if empty) and hands that socket to the
@@ -43,10 +52,14 @@ func ListenAndServe(ctx context.Context, srv *http.Server, o Options) error {
 	defer func() { _ = l.Close() }()
 	h, err := Attach(ctx, o)
 	if err != nil {
-		return err
+		return unlessInterrupted(err)
 	}
 	defer func() { _ = h.Close() }()
-	if _, err := h.Listen(ctx, l, ListenOptions{Ready: handoff.ReadyRequest}); err != nil {
+	_, err = h.Listen(ctx, l, ListenOptions{Ready: handoff.ReadyRequest})
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil
+	case err != nil:
 		return err
 	}
 	return h.Serve(ctx, srv)

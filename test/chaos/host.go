@@ -41,6 +41,9 @@ func beHost() error {
 		Path: os.Getenv(handoffVariable), Name: name, Pool: "default", Capacity: hostCapacity, Patience: time.Minute,
 		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
+	if err != nil && ctx.Err() != nil {
+		return nil // it was asked to leave while it attached
+	}
 	if err != nil {
 		return err
 	}
