@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/anteroom-io/anteroom/internal/freeport"
 )
 
 func TestOpenTCP(t *testing.T) {
@@ -58,24 +60,15 @@ func TestOneSocketForBothFamilies(t *testing.T) {
 
 func TestEachFamilyHasItsOwnEveryAddress(t *testing.T) {
 	leavesNothing(t)
-	port := reservedPort(t)
+	reserved := must(freeport.Reserve())(t)
+	defer reserved.Close()
+	port := reserved.Number()
 	six := opened(t, fmt.Sprintf("tcp://[::]:%d", port), Options{})
 	four := opened(t, fmt.Sprintf("tcp://0.0.0.0:%d", port), Options{})
 	connect(t, four)
 	accepted(t, four)
 	_, err := six.Accept()
 	wantError(t, err, ErrAgain)
-}
-
-// reservedPort is a port that nobody else takes in either family before the test ends: a socket that does not listen holds it, which
-// SO_REUSEADDR, on both sides, lets a listener ignore (socket(7)).
-func reservedPort(t *testing.T) uint16 {
-	t.Helper()
-	fd := closing(t, must(streamSocket(unix.AF_INET6))(t))
-	ok(t, unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0))
-	ok(t, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
-	ok(t, unix.Bind(fd, &unix.SockaddrInet6{}))
-	return addrPort(must(unix.Getsockname(fd))(t)).Port()
 }
 
 func TestTCPInUse(t *testing.T) {

@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/anteroom-io/anteroom/internal/freeport"
 )
 
 // Arrangement is one way to serve: what is in front, and what works behind it.
@@ -69,6 +71,7 @@ type Running struct {
 	dir      string
 	front    []*child
 	workers  []*child
+	ports    []*freeport.Port
 	programs *Programs
 }
 
@@ -116,6 +119,9 @@ func (r *Running) Stop() error {
 	var errs []error
 	for _, c := range append(append([]*child{}, r.front...), r.workers...) {
 		errs = append(errs, c.end())
+	}
+	for _, port := range r.ports {
+		port.Close()
 	}
 	return errors.Join(append(errs, os.RemoveAll(r.dir))...)
 }

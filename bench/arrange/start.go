@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -14,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/anteroom-io/anteroom/internal/freeport"
 )
 
 // command prepares a process of the serving side.
@@ -69,7 +70,7 @@ func (r *Running) startWorker(ctx context.Context, command *exec.Cmd) error {
 
 // startAlone starts what needs nothing in front of it.
 func (r *Running) startAlone(ctx context.Context) error {
-	address, err := freeAddress()
+	address, err := r.freeAddress()
 	if err != nil {
 		return err
 	}
@@ -88,7 +89,7 @@ func (r *Running) startAlone(ctx context.Context) error {
 func (r *Running) startBehind(ctx context.Context, startProxy func(upstreams []string) error) error {
 	var upstreams []string
 	for range r.Workers {
-		address, err := freeAddress()
+		address, err := r.freeAddress()
 		if err != nil {
 			return err
 		}
@@ -97,7 +98,7 @@ func (r *Running) startBehind(ctx context.Context, startProxy func(upstreams []s
 		}
 		upstreams = append(upstreams, address)
 	}
-	address, err := freeAddress()
+	address, err := r.freeAddress()
 	if err != nil {
 		return err
 	}
@@ -148,7 +149,7 @@ func (r *Running) cheroot(address string, environment ...string) (*exec.Cmd, err
 func (r *Running) startAnteroom(ctx context.Context) error {
 	fronts := max(r.Fronts, 1)
 	for front := range fronts {
-		address, err := freeAddress()
+		address, err := r.freeAddress()
 		if err != nil {
 			return err
 		}
@@ -213,14 +214,14 @@ func (r *Running) cherootAttaches(socket string) []string {
 	return environment
 }
 
-// freeAddress lets the kernel pick a port that nobody listens on.
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
+// freeAddress returns an address on loopback that is reserved until Stop.
+func (r *Running) freeAddress() (string, error) {
+	port, err := freeport.Reserve()
 	if err != nil {
 		return "", err
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String(), nil
+	r.ports = append(r.ports, port)
+	return port.Loopback(), nil
 }
 
 // awaitFile waits for the front to make a socket.

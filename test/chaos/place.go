@@ -16,12 +16,15 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/anteroom-io/anteroom/internal/freeport"
 )
 
 // place is a supervised sidecar with its hosts.
 type place struct {
 	anteroom string
 	dir      string
+	port     *freeport.Port // reserved for as long as sidecars come and go
 	address  string
 	report   *report
 	journals journals
@@ -44,11 +47,10 @@ func startPlace(o options, dir string, report *report) (_ *place, err error) {
 	if p.log, err = os.Create(p.path("log")); err != nil {
 		return nil, err
 	}
-	port, err := freePort()
-	if err != nil {
+	if p.port, err = freeport.Reserve(); err != nil {
 		return nil, err
 	}
-	p.address = "127.0.0.1:" + strconv.Itoa(port)
+	p.address = p.port.Loopback()
 	p.sidecar = exec.Command("/bin/sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$@"`, descriptors), "sh", o.anteroom, "serve", "--supervise", "--listen", "tcp://"+p.address, "--handoff", p.path("h"), "--control", p.control(),
 		"--max-redeliveries", "50", "--log-level", "debug") // a request may meet many hosts that are killed before they read it
 	p.sidecar.Stderr = p.log
@@ -87,19 +89,6 @@ func (p *place) crowd(stay time.Duration) {
 	for _, conn := range conns {
 		_ = conn.Close()
 	}
-}
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = l.Close() }()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		return 0, err
-	}
-	return strconv.Atoi(port)
 }
 
 func (p *place) startHost(n int) error {
@@ -310,5 +299,6 @@ func (p *place) end() {
 	stopped := time.AfterFunc(answerTime, func() { _ = p.sidecar.Process.Kill() })
 	_ = p.sidecar.Wait()
 	stopped.Stop()
+	p.port.Close()
 	_ = p.log.Close()
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/anteroom-io/anteroom/bench/arrange"
+	"github.com/anteroom-io/anteroom/internal/freeport"
 	"github.com/anteroom-io/anteroom/test/processes"
 )
 
@@ -99,15 +100,15 @@ func (s server) answers(address string) bool {
 	return c.do(exchange{method: "GET", path: "/", want: "hello from " + s.word() + "\n"}) == nil
 }
 
-// freeAddress has a port that nobody listens on.
+// freeAddress returns an address on loopback that is reserved until the test ends.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freeport.Reserve()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Cleanup(port.Close)
+	return port.Loopback()
 }
 
 var perSecond = regexp.MustCompile(`Requests/sec: +([0-9.]+)`)

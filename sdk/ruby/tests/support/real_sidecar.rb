@@ -32,6 +32,7 @@ class RealSidecar
 
   def remove
     FileUtils.rm_rf(@directory)
+    @reservation&.close
   end
 
   def hosts
@@ -52,11 +53,13 @@ class RealSidecar
     ENV.fetch("ANTEROOM_TEST_BINARY")
   end
 
+  # Returns a port that is reserved until remove: a socket that does not listen holds it, and
+  # SO_REUSEADDR lets the sidecar listen on it all the same (socket(7)).
   def free_port
-    server = TCPServer.new("127.0.0.1", 0)
-    server.addr[1]
-  ensure
-    server&.close
+    @reservation = Socket.new(:INET, :STREAM)
+    @reservation.setsockopt(:SOCKET, :REUSEADDR, true)
+    @reservation.bind(Addrinfo.tcp("127.0.0.1", 0))
+    @reservation.local_address.ip_port
   end
 
   def wait
