@@ -87,12 +87,18 @@ func (p *policy) finished(r *record, slot uint32, rest *remainder) {
 
 func (p *policy) remainder(slot uint32) *remainder { return &p.memory.extra(slot).rest }
 
-// dropRest ends the care for a remainder, if the connection has one.
+// dropRest closes the file of a remainder, if the connection has one. If some of it was not sent the connection ends in a reset: a response
+// without a length would look whole if it ended in a FIN.
 func (p *policy) dropRest(r *record, slot uint32) {
 	if r.state != Finishing {
 		return
 	}
-	if rest := p.remainder(slot); rest.left >= 0 {
+	rest := p.remainder(slot)
+	if rest.left > 0 {
+		r.marks |= broken // first: a successor resets the connection again
+		p.act.breakOff(r.fd)
+	}
+	if rest.left >= 0 {
 		rest.left = -1 // before its file is closed: the number may soon be another's
 		p.act.closeFile(rest.file)
 	}

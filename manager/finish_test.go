@@ -2,6 +2,8 @@ package manager
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"io"
 	"os"
 	"strings"
@@ -169,6 +171,55 @@ func TestFinishRefusals(t *testing.T) {
 			closeFD(fd)
 			h.sendFD(finishFrame(lease, 0, c.length), c.file(t))
 			h.wantFault(c.code)
+		})
+	}
+}
+
+// finishing has a response of 16 MiB of the file sent to a client that does not read.
+func finishing(t *testing.T, r *rig, file int) (*client, handoff.Frame) {
+	t.Helper()
+	h := r.attach(handoff.Hello{Features: []string{handoff.FeatureFinish}})
+	c := r.dial()
+	c.send("x")
+	lease, fd := h.want(handoff.TypeLease)
+	h.serve(fd, "x", "")
+	closeFD(fd)
+	f := finishFrame(lease, 0, 16<<20)
+	f.Flags = handoff.FlagClose
+	h.sendFD(f, file)
+	r.eventually("it is finishing", func(c Counts) bool { return c.States.Finishing == 1 })
+	return c, lease
+}
+
+// TestAResponseThatIsCutShortEndsInAReset: whatever cuts it short. The client has no length to compare with.
+func TestAResponseThatIsCutShortEndsInAReset(t *testing.T) {
+	for name, cut := range map[string]func(*testing.T, *rig, int, handoff.Frame){
+		"its file becomes shorter": func(t *testing.T, _ *rig, file int, _ handoff.Frame) {
+			if err := unix.Ftruncate(file, 0); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"its client pauses for too long": func(_ *testing.T, r *rig, _ int, _ handoff.Frame) { r.leap(2 * time.Minute) },
+		"an operator closes it": func(t *testing.T, r *rig, _ int, lease handoff.Frame) {
+			if n, err := r.Close(context.Background(), Selection{IDs: []ConnID{ConnID(lease.Conn)}}); n != 1 || err != nil {
+				t.Fatal(n, err)
+			}
+		},
+		"the sidecar ends": func(t *testing.T, r *rig, _ int, _ handoff.Frame) {
+			ctx, cancel := context.WithTimeout(context.Background(), 0)
+			defer cancel()
+			_, _ = r.Shutdown(ctx, 0)
+		},
+	} {
+		t.Run(strings.ReplaceAll(name, " ", "_"), func(t *testing.T) {
+			r := newRig(t, Config{})
+			file := memfd(t, make([]byte, 16<<20))
+			c, lease := finishing(t, r, file)
+			cut(t, r, file, lease)
+			_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+			if n, err := io.Copy(io.Discard, c); n >= 16<<20 || !errors.Is(err, unix.ECONNRESET) {
+				t.Errorf("the client got %d bytes, then %v; want a reset", n, err)
+			}
 		})
 	}
 }

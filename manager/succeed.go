@@ -423,6 +423,8 @@ func (p *policy) resumeFinishing(r *record, slot uint32, estate Estate) {
 		rest.left = -1 // its file is closed, so all of it was sent
 	}
 	switch {
+	case r.marks&broken != 0: // the reset may not have been sent
+		p.close(r, slot, ReasonFailed)
 	case rest.left <= 0:
 		p.finished(r, slot, rest)
 	case p.act.watchRoom(r.fd, p.id(r, slot)) != nil:
