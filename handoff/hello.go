@@ -21,6 +21,9 @@ const (
 	PathVariable = "ANTEROOM_HANDOFF"
 )
 
+// DefaultPool is the pool of listeners and hosts that name none.
+const DefaultPool = "default"
+
 const magic = uint64('A') | uint64('N')<<8 | uint64('T')<<16 | uint64('R')<<24
 
 // MaxName is the length in bytes of a host's or a pool's name.

@@ -23,7 +23,8 @@ import (
 	"github.com/anteroom-io/anteroom/handoff"
 )
 
-// Options says where the sidecar is and what this host is to it. The zero value attaches to the default place, with a private pool.
+// Options says where the sidecar is and what this host is to it. The zero value attaches to the
+// default place and serves the default pool, which the sidecar's own listeners feed.
 type Options struct {
 	// Path of the handoff socket. Empty: the environment variable ANTEROOM_HANDOFF, else /run/anteroom/handoff.sock.
 	Path string
@@ -32,9 +33,16 @@ type Options struct {
 	// else the program's.
 	Name string
 
-	// Pool whose connections this host serves, by the same rule. Empty: the environment variable ANTEROOM_POOL, else one of its own, for a host
-	// that brings its own listening socket.
+	// Pool whose connections this host serves, by the same rule. Empty: the environment variable
+	// ANTEROOM_POOL, else the pool "default" of the sidecar's listeners, or a private one if Private
+	// is set.
 	Pool string
+
+	// Private gives a host that names no pool one of its own, which ends with the host. It is for
+	// programs that bring their own listening socket (Listen) or connections (Adopt). Both refuse a
+	// host that is in the default pool without having named it: other programs' hosts would be lent
+	// its connections. ListenAndServe sets it.
+	Private bool
 
 	// Capacity is how many leases, so requests, this host takes at once, at most 4096. 0: the environment variable ANTEROOM_CAPACITY, else
 	// DefaultCapacity.
@@ -74,6 +82,8 @@ type Options struct {
 
 	// Logger hears of attaching, losing the sidecar, and refused leases; nothing per request. Nil: slog.Default.
 	Logger *slog.Logger
+
+	unnamed bool // Pool is the default: neither the program nor the environment named one
 }
 
 // Defaults of Options.
@@ -91,6 +101,9 @@ func (o Options) withDefaults() (Options, error) {
 	o.Path = cmp.Or(o.Path, os.Getenv(handoff.PathVariable), handoff.DefaultPath)
 	o.Name = cmp.Or(o.Name, os.Getenv(NameVariable), programName())
 	o.Pool = cmp.Or(o.Pool, os.Getenv(PoolVariable))
+	if o.Pool == "" && !o.Private {
+		o.Pool, o.unnamed = handoff.DefaultPool, true
+	}
 	capacity, capacityErr := capacityOf(os.Getenv(CapacityVariable))
 	o.Capacity = cmp.Or(o.Capacity, capacity, DefaultCapacity)
 	o.Grace = cmp.Or(o.Grace, DefaultGrace)

@@ -256,3 +256,69 @@ func TestServeReturnsNilIfItsContextEndsWhileItAttaches(t *testing.T) {
 }
 
 var errAsked = errors.New("asked to leave")
+
+// poolOf attaches with o and returns the host's pool.
+func poolOf(t *testing.T, o host.Options) string {
+	t.Helper()
+	h, err := host.Attach(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	return h.Pool()
+}
+
+// A host that serves what the sidecar listens on is in the default pool. One that brings a socket
+// says so and has a pool of its own. A name wins over both.
+func TestThePoolOfAHostThatNamesNone(t *testing.T) {
+	checkLeaks(t)
+	s := hosttest.Launch(t)
+	for _, test := range []struct {
+		name, variable, pool string
+		private              bool
+		want                 string
+	}{
+		{name: "nothing said", want: "default"},
+		{name: "by the environment", variable: "web", want: "web"},
+		{name: "by an option", variable: "web", pool: "api", want: "api"},
+		{name: "private", private: true, want: "private-"},
+		{name: "private, named by the environment", variable: "web", private: true, want: "web"},
+		{name: "private, named by an option", pool: "api", private: true, want: "api"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Setenv(host.PoolVariable, test.variable)
+			o := host.Options{Path: s.Path(), Pool: test.pool, Private: test.private, Logger: quiet()}
+			got := poolOf(t, o)
+			if got != test.want && !(test.want == "private-" && strings.HasPrefix(got, test.want)) {
+				t.Errorf("pool %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+// A program whose connections would be lent to every host that names no pool is told so.
+func TestSocketsDoNotGoToTheDefaultPoolUnnoticed(t *testing.T) {
+	checkLeaks(t)
+	s := hosttest.Launch(t)
+	h, err := host.Attach(t.Context(), host.Options{Path: s.Path(), Logger: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	l := listenTCP(t)
+	if _, err := h.Listen(t.Context(), l, host.ListenOptions{}); !errors.Is(err, host.ErrSharedPool) {
+		t.Errorf("Listen: %v", err)
+	}
+	c := dial(t, l.Addr().String())
+	if _, err := h.Adopt(t.Context(), c.Conn, 0); !errors.Is(err, host.ErrSharedPool) {
+		t.Errorf("Adopt: %v", err)
+	}
+	named, err := host.Attach(t.Context(), host.Options{Path: s.Path(), Pool: handoff.DefaultPool, Logger: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer named.Close()
+	if _, err := named.Listen(t.Context(), l, host.ListenOptions{}); err != nil {
+		t.Errorf("Listen in a pool that was named: %v", err)
+	}
+}

@@ -111,7 +111,7 @@ func TestDrainWaitsForRequestsUnderWay(t *testing.T) {
 func TestAGraceThatIsOverCutsWhatIsLeft(t *testing.T) {
 	checkLeaks(t)
 	sidecar := hosttest.Start(t)
-	h, err := host.Attach(t.Context(), host.Options{Path: sidecar.Path(), Grace: 20 * time.Millisecond, Logger: quiet()})
+	h, err := host.Attach(t.Context(), host.Options{Path: sidecar.Path(), Private: true, Grace: 20 * time.Millisecond, Logger: quiet()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +140,7 @@ func TestAGraceThatIsOverCutsWhatIsLeft(t *testing.T) {
 func TestDrainWithoutASidecar(t *testing.T) {
 	checkLeaks(t)
 	sidecar := hosttest.Start(t)
-	h, err := host.Attach(t.Context(), host.Options{Path: sidecar.Path(), Logger: quiet()})
+	h, err := host.Attach(t.Context(), host.Options{Path: sidecar.Path(), Private: true, Logger: quiet()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,14 +12,14 @@ import (
 	"github.com/anteroom-io/anteroom/host"
 )
 
-// An app behind a sidecar that listens on the pool "web". SIGTERM lets it finish what it has begun; its clients stay connected.
+// An app behind a sidecar's own listeners. SIGTERM lets it finish what it has begun; its clients stay connected.
 func Example() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintln(w, "hello,", r.RemoteAddr)
 	})}
-	if err := host.Serve(ctx, srv, host.Options{Pool: "web"}); err != nil {
+	if err := host.Serve(ctx, srv, host.Options{}); err != nil {
 		log.Print(err)
 	}
 }

@@ -99,7 +99,7 @@ func serve(t testing.TB, srv *http.Server, o host.Options) *served {
 
 func serveOn(t testing.TB, s hosttest.Running, srv *http.Server, o host.Options) *served {
 	t.Helper()
-	o.Path, o.Logger = s.Path(), quiet()
+	o.Path, o.Private, o.Logger = s.Path(), true, quiet()
 	h, err := host.Attach(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)

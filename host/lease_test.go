@@ -30,7 +30,7 @@ func attach(t testing.TB, o host.Options, how host.ListenOptions) *attached {
 	t.Helper()
 	checkLeaks(t)
 	s := hosttest.Start(t)
-	o.Path, o.Logger = s.Path(), quiet()
+	o.Path, o.Private, o.Logger = s.Path(), true, quiet()
 	h, err := host.Attach(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)

@@ -14,6 +14,10 @@ import (
 	"github.com/anteroom-io/anteroom/handoff"
 )
 
+// ErrSharedPool is returned by Listen and Adopt in a host that is in the default pool without
+// having named it.
+var ErrSharedPool = errors.New(`this host shares the pool "default" with other programs: set Options.Private, or name a pool`)
+
 // ListenOptions says how the sidecar shall accept on a host's listening socket. The zero value is the sidecar's own way.
 type ListenOptions struct {
 	Name      string        // how operators see it: 1 to 64 of A-Z a-z 0-9 . _ : -; empty: its address
@@ -35,8 +39,11 @@ type Listening struct {
 
 // Listen hands a listening socket (a *net.TCPListener, a *net.UnixListener, or an *os.File of one) to the sidecar, which accepts on it for this
 // host's pool from now on. It stays the caller's, who must neither accept on it nor close it before Unlisten or the host's end; when the
-// sidecar comes back after it has been away, it gets the socket again.
+// sidecar comes back after it has been away, it gets the socket again. It fails with ErrSharedPool as Options.Private says.
 func (h *Host) Listen(ctx context.Context, socket syscall.Conn, o ListenOptions) (*Listening, error) {
+	if h.opts.unnamed {
+		return nil, fmt.Errorf("host: LISTEN: %w", ErrSharedPool)
+	}
 	l := &Listening{host: h, socket: socket, how: handoff.Listen{
 		Name: o.Name, FirstByteTimeoutMS: int64(milliseconds(o.FirstByte)), Backlog: o.Backlog, Ready: o.Ready,
 	}}
@@ -96,8 +103,11 @@ func (l *Listening) Unlisten(ctx context.Context) error {
 }
 
 // Adopt gives a connection of this process, idle, to the sidecar, which lends it out when a request arrives. timeout is as in Lease.Put. On
-// success c is closed here, and its id is returned; on failure c is untouched.
+// success c is closed here, and its id is returned; on failure c is untouched. It fails with ErrSharedPool as Options.Private says.
 func (h *Host) Adopt(ctx context.Context, c net.Conn, timeout time.Duration) (id uint64, err error) {
+	if h.opts.unnamed {
+		return 0, fmt.Errorf("host: ADOPT: %w", ErrSharedPool)
+	}
 	socket, ok := c.(syscall.Conn)
 	if !ok {
 		return 0, fmt.Errorf("host: ADOPT: a %T has no descriptor to hand over", c)

@@ -35,7 +35,8 @@ func unlessInterrupted(err error) error {
 }
 
 // ListenAndServe is Serve for a server that brings its own address: it listens on srv.Addr (":http" if empty) and hands that socket to the
-// sidecar, which accepts on it for this host's pool, and lends connections when their requests are complete.
+// sidecar, which accepts on it for this host's pool, a private one unless a name is given, and lends
+// connections when their requests are complete.
 func ListenAndServe(ctx context.Context, srv *http.Server, o Options) error {
 	address := srv.Addr
 	if address == "" {
@@ -50,6 +51,7 @@ func ListenAndServe(ctx context.Context, srv *http.Server, o Options) error {
 		return err
 	}
 	defer func() { _ = l.Close() }()
+	o.Private = true
 	h, err := Attach(ctx, o)
 	if err != nil {
 		return unlessInterrupted(err)

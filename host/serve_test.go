@@ -536,7 +536,7 @@ func TestMoreClientsThanCapacity(t *testing.T) {
 func TestABareListenerServesToo(t *testing.T) {
 	checkLeaks(t)
 	sidecar := hosttest.Start(t)
-	h, err := host.Attach(t.Context(), host.Options{Path: sidecar.Path(), Logger: quiet()})
+	h, err := host.Attach(t.Context(), host.Options{Path: sidecar.Path(), Private: true, Logger: quiet()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -568,7 +568,7 @@ func TestShutdownOfTheServerPausesTheHost(t *testing.T) {
 	srv := &http.Server{Handler: echo}
 	checkLeaks(t)
 	sidecar := hosttest.Start(t)
-	h, err := host.Attach(t.Context(), host.Options{Path: sidecar.Path(), Logger: quiet()})
+	h, err := host.Attach(t.Context(), host.Options{Path: sidecar.Path(), Private: true, Logger: quiet()})
 	if err != nil {
 		t.Fatal(err)
 	}

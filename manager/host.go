@@ -72,7 +72,7 @@ type pool struct {
 }
 
 // DefaultPool is the pool of listeners and hosts that name none.
-const DefaultPool = "default"
+const DefaultPool = handoff.DefaultPool
 
 // maxPools is what record.pool can number.
 const maxPools = 1 << 15

@@ -7,7 +7,6 @@ import (
 	"os"
 
 	"github.com/anteroom-io/anteroom/host"
-	"github.com/anteroom-io/anteroom/manager"
 )
 
 // serveDemoApp attaches to the sidecar as any app would, and serves until ctx ends.
@@ -15,7 +14,6 @@ func serveDemoApp(ctx context.Context, socket string, h http.Handler) error {
 	return host.Serve(ctx, &http.Server{Handler: h}, host.Options{
 		Path:   socket,
 		Name:   "demo",
-		Pool:   manager.DefaultPool,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})),
 	})
 }

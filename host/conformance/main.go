@@ -3,7 +3,6 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -39,14 +38,7 @@ func main() {
 func serve(server *http.Server) error {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	err := host.Serve(ctx, server, host.Options{
-		Pool:     cmp.Or(os.Getenv(host.PoolVariable), "default"),
-		Patience: 365 * 24 * time.Hour,
-	})
-	if ctx.Err() != nil {
-		return nil
-	}
-	return err
+	return host.Serve(ctx, server, host.Options{Patience: 365 * 24 * time.Hour})
 }
 
 // echoHeader repeats X-Echo in every response.

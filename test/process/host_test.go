@@ -29,7 +29,7 @@ func beHost() error {
 	defer stop()
 	server := &http.Server{Handler: http.HandlerFunc(answer), ReadHeaderTimeout: time.Minute}
 	return host.Serve(ctx, server, host.Options{
-		Name: os.Getenv("ANTEROOM_TEST_NAME"), Pool: "default", Capacity: 64, Patience: processes.Patience,
+		Name: os.Getenv("ANTEROOM_TEST_NAME"), Capacity: 64, Patience: processes.Patience,
 	})
 }
 
