@@ -54,6 +54,7 @@ class TestHost < Minitest::Test
   def test_what_the_protocol_does_not_allow
     assert_match(/pool "a b" must be/, assert_raises(ArgumentError) { Anteroom::Host.new(pool: "a b") }.message)
     assert_match(/capacity 4097 must be 1 to 4096/, assert_raises(ArgumentError) { Anteroom::Host.new(capacity: 4097) }.message)
+    ["256", -1, 1.5].each { |cache| assert_match(/cache .* must be a whole/, assert_raises(ArgumentError) { Anteroom::Host.new(cache: cache) }.message) }
   end
 
   def test_a_lease_and_its_facts
@@ -338,6 +339,35 @@ class TestHost < Minitest::Test
   ensure
     Process.kill("KILL", child)
     Process.wait(child)
+  end
+
+  def test_out_of_descriptors_it_lets_go_of_connections_that_it_keeps_and_says_so_once
+    start(capacity: 20)
+    held = (1..17).map { |conn| lend(conn: conn) }.each(&:put)
+    17.times { @peer.expect(Type::PUT) }
+    without_descriptors do
+      @peer.lease(18, 1, @server)
+      assert_equal [1, 2, 3], (Array.new(3) { @peer.expect(Type::DROPPED).conn }) # an eighth, the least recently used
+      nack = @peer.expect(Type::NACK)
+      assert_equal [18, 1, Anteroom::NackReason::NO_DESCRIPTOR], [nack.conn, nack.seq, nack.a]
+      @peer.lease(18, 2, @server)
+      2.times { @peer.expect(Type::DROPPED) }
+      @peer.expect(Type::NACK)
+    end
+    assert_equal [true] * 5 + [false] * 12, (held.map { |lease| lease.socket.closed? })
+    assert_equal 18, lend(conn: 18, seq: 3).connection.id
+    assert_equal 1, @lines.grep(/no descriptor left.*; 3 idle connections that it kept were let go of\. Raise the limit/).size
+    assert_equal 2, @lines.size
+  end
+
+  def test_out_of_descriptors_with_nothing_to_let_go_of
+    start(cache: 0)
+    without_descriptors do
+      @peer.lease(1, 1, @server)
+      assert_equal Anteroom::NackReason::NO_DESCRIPTOR, @peer.expect(Type::NACK).a
+    end
+    assert_equal 1, lend(seq: 2).connection.id
+    assert_equal 1, @lines.grep(/; 0 idle connections/).size
   end
 
   def test_nothing_leaks

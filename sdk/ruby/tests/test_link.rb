@@ -70,22 +70,14 @@ class TestLink < Minitest::Test
     assert(received.all? { |_, io| io.close_on_exec? })
   end
 
-  def test_a_lost_descriptor_is_nacked
-    limit = Process.getrlimit(:NOFILE)
-    highest = Dir.children("/proc/self/fd").map(&:to_i).max
-    Process.setrlimit(:NOFILE, highest + 1, limit[1])
-    fill = []
-    loop { fill << File.open(File::NULL) } rescue nil # rubocop:disable Style/RescueModifier
-    @peer.write(frame(7, flags: FD), @file)
-    @link.wait
-    received = @link.receive
-    Process.setrlimit(:NOFILE, *limit)
-    assert_empty received
-    nack = @peer.expect(Type::NACK)
-    assert_equal [7, Anteroom::NackReason::NO_DESCRIPTOR], [nack.conn, nack.a]
-  ensure
-    Process.setrlimit(:NOFILE, *limit)
-    fill&.each(&:close)
+  def test_a_lost_descriptor_is_told_of
+    without_descriptors do
+      @peer.write(frame(7, flags: FD), @file)
+      @link.wait
+      assert_equal [[7, Anteroom::Link::Lost]], (@link.receive.map { |each, io| [each.conn, io] })
+    end
+    @peer.write(frame(8, flags: FD), @other)
+    assert_equal [8], (receive_all.map { |each, io| each.conn if io.stat.ino == @other.stat.ino })
   end
 
   def test_ping_is_answered

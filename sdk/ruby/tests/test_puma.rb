@@ -51,8 +51,13 @@ class TestPuma < Minitest::Test
 
   def test_options_that_cannot_be
     @sidecar = RealSidecar.new
-    { "pool: 'a b'" => /pool "a b" must be/, "pol: 'web'" => /unknown keyword: :pol/ }.each do |options, complaint|
-      puma = PumaProcess.new(@sidecar, "require 'anteroom/puma'\nanteroom #{options}\n", attached: false)
+    {
+      "anteroom pool: 'a b'" => /pool "a b" must be/,
+      "anteroom pol: 'web'" => /unknown keyword: :pol/,
+      "anteroom cache: '5'" => /cache "5" must be/,
+      "set_remote_address proxy_protocol: :v1\nplugin :anteroom" => /set_remote_address\(proxy_protocol: .*\?proxy=NETWORK/
+    }.each do |options, complaint|
+      puma = PumaProcess.new(@sidecar, "require 'anteroom/puma'\n#{options}\n", attached: false)
       refute_predicate puma.end_status, :success?
       assert_match complaint, puma.log
       puma.remove

@@ -47,6 +47,14 @@ class TestRackHandler < Minitest::Test
     end
   end
 
+  def test_unknown_options_are_mistakes
+    File.write("#{@directory}/config.ru", shown.fetch("config.ru"))
+    ["Thread=3", "threads=3"].each do |option|
+      printed = IO.popen({ "RUBYLIB" => "#{SDK}/lib" }, ["rackup", "--server", "anteroom", "--option", option], chdir: @directory, err: [:child, :out], &:read)
+      assert_match(/Unknown option #{option[/\w+/]}. Anteroom's are Handoff, Pool, Name, Threads\./, printed)
+    end
+  end
+
   def test_the_rackup_of_rack_3_finds_it
     File.write("#{@directory}/rackup/handler.rb".tap { |path| FileUtils.mkdir_p(File.dirname(path)) }, <<~RUBY)
       module Rackup

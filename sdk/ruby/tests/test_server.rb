@@ -2,6 +2,7 @@
 
 require "support/helper"
 require "support/client"
+require "support/fake_sidecar"
 require "support/real_sidecar"
 require "rack"
 require "uri" # which rack/lint needs
@@ -198,6 +199,31 @@ class TestServer < Minitest::Test
     end
     serve { |env| env["PATH_INFO"] == "/rack3" ? [200, {}, stream] : [200, { "rack.hijack" => stream }, []] }
     ["/rack3", "/"].each { |path| assert_match(/Connection: close\r\n\r\nmine\z/, client.tap { |caller| caller.request("GET", path) }.rest) }
+  end
+
+  def test_a_client_that_has_reset_its_connection_is_gone_and_no_failure
+    Dir.mktmpdir do |directory|
+      sidecar = FakeSidecar.new("#{directory}/handoff.sock")
+      @server = Anteroom::Server.new(->(_) { flunk }, path: "#{directory}/handoff.sock", errors: @errors)
+      @running = Thread.new { @server.run }
+      peer = sidecar.welcome
+      peer.lease(1, 1, reset_connection)
+      answer = peer.expect(Anteroom::Type::CLOSE)
+      assert_equal Anteroom::CloseReason::CLIENT, answer.a
+      assert_match(/\A[^\n]*attached[^\n]*\n\z/, @errors.string)
+    ensure
+      [peer, sidecar].each(&:close)
+    end
+  end
+
+  # What is lent of a client that has sent a request and then reset the connection.
+  def reset_connection
+    caller, lent = tcp_pair
+    caller.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    caller.setsockopt(Socket::SOL_SOCKET, Socket::SO_LINGER, [1, 0].pack("ii"))
+    caller.close
+    eventually("the reset") { !lent.remote_address rescue true } # rubocop:disable Style/RescueModifier
+    lent
   end
 
   def test_a_sidecar_that_is_restarted_is_found_again

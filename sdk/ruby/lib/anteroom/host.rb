@@ -39,7 +39,7 @@ module Anteroom
       @pool = check_pool(pool || setting("ANTEROOM_POOL") || "default")
       @name = check_name(name || setting("ANTEROOM_NAME") || "ruby-#{Process.pid}", "name")
       @capacity = check_capacity(Integer(capacity || setting("ANTEROOM_CAPACITY") || 1), least: 1)
-      @cache = cache
+      @cache = check_cache(cache)
       @log = log
       @agent = agent
       @queue = Queue.new
@@ -150,6 +150,12 @@ module Anteroom
       pool.empty? ? pool : check_name(pool, "pool")
     end
 
+    def check_cache(cache)
+      raise ArgumentError, "The cache #{cache.inspect} must be a whole number, 0 or more" unless cache.is_a?(Integer) && !cache.negative?
+
+      cache
+    end
+
     def check_capacity(capacity, least:)
       raise ArgumentError, "The capacity #{capacity} must be #{least} to #{MAX_CAPACITY}" unless capacity.between?(least, MAX_CAPACITY)
 
@@ -178,7 +184,7 @@ module Anteroom
     # One life of the link. Returns what ended it.
     def live
       began = now
-      session = @session = Session.new(Link.open(@path), hello, keep: @cache)
+      session = @session = Session.new(Link.open(@path), hello, keep: @cache, on_shortage: method(:complain_of_shortage))
       welcome(session)
       loop { read(session) }
     rescue Error => e
@@ -235,6 +241,15 @@ module Anteroom
 
       @complaint = trouble.message
       @log.call("Anteroom: #{trouble.message} Trying again until the sidecar is there.")
+    end
+
+    # Once: the next shortage has the same cause.
+    def complain_of_shortage(dropped)
+      return if @short_of_descriptors
+
+      @short_of_descriptors = true
+      @log.call("Anteroom: this process has no descriptor left for a connection (its limit is #{Process.getrlimit(:NOFILE).first}); " \
+                "#{dropped} idle connections that it kept were let go of. Raise the limit (ulimit -n), or set cache below #{@cache}.")
     end
 
     def rest

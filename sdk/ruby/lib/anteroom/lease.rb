@@ -22,7 +22,7 @@ module Anteroom
       @socket = socket
     end
 
-    # The IP address of the socket's other end; empty for a Unix socket.
+    # The IP address of the socket's other end; empty for a Unix socket. Raises Errno::ENOTCONN if the client has reset the connection.
     def address
       @address ||= @socket.remote_address.ip? ? @socket.remote_address.ip_address : ""
     end

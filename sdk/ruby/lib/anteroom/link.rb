@@ -20,6 +20,11 @@ module Anteroom
     KNOWN = Type.constants.map { |name| Type.const_get(name) }.select { |type| type >= Type::WELCOME }.to_h { |type| [type, true] }.freeze
     private_constant :CONTROL_SIZE, :RECEIVE_SIZE, :PEEK_SIZE, :KNOWN
 
+    # In place of a descriptor that was lost, because this process has no room for one more.
+    module Lost
+      def self.close; end
+    end
+
     @open = ObjectSpace::WeakMap.new
 
     class << self
@@ -77,7 +82,7 @@ module Anteroom
     end
 
     # Reads once, without waiting. Returns the frames that are complete, each with the IO that came with it or nil, which is then the
-    # caller's. PING is answered here, and a LEASE whose descriptor was lost; neither is returned. Raises LinkLost.
+    # caller's; Lost if the process was out of descriptors. PING is answered here and not returned. Raises LinkLost.
     def receive
       read ? frames : []
     rescue SystemCallError, IOError => e
@@ -165,8 +170,6 @@ module Anteroom
       io = take_descriptor if frame.descriptor?
       if frame.type == Type::PING
         send(Frame.encode(Type::PONG, a: frame.a))
-      elsif io == :lost
-        send(Frame.encode(Type::NACK, seq: frame.seq, conn: frame.conn, a: NackReason::NO_DESCRIPTOR)) if frame.type == Type::LEASE
       elsif KNOWN[frame.type]
         received << [frame, io]
       else
@@ -179,7 +182,7 @@ module Anteroom
       raise ProtocolError, "The sidecar announced a descriptor that did not come." if @lost.zero?
 
       @lost -= 1
-      :lost
+      Lost
     end
   end
 end

@@ -133,6 +133,8 @@ module Anteroom
 
     def address(lease)
       lease.connection.peer || lease.connection.address
+    rescue Errno::ENOTCONN => e # getpeername(2) after a reset
+      raise HTTP::ClientGone, e.message
     end
 
     def refuse(lease, refusal)

@@ -14,10 +14,15 @@ module Anteroom
     # What WELCOME said, nil before it has come.
     attr_reader :welcome
 
-    # Says HELLO. +keep+ is how many descriptors of idle connections are kept. Raises LinkLost.
-    def initialize(link, hello, keep:)
+    # The most kept connections that are let go of at once when the process is out of descriptors; an eighth of them, but one at least.
+    MOST_DROPPED = 32
+
+    # Says HELLO. +keep+ is how many descriptors of idle connections are kept. +on_shortage+ is called, with the number of kept
+    # connections that were let go of, each time a descriptor was lost because the process has no room for it. Raises LinkLost.
+    def initialize(link, hello, keep:, on_shortage: ->(dropped) {})
       @link = link
       @keep = keep
+      @on_shortage = on_shortage
       @lock = Mutex.new # the following change under it
       @leases = {} # what is out, by the connection's id
       @idle = {} # connections whose descriptors are kept, least recently used first
@@ -193,11 +198,20 @@ module Anteroom
 
     # Lets go of the least recently used of too many.
     def shrink
-      id, connection = @lock.synchronize { @idle.shift if @idle.size > @keep }
-      return unless connection
+      drop(@lock.synchronize { @idle.size > @keep ? [@idle.shift] : [] })
+    end
 
-      connection.close
-      tell(Type::DROPPED, conn: id)
+    # Lets go of some of the kept connections, least recently used first, for the sake of their descriptors. Returns how many.
+    def make_room
+      drop(@lock.synchronize { Array.new((@idle.size / 8.0).ceil.clamp(0, MOST_DROPPED)) { @idle.shift } })
+    end
+
+    def drop(kept)
+      kept.each do |id, connection|
+        connection.close
+        tell(Type::DROPPED, conn: id)
+      end
+      kept.size
     end
 
     def answer(data, file = nil)
@@ -228,11 +242,24 @@ module Anteroom
     end
 
     def on_lease(frame, io)
+      return on_lost_descriptor(frame) if io == Link::Lost
+
       connection = connection_of(frame, io)
-      return tell(Type::NACK, seq: frame.seq, conn: frame.conn, a: NackReason::UNKNOWN) unless connection
+      return refuse(frame, NackReason::UNKNOWN) unless connection
 
       connection.peer = address_in(object(frame)["peer"]) unless frame.payload.empty?
       yield @lock.synchronize { @leases[frame.conn] = Lease.new(self, connection, frame) }
+    end
+
+    # The process is out of descriptors: makes room, so that the lease can come again, and refuses it for now.
+    def on_lost_descriptor(frame)
+      dropped = make_room
+      refuse(frame, NackReason::NO_DESCRIPTOR)
+      @on_shortage.call(dropped)
+    end
+
+    def refuse(frame, reason)
+      tell(Type::NACK, seq: frame.seq, conn: frame.conn, a: reason)
     end
 
     # The connection that is lent, or nil if it was dropped here while the lease was on its way.

@@ -39,6 +39,15 @@ module Helper
     eventually("closing all descriptors") { descriptors <= before }
   end
 
+  # Runs the block while this process can open no descriptor more.
+  def without_descriptors
+    limit = Process.getrlimit(:NOFILE)
+    Process.setrlimit(:NOFILE, 3, limit[1])
+    yield
+  ensure
+    Process.setrlimit(:NOFILE, *limit)
+  end
+
   # A connected pair: what the client holds, and what the sidecar would lend.
   def tcp_pair
     server = TCPServer.new("127.0.0.1", 0)
