@@ -185,12 +185,12 @@ func (b *bridge) sendWithHandle(f *handoff.Frame, fd int) error {
 	case !open:
 		return io.EOF
 	case !got:
-		return b.lost(f)
+		return b.sendPlain(f.Append(nil)) // Node has no room for the descriptor: it makes some, and answers
 	}
 	return nil
 }
 
-// lost answers for a frame whose descriptor did not reach Node: this process or that one has no room for it.
+// lost answers for a frame whose descriptor did not reach this process, which has no room for it.
 func (b *bridge) lost(f *handoff.Frame) error {
 	if f.Type != handoff.TypeLease {
 		return nil

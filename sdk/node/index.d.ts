@@ -72,6 +72,8 @@ export interface Welcome {
 export class Host extends EventEmitter {
   /** What the sidecar has granted, null while not attached. */
   readonly welcome: Welcome | null;
+  /** The handoff socket. */
+  readonly path: string;
   readonly capacity: number;
   has(feature: Feature): boolean;
   /** Take up to `capacity` leases at once from now on, 0 to 4096; 0 pauses this host. */
@@ -87,6 +89,8 @@ export class Host extends EventEmitter {
   on(event: 'lease', listener: (lease: Lease) => void): this;
   /** The connection is no longer this host's: destroy its socket. `lease` is set if it was leased; it has been taken back. */
   on(event: 'forget', listener: (conn: number, reason: ForgetReason, lease?: Lease) => void): this;
+  /** This process has no descriptor left: a lease was refused. Drop idle connections (`dropped`), and it comes again. */
+  on(event: 'shortage', listener: () => void): this;
   on(event: 'close', listener: () => void): this;
 }
 

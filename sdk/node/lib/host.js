@@ -19,6 +19,7 @@ const STABLE = 5000;
  * - `detach` (error, retryIn): the link has ended or could not be made; the next attempt comes in `retryIn` ms, undefined: never
  * - `lease` (lease): serve this connection
  * - `forget` (conn, reason, lease): a connection is no longer this host's; destroy its socket. `lease` is set if it was leased
+ * - `shortage`: a lease was refused, because this process has no descriptor left for it. Drop idle connections, and it comes again
  * - `close`: after `close`, when the link has ended
  */
 class Host extends EventEmitter {
@@ -39,6 +40,11 @@ class Host extends EventEmitter {
   /** What the sidecar has granted, null while not attached. */
   get welcome() {
     return this.#session?.welcome ?? null;
+  }
+
+  /** The handoff socket. */
+  get path() {
+    return this.#options.path;
   }
 
   get capacity() {
@@ -94,6 +100,7 @@ class Host extends EventEmitter {
       attached: (welcome) => this.#attached(welcome),
       leased: (lease) => this.emit('lease', lease),
       forgotten: (conn, reason, lease) => this.emit('forget', conn, reason, lease),
+      shortage: () => this.emit('shortage'),
       draining: () => this.#session.drain(), // what it lends is finished; its successor is found by the next attempts
       ended: (error) => this.#ended(error),
     });

@@ -7,9 +7,23 @@ const DEFAULT_PATH = '/run/anteroom/handoff.sock';
 const MAX_CAPACITY = 4096;
 const NAME = /^[A-Za-z0-9._:-]{1,64}$/;
 const ROADS = ['auto', 'pipe', 'bridge'];
+const COMMON = ['path', 'pool', 'name', 'capacity', 'road', 'bridge'];
+
+/** The options of `attach`, and those of `serve`. */
+const ATTACH_OPTIONS = [...COMMON, 'features'];
+const SERVE_OPTIONS = [...COMMON, 'cache', 'keepAliveTimeout', 'drainTimeout', 'signals', 'log'];
+
+/** Throws TypeError if an option is none of those that are known. */
+function checkKnown(options, known) {
+  const unknown = Object.keys(options).find((key) => !known.includes(key));
+  if (unknown === undefined) return;
+  const meant = known.find((key) => key.toLowerCase() === unknown.toLowerCase());
+  throw new TypeError(`Unknown option ${unknown}${meant ? `, did you mean ${meant}?` : `. There are ${known.join(', ')}.`}`);
+}
 
 /** What attach and serve were given, completed from the environment and the defaults. Throws TypeError or RangeError for what the protocol does not allow. */
 function complete(options, environment = process.env) {
+  checkKnown(options, ATTACH_OPTIONS);
   const given = (key, variable) => options[key] ?? (environment[variable] || undefined);
   return {
     path: given('path', 'ANTEROOM_HANDOFF') ?? DEFAULT_PATH,
@@ -44,4 +58,4 @@ function checkNumber(number, what, least, most) {
   return number;
 }
 
-module.exports = { MAX_CAPACITY, checkNumber, complete };
+module.exports = { COMMON, MAX_CAPACITY, SERVE_OPTIONS, checkKnown, checkNumber, complete };

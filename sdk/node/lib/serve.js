@@ -5,14 +5,18 @@ const cluster = require('node:cluster');
 const diagnostics = require('node:diagnostics_channel');
 const { once } = require('node:events');
 const http = require('node:http');
+const net = require('node:net');
 
 const { Connection } = require('./connection');
 const { NackReason } = require('./frame');
 const { Host } = require('./host');
-const { checkNumber } = require('./options');
+const { COMMON, SERVE_OPTIONS, checkKnown, checkNumber } = require('./options');
 
 /** Milliseconds after which a response takes long, or at most twice as many. From then on its client is listened to, as it may go. */
 const LONG = 50;
+
+/** The most idle connections that are dropped at once when this process is out of descriptors; an eighth of them, but one at least. */
+const MOST_DROPPED = 32;
 
 const TIMED_OUT = 'HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n';
 
@@ -36,17 +40,20 @@ class Service {
   #drainTimeout;
   #log;
   #said = '';
+  #short = false; // of descriptors, and that was said
+  #address = null; // the first of the pool's listeners
   #closing = null;
   #rest = () => {}; // called when no connection is busy
   #giveBack;
 
   constructor(server, options) {
+    checkKnown(options, SERVE_OPTIONS);
     this.#server = server;
     this.#cache = checkNumber(options.cache ?? 1024, 'cache', 0, 1 << 20);
     this.#keepAlive = checkNumber(options.keepAliveTimeout ?? 0, 'keepAliveTimeout', 0, 2 ** 31);
     this.#drainTimeout = checkNumber(options.drainTimeout ?? 30_000, 'drainTimeout', 0, 2 ** 31 - 1);
     this.#log = options.log ?? ((text) => process.stderr.write(`anteroom: ${text}\n`));
-    this.#host = new Host({ ...options, features: this.#cache > 0 ? ['address', 'cache'] : ['address'] });
+    this.#host = new Host({ ...common(options), features: this.#cache > 0 ? ['address', 'cache'] : ['address'] });
     this.#listen();
     this.#takeOver();
     this.#leaveOn(options.signals ?? ['SIGTERM', 'SIGINT']);
@@ -73,7 +80,9 @@ class Service {
   #listen() {
     this.#host.on('lease', (lease) => this.#serve(lease));
     this.#host.on('forget', (conn) => this.#discard(this.#connections.get(conn)));
-    this.#host.on('attach', ({ pool, keep_alive_timeout_ms: ofPool }) => {
+    this.#host.on('shortage', () => this.#makeRoom());
+    this.#host.on('attach', ({ pool, listeners, keep_alive_timeout_ms: ofPool }) => {
+      this.#address = addressOf(listeners?.[0] ?? this.#host.path);
       // What clients are told (Keep-Alive: timeout=…), in whole seconds. Node's own timer for it ends with park.
       const told = this.#keepAlive > 0 ? this.#keepAlive - 1000 : ofPool;
       this.#server.keepAliveTimeout = told >= 1000 ? told : 0;
@@ -92,6 +101,23 @@ class Service {
     this.#said = text;
   }
 
+  /** There is no descriptor left for what is lent: drops some of the idle connections, those that were used longest ago. */
+  #makeRoom() {
+    const dropped = [...this.#parked].slice(0, Math.min(Math.ceil(this.#parked.size / 8), MOST_DROPPED));
+    dropped.forEach((connection) => this.#drop(connection));
+    if (this.#short) return;
+    this.#short = true;
+    this.#log(
+      `This process has no descriptor left for a connection; ${dropped.length} idle ones that it kept were dropped. ` +
+        `Raise its limit of open files (ulimit -n), or set the option cache below ${this.#cache}.`,
+    );
+  }
+
+  #drop(connection) {
+    this.#discard(connection);
+    this.#host.dropped(connection.conn);
+  }
+
   /** The sidecar that lent these is gone: what is under way is answered, and then nobody waits for it. The next one may use the same ids. */
   #letGo() {
     this.#connections.clear();
@@ -102,7 +128,8 @@ class Service {
   /** Makes the server one that listens here. */
   #takeOver() {
     const server = this.#server;
-    const { close, emit } = server;
+    const { address, close, emit } = server;
+    server.address = () => (this.#closing ? null : this.#address);
     Object.defineProperty(server, 'listening', { configurable: true, get: () => !this.#closing });
     server.close = (callback) => {
       if (callback) server.once('close', () => callback());
@@ -116,7 +143,7 @@ class Service {
     };
     this.#giveBack = () => {
       delete server.listening;
-      Object.assign(server, { close, emit });
+      Object.assign(server, { address, close, emit });
     };
   }
 
@@ -191,8 +218,7 @@ class Service {
         this.#discard(connection);
       } else if (this.#parked.size > this.#cache) {
         const [oldest] = this.#parked;
-        this.#discard(oldest);
-        this.#host.dropped(oldest.conn);
+        this.#drop(oldest);
       }
       this.#release(connection);
     },
@@ -244,6 +270,19 @@ class Service {
     }
     if (cluster.isWorker) process.once('disconnect', () => this.close());
   }
+}
+
+/** Those of `options` that are the host's. */
+function common(options) {
+  return Object.fromEntries(COMMON.filter((key) => key in options).map((key) => [key, options[key]]));
+}
+
+/** A listener as `server.address()` has it: a path for a Unix socket, an object for TCP. */
+function addressOf(listener) {
+  const [, host, port] = /^tcp:\/\/(.*):(\d+)$/.exec(listener) ?? [];
+  if (port === undefined) return listener.replace(/^unix:(\/\/)?/, '');
+  const address = host.replace(/^\[|\]$/g, '');
+  return { address, family: `IPv${net.isIP(address.replace(/%.*/, ''))}`, port: Number(port) };
 }
 
 /**

@@ -16,7 +16,7 @@ const NOTHING = Buffer.alloc(0);
 
 /**
  * A link, what is leased over it, and what its frames mean. `observer` hears of it: `attached(welcome)`, `leased(lease)`, `forgotten(conn, reason,
- * lease)`, `draining()`, and at last `ended(error)`. If the sidecar was not the one to hang up, it has taken back what was leased, and all of
+ * lease)`, `shortage()`, `draining()`, and at last `ended(error)`. If the sidecar was not the one to hang up, it has taken back what was leased, and all of
  * that is forgotten first: a response that goes on would meet one of another host.
  */
 class Session {
@@ -27,7 +27,7 @@ class Session {
   #unsent = NOTHING; // encoded frames, the first `#used` bytes of it
   #used = 0;
   #sending = false;
-  #began = Date.now();
+  #began = performance.now();
 
   constructor(open, path, hello, observer) {
     this.#observer = observer;
@@ -42,7 +42,7 @@ class Session {
 
   /** Milliseconds since the link was begun. */
   get age() {
-    return Date.now() - this.#began;
+    return performance.now() - this.#began;
   }
 
   /** Sends a frame, together with others of this turn of the event loop. */
@@ -153,6 +153,7 @@ class Session {
 
   #onLease(frame) {
     if (frame.flags & Flag.FD && !frame.handle) {
+      this.#observer.shortage(); // what is dropped now is told first
       return this.send({ type: Type.NACK, seq: frame.seq, conn: frame.conn, a: NackReason.NO_DESCRIPTOR });
     }
     const { peer } = frame.payload.length > 0 ? parse(frame) : {};

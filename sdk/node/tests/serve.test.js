@@ -11,14 +11,15 @@ const test = require('node:test');
 const { setTimeout: sleep } = require('node:timers/promises');
 
 const anteroom = require('..');
+const { FakeSidecar } = require('./fake');
 const { Sidecar, program } = require('./sidecar');
 
 for (const road of ['pipe', 'bridge']) {
   const on = (name, body) => test(`${road}: ${name}`, { timeout: 60_000 }, body);
 
   /** Serves an app, or a server, in this process until the end of the test. */
-  async function serve(t, app, options = {}) {
-    const sidecar = options.sidecar ?? (await new Sidecar(t).start());
+  async function serve(t, app, { sidecar: running, ...options } = {}) {
+    const sidecar = running ?? (await new Sidecar(t).start());
     const service = anteroom.serve(app, { path: sidecar.handoff, road, bridge: program(), signals: [], log: () => {}, ...options });
     t.after(() => service.close());
     await once(service.server, 'listening');
@@ -183,6 +184,28 @@ for (const road of ['pipe', 'bridge']) {
     assert.ok(!none.host.has('cache'));
   });
 
+  on('out of descriptors it drops idle connections, serves all clients, and says so once', async (t) => {
+    const sidecar = await new Sidecar(t).start();
+    const app = await sidecar.limitedApp('limited', 48, { ANTEROOM_ROAD: road });
+    const clients = [];
+    for (let i = 0; i < 60; i++) {
+      clients.push(await connect(t, sidecar.port));
+      assert.equal((await clients[i].ask('GET / HTTP/1.1\r\nHost: a\r\n\r\n')).status, 200, `client ${i}`);
+    }
+    for (const client of clients) assert.equal((await client.ask('GET / HTTP/1.1\r\nHost: a\r\n\r\n')).status, 200);
+    assert.match(app.said, /^anteroom: This process has no descriptor left for a connection; \d+ idle ones that it kept were dropped\. Raise .*\n$/);
+    assert.ok((await sidecar.status()).hosts[0].nacks > 0);
+  });
+
+  on('address is that of the first listener', async (t) => {
+    const server = http.createServer((request, response) => response.end());
+    const heard = once(server, 'listening').then(() => server.address()); // as bin/www of express-generator does
+    const { sidecar, service } = await serve(t, server);
+    assert.deepEqual(await heard, { address: '127.0.0.1', family: 'IPv4', port: sidecar.port });
+    await service.close();
+    assert.equal(server.address(), null);
+  });
+
   on('an upgrade takes what came behind the request, and the capacity is free', async (t) => {
     const server = http.createServer((request, response) => response.end('ok')).on('upgrade', (request, socket, head) => {
       socket.write('HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n');
@@ -268,6 +291,33 @@ test('frameworks', async (t) => {
     socket.close();
     await once(socket, 'close');
   });
+});
+
+test('address is a path where the listener is a Unix socket, and where there is none', async (t) => {
+  const sidecar = await new FakeSidecar(t).start();
+  const cases = [
+    [['unix:///run/a.sock'], '/run/a.sock'],
+    [['tcp://[::1]:80', 'unix:///run/a.sock'], { address: '::1', family: 'IPv6', port: 80 }],
+    [[], sidecar.path],
+  ];
+  for (const [listeners, wanted] of cases) {
+    const service = anteroom.serve(http.createServer(), { path: sidecar.path, road: 'pipe', signals: [], log: () => {} });
+    assert.equal(service.server.address(), null);
+    const listening = once(service.server, 'listening');
+    const link = await sidecar.welcome({ listeners });
+    await listening;
+    assert.deepEqual(service.server.address(), wanted);
+    link.hangUp();
+    await service.close();
+  }
+});
+
+test('unknown options are mistakes', () => {
+  const server = http.createServer();
+  assert.throws(() => anteroom.serve(server, { keepalivetimeout: 5 }), /Unknown option keepalivetimeout, did you mean keepAliveTimeout\?/);
+  assert.throws(() => anteroom.serve(server, { port: 80 }), /Unknown option port\. There are path, pool, .*, log\./);
+  assert.throws(() => anteroom.attach({ cache: 5 }), { name: 'TypeError', message: /Unknown option cache/ });
+  assert.equal(server.listening, false);
 });
 
 test('only plain HTTP/1 can be lent', () => {

@@ -61,8 +61,8 @@ class Sidecar {
     throw new Error(`this did not happen: ${predicate}`);
   }
 
-  spawn(command, args, environment = {}) {
-    const child = spawn(command, args, { stdio: ['ignore', 'inherit', 'inherit'], env: { ...process.env, ...environment } });
+  spawn(command, args, environment = {}, stderr = 'inherit') {
+    const child = spawn(command, args, { stdio: ['ignore', 'inherit', stderr], env: { ...process.env, ...environment } });
     this.#children.push(child);
     return child;
   }
@@ -70,6 +70,17 @@ class Sidecar {
   /** A process with a host in it, attached. */
   async app(name, environment = {}, script = path.join(__dirname, 'app/main.js')) {
     const child = this.spawn(process.execPath, [script], { ANTEROOM_HANDOFF: this.handoff, ANTEROOM_NAME: name, ANTEROOM_BRIDGE: program(), ...environment });
+    await this.until(({ hosts }) => hosts.some((host) => host.name === name));
+    return child;
+  }
+
+  /** The same process, with at most `limit` descriptors. What it says on standard error is in `child.said`. */
+  async limitedApp(name, limit, environment = {}) {
+    const script = path.join(__dirname, 'app/main.js');
+    const command = ['-c', 'ulimit -n "$0" && exec "$@"', limit, process.execPath, script];
+    const child = this.spawn('sh', command, { ANTEROOM_HANDOFF: this.handoff, ANTEROOM_NAME: name, ANTEROOM_BRIDGE: program(), ...environment }, 'pipe');
+    child.said = '';
+    child.stderr.setEncoding('utf8').on('data', (text) => (child.said += text));
     await this.until(({ hosts }) => hosts.some((host) => host.name === name));
     return child;
   }
