@@ -70,14 +70,28 @@ func (s *script) anyHost() int { return s.rand.Intn(len(s.place.hosts)) }
 func (s *script) killHost() (int, error) { return 1, s.place.killHost(s.anyHost()) }
 
 func (s *script) killSidecar() (int, error) {
-	sidecar, keeper := s.awaitServing()
-	if sidecar == 0 || keeper == 0 {
-		return 0, fmt.Errorf("no sidecar (%d) with a keeper (%d) came", sidecar, keeper)
-	}
-	return 1, unix.Kill(sidecar, unix.SIGKILL)
+	_, err := s.signal(unix.SIGKILL, func(sidecar, _ int) int { return sidecar })
+	return 1, err
 }
 
-// awaitServing: without a keeper the death of a sidecar does end its connections; it takes a moment to come.
+// signal sends a signal to the process that pick chooses of the serving sidecar and its keeper, and
+// returns its pid. A process that ends before the signal comes, such as the old one of an upgrade, is
+// not the one that serves: signal looks again.
+func (s *script) signal(signal unix.Signal, pick func(sidecar, keeper int) int) (pid int, err error) {
+	err = unix.ESRCH
+	for end := time.Now().Add(answerTime); err == unix.ESRCH && time.Now().Before(end); {
+		sidecar, keeper := s.awaitServing()
+		if sidecar == 0 || keeper == 0 {
+			return 0, fmt.Errorf("no sidecar (%d) with a keeper (%d) came", sidecar, keeper)
+		}
+		pid = pick(sidecar, keeper)
+		err = unix.Kill(pid, signal)
+	}
+	return pid, err
+}
+
+// awaitServing waits for a sidecar with a keeper: without one, the death of a sidecar ends its
+// connections. It returns 0 for what has not come in time.
 func (s *script) awaitServing() (sidecar, keeper int) {
 	for end := time.Now().Add(answerTime); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		if sidecar, keeper = s.place.serving(); sidecar != 0 && keeper != 0 {
@@ -87,14 +101,11 @@ func (s *script) awaitServing() (sidecar, keeper int) {
 	return sidecar, keeper
 }
 
+// killKeeper returns when the keeper has ended, since the next deed relies on one that lives.
 func (s *script) killKeeper() (int, error) {
-	_, keeper := s.awaitServing()
-	if keeper == 0 {
-		return 0, fmt.Errorf("no keeper came")
-	}
-	err := unix.Kill(keeper, unix.SIGKILL)
+	keeper, err := s.signal(unix.SIGKILL, func(_, keeper int) int { return keeper })
 	for end := time.Now().Add(answerTime); err == nil && time.Now().Before(end); time.Sleep(time.Millisecond) {
-		if _, alive := nameOf(keeper); !alive { // or the next deed would rely on it
+		if _, alive := nameOf(keeper); !alive {
 			break
 		}
 	}
@@ -121,16 +132,23 @@ func (s *script) upgrade() (int, error) {
 }
 
 func (s *script) pauseSidecar() (int, error) {
-	sidecar, _ := s.awaitServing()
-	return 0, s.pause(sidecar)
+	pid, err := s.signal(unix.SIGSTOP, func(sidecar, _ int) int { return sidecar })
+	if err != nil {
+		return 0, err
+	}
+	return 0, s.resume(pid)
 }
 
-func (s *script) pauseHost() (int, error) { return 0, s.pause(s.place.hosts[s.anyHost()].Process.Pid) }
-
-func (s *script) pause(pid int) error {
+func (s *script) pauseHost() (int, error) {
+	pid := s.place.hosts[s.anyHost()].Process.Pid
 	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
-		return err
+		return 0, err
 	}
+	return 0, s.resume(pid)
+}
+
+// resume lets a stopped process go on after up to 200 ms.
+func (s *script) resume(pid int) error {
 	time.Sleep(time.Duration(s.rand.Intn(200)) * time.Millisecond)
 	return unix.Kill(pid, unix.SIGCONT)
 }
