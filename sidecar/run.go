@@ -51,7 +51,8 @@ func Run(ctx context.Context, c Config) error {
 	if err := c.Check(); err != nil {
 		return err
 	}
-	s := &sidecar{config: &c, root: c.logger(os.Stderr), serving: newServing(), failed: make(chan error, 1), replaced: make(chan struct{}, 1)}
+	s := &sidecar{config: &c, root: c.logger(), serving: newServing(), failed: make(chan error, 1), replaced: make(chan struct{}, 1)}
+	defer flushLog()
 	s.log = s.root.Named("sidecar")
 	if err := s.inherit(); err != nil {
 		return err

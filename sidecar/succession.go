@@ -151,7 +151,8 @@ func Supervise(c Config) (status int, err error) {
 	if err := c.Check(); err != nil {
 		return 0, err
 	}
-	log := c.logger(os.Stderr).Named("supervisor")
+	log := c.logger().Named("supervisor")
+	defer flushLog()
 	own, err := os.Executable()
 	if err != nil {
 		return 0, err
@@ -163,4 +164,7 @@ func Supervise(c Config) (status int, err error) {
 func Supervised() bool { return os.Getenv(keeper.SupervisorVariable) != "" }
 
 // exit ends this process without closing anything: a successor uses it.
-func exit(status int) { unix.Exit(status) }
+func exit(status int) {
+	flushLog()
+	unix.Exit(status)
+}

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/anteroom-io/anteroom/logqueue"
 	"github.com/anteroom-io/anteroom/manager"
 )
 
@@ -23,6 +24,10 @@ func registry(s Source, version string) *prometheus.Registry {
 			Help:        "Always 1; the labels say what runs.",
 			ConstLabels: prometheus.Labels{"version": version, "go_version": runtime.Version()},
 		}, func() float64 { return 1 }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "anteroom_log_lines_dropped_total",
+			Help: "Lines of the log that this process dropped, because standard error was not read fast enough.",
+		}, func() float64 { return float64(logqueue.Stderr.Dropped()) }),
 	)
 	return r
 }

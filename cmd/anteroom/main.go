@@ -7,14 +7,24 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/anteroom-io/anteroom/logqueue"
 )
 
 // version is set by the build; scripts and the Makefile know how.
 var version = "devel"
 
-func main() { os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	code := run(context.Background(), os.Args[1:], os.Stdout, os.Stderr)
+	logqueue.Stderr.Flush(flushTimeout)
+	os.Exit(code)
+}
+
+// flushTimeout bounds how long a process that has queued its last words waits for their reader.
+const flushTimeout = 500 * time.Millisecond
 
 // run is the whole program: results go to out, everything else to errOut. It returns the exit code.
 func run(ctx context.Context, args []string, out, errOut io.Writer) int {
@@ -31,7 +41,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	if !started {
 		err = &usageError{err} // cobra complained before the command ran
 	}
-	fmt.Fprintln(errOut, describe(err))
+	fmt.Fprintln(root.ErrOrStderr(), describe(err))
 	return codeOf(err)
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/anteroom-io/anteroom/logqueue"
 	"github.com/anteroom-io/anteroom/sidecar"
 )
 
@@ -32,7 +33,8 @@ wins over a variable, that over the file. In flags and variables, lists are sepa
 			if err != nil {
 				return err
 			}
-			config.Args = os.Args[2:] // behind serve
+			config.Args = os.Args[2:]          // behind serve
+			cmd.Root().SetErr(logqueue.Stderr) // a reader of the log that stalls does not keep this process from ending
 			return serve(cmd.Context(), config)
 		},
 	}
