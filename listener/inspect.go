@@ -3,7 +3,6 @@ package listener
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"strconv"
 
@@ -100,7 +99,7 @@ func localAddress(fd int) (Address, error) {
 	if where, ok := where.(*unix.SockaddrUnix); ok {
 		return Address{Network: Unix, Path: where.Name}, nil
 	}
-	at := addrPort(where)
+	at := addrPort(fd, where)
 	a := Address{Network: TCP, Host: at.Addr(), Port: at.Port()}
 	if a.Host == netip.IPv6Unspecified() {
 		only, err := unix.GetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY)
@@ -114,24 +113,29 @@ func localAddress(fd int) (Address, error) {
 	return a, nil
 }
 
-// addrPort translates an Internet address; the zero AddrPort for any other. An IPv4 peer of a socket for both families comes out as IPv4.
-func addrPort(where unix.Sockaddr) netip.AddrPort {
+// addrPort translates an Internet address of the socket fd; the zero AddrPort for any other. An IPv4 peer of a socket for both families comes
+// out as IPv4.
+func addrPort(fd int, where unix.Sockaddr) netip.AddrPort {
 	switch where := where.(type) {
 	case *unix.SockaddrInet4:
 		return netip.AddrPortFrom(netip.AddrFrom4(where.Addr), uint16(where.Port))
 	case *unix.SockaddrInet6:
 		host := netip.AddrFrom16(where.Addr).Unmap()
-		return netip.AddrPortFrom(host.WithZone(zone(where.ZoneId)), uint16(where.Port))
+		return netip.AddrPortFrom(host.WithZone(zone(fd, where.ZoneId)), uint16(where.Port))
 	}
 	return netip.AddrPort{}
 }
 
-func zone(index uint32) string {
+// zone is the name of a network interface, or its number if it has gone. The socket is asked (SIOCGIFNAME, netdevice(7)), which takes no
+// other descriptor and knows the names of its own network namespace.
+func zone(fd int, index uint32) string {
 	if index == 0 {
 		return ""
 	}
-	if device, err := net.InterfaceByIndex(int(index)); err == nil {
-		return device.Name
+	var device unix.Ifreq
+	device.SetUint32(index)
+	if unix.IoctlIfreq(fd, unix.SIOCGIFNAME, &device) != nil {
+		return strconv.FormatUint(uint64(index), 10)
 	}
-	return strconv.FormatUint(uint64(index), 10)
+	return device.Name()
 }

@@ -44,7 +44,7 @@ func Peer(fd int) (PeerAddress, error) {
 	}
 	switch where.(type) {
 	case *unix.SockaddrInet4, *unix.SockaddrInet6:
-		return PeerAddress{Network: TCP, AddrPort: addrPort(where)}, nil
+		return PeerAddress{Network: TCP, AddrPort: addrPort(fd, where)}, nil
 	case *unix.SockaddrUnix:
 		c, err := PeerCredentials(fd)
 		return PeerAddress{Network: Unix, Credentials: c}, err

@@ -40,7 +40,7 @@ func TestOpenTCP(t *testing.T) {
 func checkPeer(t *testing.T, fd, client int) {
 	t.Helper()
 	peer := must(Peer(fd))(t)
-	if own := addrPort(must(unix.Getsockname(client))(t)); peer.Network != TCP || peer.AddrPort != own || peer.String() != own.String() {
+	if own := addrPort(client, must(unix.Getsockname(client))(t)); peer.Network != TCP || peer.AddrPort != own || peer.String() != own.String() {
 		t.Errorf("the peer is %+v, the client %s", peer, own)
 	}
 }

@@ -3,7 +3,6 @@ package manager
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"time"
 
 	"github.com/anteroom-io/anteroom/handoff"
@@ -31,7 +30,7 @@ type ListenerOptions struct {
 	Continue bool
 	// Proxies are the networks of load balancers that send a PROXY header (version 1 or 2) before the first request. Who connects from
 	// elsewhere is taken for the client itself. Default: none.
-	Proxies []netip.Prefix
+	Proxies []listener.Subnet
 }
 
 // AddListener accepts clients on l, before or while Run. It takes ownership of l, also on failure.

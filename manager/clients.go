@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"hash/fnv"
 	"net/netip"
 	"time"
 )
@@ -15,7 +16,8 @@ type clients struct {
 	first, last uint32
 }
 
-// clientKey is an address: IPv4 as IPv6, and of IPv6 the first 64 bits, which is what one customer has at least (RFC 6177).
+// clientKey is an address: IPv4 as IPv6, and of IPv6 the first 64 bits, which is what one customer has at least (RFC 6177). A link-local address
+// is one machine's: all of it counts, and its zone, in the bits that are 0 in every such address (RFC 4291, section 2.5.6).
 type clientKey [16]byte
 
 // account is what is known of an address.
@@ -28,10 +30,23 @@ type account struct {
 
 func keyOf(address netip.Addr) clientKey {
 	key := clientKey(address.As16())
-	if !address.Is4() && !address.Is4In6() {
+	switch {
+	case address.Is4() || address.Is4In6():
+	case address.IsLinkLocalUnicast():
+		key.addZone(address.Zone())
+	default:
 		clear(key[8:])
 	}
 	return key
+}
+
+func (k *clientKey) addZone(zone string) {
+	if zone == "" {
+		return
+	}
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(zone)) // never fails (hash.Hash)
+	copy(k[2:8], h.Sum(nil))
 }
 
 // limitsClients reports whether what each client has is to be counted.

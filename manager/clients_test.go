@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/anteroom-io/anteroom/handoff"
+	"github.com/anteroom-io/anteroom/listener"
 )
 
 const tooMany = "HTTP/1.1 429 Too Many Requests\r\n"
@@ -101,7 +102,7 @@ func TestAClientThatSendsTooManyRequests(t *testing.T) {
 }
 
 func TestExemptClients(t *testing.T) {
-	r := newRig(t, Config{Limits: Limits{ClientConnections: 1, ClientRate: 1, ClientBurst: 1}, Exempt: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
+	r := newRig(t, Config{Limits: Limits{ClientConnections: 1, ClientRate: 1, ClientBurst: 1}, Exempt: []listener.Subnet{subnet("127.0.0.0/8")}})
 	r.web = r.listen("tcp://127.0.0.1:0", ListenerOptions{Ready: ReadyRequest})
 	h := r.attach(handoff.Hello{})
 	first, second := r.dial(), r.dial()
@@ -114,7 +115,7 @@ func TestExemptClients(t *testing.T) {
 // Behind a load balancer a client is who the PROXY header says, IPv6 by its first 64 bits.
 func TestClientsBehindALoadBalancer(t *testing.T) {
 	r := newRig(t, Config{Limits: Limits{ClientConnections: 1}})
-	r.web = r.listen("tcp://127.0.0.1:0", ListenerOptions{Ready: ReadyRequest, Proxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}})
+	r.web = r.listen("tcp://127.0.0.1:0", ListenerOptions{Ready: ReadyRequest, Proxies: []listener.Subnet{subnet("127.0.0.1/32")}})
 	h := r.attach(handoff.Hello{})
 	from := func(address string) *client {
 		c := r.dial()

@@ -3,11 +3,11 @@ package manager
 import (
 	"context"
 	"errors"
-	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/anteroom-io/anteroom/handoff"
+	"github.com/anteroom-io/anteroom/listener"
 )
 
 // ErrStopping means that Start was called while a Stop is still waiting for leases.
@@ -221,7 +221,7 @@ func (m *Manager) anyExists(ids []ConnID) bool {
 }
 
 // ErrBadPeer means that a Selection's Peer is neither an address nor a prefix.
-var ErrBadPeer = errors.New("the peer must be an IP address (192.0.2.1, 2001:db8::1) or a prefix (192.0.2.0/24)")
+var ErrBadPeer = errors.New("the peer must be an IP address (192.0.2.1, 2001:db8::1, fe80::1%eth0) or a prefix (192.0.2.0/24)")
 
 // matcher turns a Selection into a test, which runs in the loop.
 func (m *Manager) matcher(s Selection) (func(ConnID, *record) bool, error) {
@@ -238,18 +238,15 @@ func (m *Manager) matcher(s Selection) (func(ConnID, *record) bool, error) {
 	}, nil
 }
 
-func parsePeer(s string) (netip.Prefix, error) {
+func parsePeer(s string) (listener.Subnet, error) {
 	if s == "" {
-		return netip.Prefix{}, nil
+		return listener.Subnet{}, nil
 	}
-	if prefix, err := netip.ParsePrefix(s); err == nil {
-		return prefix.Masked(), nil
-	}
-	address, err := netip.ParseAddr(s)
+	peer, err := listener.ParseSubnet(s)
 	if err != nil {
-		return netip.Prefix{}, ErrBadPeer
+		return listener.Subnet{}, ErrBadPeer
 	}
-	return netip.PrefixFrom(address, address.BitLen()), nil
+	return peer, nil
 }
 
 // Limits returns the limits in force, with no field zero.

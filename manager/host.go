@@ -3,7 +3,6 @@ package manager
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -289,10 +288,10 @@ type door struct {
 	host        *host // that brought it; nil: the sidecar's own
 	silentLease bool
 	ready       Readiness
-	continues   bool           // answers "Expect: 100-continue"
-	proxies     []netip.Prefix // load balancers whose PROXY headers are believed
-	edge        bool           // its sockets cannot be told to count what they hold (SO_RCVLOWAT): Unix sockets
-	firstByte   time.Duration  // 0: the limit's
+	continues   bool              // answers "Expect: 100-continue"
+	proxies     []listener.Subnet // load balancers whose PROXY headers are believed
+	edge        bool              // its sockets cannot be told to count what they hold (SO_RCVLOWAT): Unix sockets
+	firstByte   time.Duration     // 0: the limit's
 	accepted    uint64
 	states      stateCounts
 	closed      bool

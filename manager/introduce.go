@@ -53,7 +53,7 @@ func (a *acts) peer(fd int32) netip.Addr {
 	return peer.AddrPort.Addr()
 }
 
-func (a *acts) introduce(fd int32, proxies []netip.Prefix) (proxied.Seen, int) {
+func (a *acts) introduce(fd int32, proxies []listener.Subnet) (proxied.Seen, int) {
 	if !trusts(proxies, a.peer(fd)) {
 		return proxied.Seen{Verdict: proxied.None}, 0
 	}
@@ -68,8 +68,8 @@ func (a *acts) takeAway(fd int32, n int) {
 	_, _ = recv(int(fd), a.peekBuf[:n], 0) // what was peeked is there
 }
 
-func trusts(proxies []netip.Prefix, address netip.Addr) bool {
-	return slices.ContainsFunc(proxies, func(p netip.Prefix) bool { return p.Contains(address) })
+func trusts(proxies []listener.Subnet, address netip.Addr) bool {
+	return slices.ContainsFunc(proxies, func(s listener.Subnet) bool { return s.Contains(address) })
 }
 
 // toldPeer is the client's address as a load balancer has told it. (Most connections never touch their extra, which costs memory.)
@@ -88,12 +88,12 @@ func (p *policy) peerOf(r *record, slot uint32) string {
 	return peerOf(int(r.fd))
 }
 
-func (p *policy) peerIn(r *record, slot uint32, prefix netip.Prefix) bool {
+func (p *policy) peerIn(r *record, slot uint32, peers listener.Subnet) bool {
 	if peer, told := p.toldPeer(r, slot); told {
-		return prefix.Contains(peer.Addr())
+		return peers.Contains(peer.Addr())
 	}
 	peer, err := listener.Peer(int(r.fd))
-	return err == nil && prefix.Contains(peer.AddrPort.Addr())
+	return err == nil && peers.Contains(peer.AddrPort.Addr())
 }
 
 // peerOf is where a socket is connected to; empty if that has gone.

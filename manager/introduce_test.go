@@ -2,7 +2,6 @@ package manager
 
 import (
 	"context"
-	"net/netip"
 	"testing"
 
 	"github.com/anteroom-io/anteroom/handoff"
@@ -14,7 +13,7 @@ func behindProxies(t *testing.T, networks ...string) *rig {
 	r := newRig(t, Config{})
 	o := ListenerOptions{Ready: ReadyRequest}
 	for _, n := range networks {
-		o.Proxies = append(o.Proxies, netip.MustParsePrefix(n))
+		o.Proxies = append(o.Proxies, subnet(n))
 	}
 	r.web = r.listen("tcp://127.0.0.1:0", o)
 	return r

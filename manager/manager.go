@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"sync"
 	"time"
@@ -32,7 +31,7 @@ type Config struct {
 	// must not block.
 	OnServing func(serving bool)
 	// Exempt are client addresses that Limits of clients do not hold for.
-	Exempt []netip.Prefix
+	Exempt []listener.Subnet
 	// Answers take the place of the sidecar's own, by status. They must pass CheckAnswers, and are not changed afterwards.
 	Answers Answers
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/anteroom-io/anteroom/handoff"
+	"github.com/anteroom-io/anteroom/listener"
 )
 
 // Memory is what a manager needs to remember to go on with its connections, in a file of memory (memfd_create(2)) that may outlive the process. A successor
@@ -156,19 +157,19 @@ type poolNote struct {
 }
 
 type doorNote struct {
-	ID          ListenerID     `json:"id"`
-	Index       uint16         `json:"index"`
-	FD          int            `json:"fd"` // -1: closed
-	Name        string         `json:"name"`
-	Key         string         `json:"key"`
-	Pool        uint16         `json:"pool"`
-	Link        uint64         `json:"link"` // of the host that brought it; 0: the sidecar's own
-	Ready       Readiness      `json:"ready"`
-	SilentLease bool           `json:"silent_lease"`
-	Edge        bool           `json:"edge"`
-	FirstByte   time.Duration  `json:"first_byte"`
-	Proxies     []netip.Prefix `json:"proxies"`
-	Accepted    uint64         `json:"accepted"`
+	ID          ListenerID        `json:"id"`
+	Index       uint16            `json:"index"`
+	FD          int               `json:"fd"` // -1: closed
+	Name        string            `json:"name"`
+	Key         string            `json:"key"`
+	Pool        uint16            `json:"pool"`
+	Link        uint64            `json:"link"` // of the host that brought it; 0: the sidecar's own
+	Ready       Readiness         `json:"ready"`
+	SilentLease bool              `json:"silent_lease"`
+	Edge        bool              `json:"edge"`
+	FirstByte   time.Duration     `json:"first_byte"`
+	Proxies     []listener.Subnet `json:"proxies"`
+	Accepted    uint64            `json:"accepted"`
 }
 
 // Kept is a listening socket that the sidecar keeps for its successor.

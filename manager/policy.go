@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/anteroom-io/anteroom/handoff"
+	"github.com/anteroom-io/anteroom/listener"
 	"github.com/anteroom-io/anteroom/proxied"
 	"github.com/anteroom-io/anteroom/scan"
 )
@@ -29,7 +30,7 @@ type actor interface {
 	// will be any.
 	look(fd int32, limits scan.Limits) (seen scan.Seen, unread int, ended bool)
 	// introduce looks for a PROXY header from one of the proxies, and says how many bytes there are.
-	introduce(fd int32, proxies []netip.Prefix) (seen proxied.Seen, unread int)
+	introduce(fd int32, proxies []listener.Subnet) (seen proxied.Seen, unread int)
 	// takeAway removes bytes from the front of the receive queue.
 	takeAway(fd int32, n int)
 	// peer is the address of the socket's other end; invalid if it has none, or is reset.
@@ -86,7 +87,7 @@ type policy struct {
 	now    int64
 	wake   int64 // when expire is due; never later than the first deadline
 	limits Limits
-	exempt []netip.Prefix // client addresses that are not limited
+	exempt []listener.Subnet // client addresses that are not limited
 	act    actor
 	memory *Memory
 

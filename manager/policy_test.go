@@ -201,7 +201,7 @@ func (w *world) look(fd int32, _ scan.Limits) (scan.Seen, int, bool) {
 	return seen, s.seen, false
 }
 
-func (w *world) introduce(fd int32, _ []netip.Prefix) (proxied.Seen, int) {
+func (w *world) introduce(fd int32, _ []listener.Subnet) (proxied.Seen, int) {
 	s := w.sock(fd)
 	s.news = false
 	if !s.unread {
@@ -799,11 +799,11 @@ func newWorld(t *rapid.T, memory *Memory) *world {
 		QueueTimeout: 80 * time.Millisecond, LeaseTimeout: 10 * time.Second, LingerTimeout: 30 * time.Millisecond,
 		ClientConnections: 2, ClientRate: 5, ClientBurst: 2, Clients: 2, LeaseWarn: time.Second, PingInterval: 500 * time.Millisecond,
 	}.withDefaults(1000), w, memory)
-	w.p.exempt = []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}
+	w.p.exempt = []listener.Subnet{subnet("203.0.113.0/24")}
 	for i, name := range []string{"a", "b"} {
 		ready := []Readiness{ReadyBytes, ReadyRequest}[i]
 		to, _ := w.p.poolNamed(name, false)
-		if fault := w.p.addDoor(&door{id: ListenerID(len(w.p.listeners)), name: name, ready: ready, proxies: make([]netip.Prefix, ready)}, to); fault != nil {
+		if fault := w.p.addDoor(&door{id: ListenerID(len(w.p.listeners)), name: name, ready: ready, proxies: make([]listener.Subnet, ready)}, to); fault != nil {
 			t.Fatal(fault)
 		}
 	}

@@ -3,7 +3,6 @@ package sidecar
 import (
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -55,7 +54,7 @@ type Config struct {
 	Metrics listener.Address
 
 	// Exempt are the networks of clients that limits of clients do not hold for.
-	Exempt []netip.Prefix
+	Exempt []listener.Subnet
 	// Answers take the place of the sidecar's own answers, by status.
 	Answers manager.Answers
 
@@ -97,7 +96,7 @@ type Listen struct {
 	Ready   string // what must have arrived before a host gets a connection: bytes, head or request (manager.Readiness); empty: DefaultReady
 	// Proxies are the networks of load balancers that send a PROXY header before the first request. Who connects from elsewhere is taken for
 	// the client itself.
-	Proxies []netip.Prefix
+	Proxies []listener.Subnet
 }
 
 // Peers names users and groups of processes, as SO_PEERCRED shows them (unix(7)): of a process' groups only its effective one counts.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -38,6 +37,15 @@ func load(t *testing.T, flags []string, variables map[string]string, file string
 	return Load(set, func(name string) string { return variables[name] })
 }
 
+func subnet(t *testing.T, text string) listener.Subnet {
+	t.Helper()
+	s, err := listener.ParseSubnet(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 func parsed(t *testing.T, address string) listener.Address {
 	t.Helper()
 	a, err := listener.ParseAddress(address)
@@ -48,7 +56,7 @@ func parsed(t *testing.T, address string) listener.Address {
 }
 
 func sameConfig(want, got Config) string {
-	return cmp.Diff(want, got, cmpopts.EquateComparable(listener.Address{}, netip.Prefix{}), cmpopts.IgnoreFields(Config{}, "Logger", "OnReady", "Abort"))
+	return cmp.Diff(want, got, cmpopts.EquateComparable(listener.Address{}, listener.Subnet{}), cmpopts.IgnoreFields(Config{}, "Logger", "OnReady", "Abort"))
 }
 
 func TestNothingGivenIsTheZeroConfig(t *testing.T) {
@@ -83,13 +91,13 @@ func wantAll(t *testing.T) Config {
 	t.Helper()
 	return Config{
 		Listen: []Listen{
-			{Address: parsed(t, "tcp://127.0.0.1:80"), Pool: "web", Name: "public", Ready: "head", Expect: "answer", Proxies: []netip.Prefix{netip.MustParsePrefix("192.0.2.7/32")}},
+			{Address: parsed(t, "tcp://127.0.0.1:80"), Pool: "web", Name: "public", Ready: "head", Expect: "answer", Proxies: []listener.Subnet{subnet(t, "192.0.2.7/32")}},
 			{Address: parsed(t, "unix:///run/app.sock")},
 		},
 		Handoff: parsed(t, "unix:///run/h.sock"), HandoffMode: 0o666, HandoffAllow: Peers{UIDs: []uint32{1000, 1001}, GIDs: []uint32{33}},
 		Control: parsed(t, "unix:///run/c.sock"), ControlMode: 0o660, ControlAllow: Peers{UIDs: []uint32{4}, GIDs: []uint32{5, 6}},
 		Metrics: parsed(t, "tcp://127.0.0.1:9464"), Supervise: true, LogLevel: "debug", LogFormat: "json", DrainTimeout: 5 * time.Second,
-		Exempt:  []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::1/128")},
+		Exempt:  []listener.Subnet{subnet(t, "192.0.2.0/24"), subnet(t, "2001:db8::1/128")},
 		Answers: manager.Answers{503: {Body: "busy", RetryAfter: 9}},
 		Limits: manager.Limits{
 			Connections: 1, KeepAlive: 2, Queue: 3, Hosts: 4, Listeners: 5, Redeliveries: 6, KeepAliveTimeout: 7 * time.Second,

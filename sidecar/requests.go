@@ -2,7 +2,6 @@ package sidecar
 
 import (
 	"fmt"
-	"net/netip"
 	"strconv"
 	"time"
 
@@ -10,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	pb "github.com/anteroom-io/anteroom/api/anteroom/v1"
+	"github.com/anteroom-io/anteroom/listener"
 	"github.com/anteroom-io/anteroom/manager"
 )
 
@@ -99,9 +99,7 @@ func (v *violations) peer(field, peer string) string {
 	if peer == "" {
 		return ""
 	}
-	_, notAddress := netip.ParseAddr(peer)
-	_, notPrefix := netip.ParsePrefix(peer)
-	if notAddress != nil && notPrefix != nil {
+	if _, err := listener.ParseSubnet(peer); err != nil {
 		v.add(field, "%q is not an address; give an IP address without port or a network such as 192.0.2.0/24", peer)
 	}
 	return peer

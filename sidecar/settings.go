@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -66,7 +65,7 @@ var settings = append([]setting{
 		key: "client-exempt", value: "network", list: true, standard: "none",
 		usage: "networks or addresses of clients that the limits of clients do not hold for (several may be given)",
 		parse: each(func(c *Config, v string) error {
-			n, err := parseNetwork(v)
+			n, err := listener.ParseSubnet(v)
 			c.Exempt = append(c.Exempt, n)
 			return err
 		}),
@@ -271,7 +270,7 @@ func ParseListen(v string) (Listen, error) {
 	}
 	given, err := url.ParseQuery(what)
 	if err != nil {
-		return Listen{}, fmt.Errorf("listen address %q: what follows ? is not KEY=VALUE&KEY=VALUE: %w", a, err)
+		return Listen{}, fmt.Errorf("listen address %q: what follows ? is not KEY=VALUE&KEY=VALUE (write %%25 for a %%): %w", a, err)
 	}
 	l := Listen{Address: a}
 	for key, values := range given {
@@ -300,24 +299,13 @@ func (l *Listen) option(key string, values []string) error {
 // trust reads networks, or single addresses.
 func (l *Listen) trust(networks []string) error {
 	for _, text := range networks {
-		network, err := parseNetwork(text)
+		network, err := listener.ParseSubnet(text)
 		if err != nil {
 			return err
 		}
 		l.Proxies = append(l.Proxies, network)
 	}
 	return nil
-}
-
-func parseNetwork(text string) (netip.Prefix, error) {
-	network, err := netip.ParsePrefix(text)
-	if one, notOne := netip.ParseAddr(text); notOne == nil {
-		network, err = one.Prefix(one.BitLen())
-	}
-	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("%q is not a network; give one such as 10.0.0.0/8 or 192.0.2.1", text)
-	}
-	return network.Masked(), nil
 }
 
 // String returns the text that ParseListen reads.

@@ -769,7 +769,8 @@ type ConnectionSelection struct {
 	Pool string `protobuf:"bytes,3,opt,name=pool,proto3" json:"pool,omitempty"`
 	// With this host, or with it last (its number, as ListHosts shows it).
 	HostId uint32 `protobuf:"varint,4,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
-	// From this client: an IP address without port, or a network in CIDR form (192.0.2.0/24, 2001:db8::/32).
+	// From this client: an IP address without port, or a network in CIDR form (192.0.2.0/24, 2001:db8::/32). A
+	// link-local address may have a zone, fe80::1%eth0 or fe80::%eth0/64; without one it stands for every interface.
 	Peer          string `protobuf:"bytes,5,opt,name=peer,proto3" json:"peer,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
