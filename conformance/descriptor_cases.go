@@ -69,6 +69,21 @@ var descriptorCases = []Case{
 		t.want(t.hear(c, "GET"), 200, pattern(10))
 		t.put(l)
 	}},
+	{Name: "descriptors/idle-dropped", Requires: "A process that runs out of descriptors drops idle connections that it keeps (DROPPED) and serves those that come.", Rule: ruleReceive + " 3", run: func(t *T) {
+		k := t.link()
+		t.need(k, handoff.FeatureCache)
+		all := t.idle(k, idleKept)
+		spare, restore := t.leaveNoRoom(all)
+		defer restore()
+		for range spare + idleKept/2 {
+			c := t.connect()
+			t.servedAtLast(k, c)
+			all = append(all, c)
+		}
+		for _, c := range all {
+			t.servedAtLast(k, c) // a host that keeps fewer than it says would NACK (2)
+		}
+	}},
 	{Name: "descriptors/nonblocking", Requires: "O_NONBLOCK stays set, also after a slow request and a large response.", Rule: ruleShared, run: func(t *T) {
 		k, c := t.link(), t.connectWindow(smallWindow)
 		nonblocking := func(path string) {
@@ -115,6 +130,84 @@ const smallWindow = 8 << 10
 // standardStreams as a limit on open files leaves no number free, whatever the host is just closing, and lets it wait with poll(2), which refuses
 // more descriptors than the limit.
 const standardStreams = 3
+
+// idleKept is how many idle connections a host is given to keep before its descriptors run out.
+const idleKept = 24
+
+// idle makes connections that are idle and that the host may keep descriptors of.
+func (t *T) idle(k *link, count int) (all []*connection) {
+	for range count {
+		c := t.connect()
+		t.works(k, c)
+		all = append(all, c)
+	}
+	t.barrier(k)
+	return all
+}
+
+// leaveNoRoom lowers the limit on open files of each process that keeps these connections, to just above the highest number among theirs. It
+// returns how many free numbers they have below that, and what sets the limits back. It skips the case if no process keeps any.
+func (t *T) leaveNoRoom(all []*connection) (spare int, restore func()) {
+	highest := map[int]int{} // of each process
+	for _, c := range all {
+		for _, d := range t.hostHas(c) {
+			highest[d.pid] = max(highest[d.pid], d.fd)
+		}
+	}
+	if len(highest) == 0 {
+		t.skipf("the host keeps no descriptor of an idle connection")
+	}
+	before := map[int]unix.Rlimit{}
+	restore = func() {
+		for pid, limit := range before {
+			_ = unix.Prlimit(pid, unix.RLIMIT_NOFILE, &limit, nil)
+		}
+	}
+	for pid, fd := range highest {
+		limit := unix.Rlimit{}
+		if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &limit); err != nil {
+			restore()
+			t.skipf("the limits of process %d cannot be changed: %v", pid, err)
+		}
+		before[pid] = limit
+		limit.Cur = uint64(fd) + 1
+		must(0, unix.Prlimit(pid, unix.RLIMIT_NOFILE, &limit, nil))
+		spare += freeBelow(pid, fd)
+	}
+	return spare, restore
+}
+
+// freeBelow is how many descriptor numbers below one the process does not use.
+func freeBelow(pid, below int) int {
+	free := below
+	for _, d := range descriptors(pid) {
+		if d.pid == pid && d.fd < below {
+			free--
+		}
+	}
+	return free
+}
+
+// servedAtLast asks for a path. The host may NACK the lease for want of a descriptor, as often as the sidecar tries again.
+func (t *T) servedAtLast(k *link, c *connection) {
+	t.say(c, request("GET", "/bytes?n=10"))
+	for range leaseTries {
+		l := t.lend(k, c)
+		f := t.answered(l, handoff.TypePut, handoff.TypeFinish, handoff.TypeNack)
+		if f.Type != handoff.TypeNack {
+			t.want(t.hear(c, "GET"), 200, pattern(10))
+			t.put(l)
+			return
+		}
+		if f.A != handoff.NackNoDescriptor {
+			t.failf("NACK with a=%d, want 1", f.A)
+		}
+	}
+	t.failf("%d leases of connection %d were NACKed (1), while the host keeps descriptors of idle connections: drop some, and say DROPPED", leaseTries, c.id)
+}
+
+// leaseTries is how many leases of one request the sidecar tries by default (redeliveries).
+const leaseTries = 4
 
 func setTime(fd, option int) error {
 	return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, option, &unix.Timeval{Usec: 10_000})

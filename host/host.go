@@ -26,6 +26,7 @@ type Host struct {
 	done   chan struct{} // closed when it has
 
 	refusing atomic.Bool // leases that come are given back
+	short    sync.Once   // says that the process is out of descriptors
 
 	mu        sync.Mutex
 	link      *link // nil while there is no sidecar

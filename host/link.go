@@ -210,9 +210,24 @@ func (k *link) refuseFrameLocked(f *handoff.Frame, lost error) {
 		k.nackLocked(f, handoff.NackUnknown)
 		return
 	}
+	released := k.makeRoomLocked()
 	k.nackLocked(f, handoff.NackNoDescriptor)
-	k.host.log.Warn("a lease was given back: this process is out of descriptors, raise its limit (ulimit -n)", "conn", f.Conn)
+	k.host.short.Do(func() {
+		k.host.log.Warn("this process is out of descriptors: a lease was given back; raise its limit (ulimit -n) or lower Options.Hold",
+			"conn", f.Conn, "dropped", released, "kept", k.idle.len)
+	})
 }
+
+// makeRoomLocked releases the idle connections that were put longest ago, a quarter and at least leastReleased of them. It returns how many.
+func (k *link) makeRoomLocked() (released int) {
+	for most := max(k.idle.len/4, leastReleased); released < most && k.idle.len > 0; released++ {
+		k.releaseLocked(k.idle.oldest)
+	}
+	return released
+}
+
+// leastReleased is how many idle connections are released at least, so that not each connection that comes is NACKed once.
+const leastReleased = 16
 
 func (k *link) nackLocked(lease *handoff.Frame, why uint64) {
 	k.addLocked(&handoff.Frame{Type: handoff.TypeNack, Conn: lease.Conn, Seq: lease.Seq, A: why})
