@@ -17,7 +17,7 @@ from .errors import (
     SocketMissing,
     Unreachable,
 )
-from .events import Adopted, Attached, Detached, Draining, Forgotten, Listening, Turned, Unlistened, Welcome
+from .events import Adopted, Attached, Detached, Draining, Forgotten, Listening, OutOfDescriptors, Turned, Unlistened, Welcome
 from .frame import CloseReason, Code, ForgetReason, NackReason
 from .lease import Lease
 
@@ -41,6 +41,7 @@ __all__ = [
     "NackReason",
     "NoPermission",
     "NobodyListens",
+    "OutOfDescriptors",
     "ProtocolError",
     "Refused",
     "SocketMissing",

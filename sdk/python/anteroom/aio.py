@@ -109,9 +109,13 @@ class Driver:
 
     def _watch(self, link: Any) -> None:
         self._link = link
-        if link is not None and link.fileno() >= 0:
+        if link is None or link.fileno() < 0:
+            return
+        try:
             self._watched = os.dup(link.fileno())
-            self._loop.add_reader(self._watched, self._turn)
+        except OSError:  # out of descriptors: the next turn finds the link closed, and attaches later
+            return link.close()
+        self._loop.add_reader(self._watched, self._turn)
 
     def _unwatch(self) -> None:
         watched, self._watched, self._writing, self._link = self._watched, -1, False, None

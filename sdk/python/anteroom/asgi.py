@@ -24,7 +24,7 @@ import h11
 
 from .address import client_address
 from .aio import Driver
-from .client import NAME_VARIABLE, Client
+from .client import NAME_VARIABLE, Client, to_drop
 from .complaints import Complaints
 from .events import Attached, Detached, Forgotten
 from .frame import CloseReason, NackReason
@@ -270,6 +270,7 @@ class _Connections:
         self._put_by = 0.0
         self._attending = False  # whether _attend is on its way
         self._driver = Driver(client, self._hear)
+        client.make_room = self._make_room
 
     def start(self) -> None:
         self._driver.start()
@@ -346,9 +347,19 @@ class _Connections:
             if cached and lease in taken:
                 self._client.drop(lease.conn)
         while len(self._kept) > self._cache:
-            conn, oldest = self._kept.popitem(last=False)
-            oldest.forget()
-            self._client.drop(conn)
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        conn, oldest = self._kept.popitem(last=False)
+        oldest.forget()
+        self._client.drop(conn)
+
+    def _make_room(self) -> int:
+        """What is dropped is closed in the loop's next turn, before it reads from the link again."""
+        dropped = to_drop(len(self._kept))
+        for _ in range(dropped):
+            self._drop_oldest()
+        return dropped
 
     def lost(self, protocol: Any) -> None:
         """The connection of ``protocol`` is no longer among these."""

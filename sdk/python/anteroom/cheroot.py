@@ -29,9 +29,9 @@ from cheroot.workers.threadpool import ThreadPool
 from . import cheroot_request
 from .address import client_address
 from .cheroot_gateway import extend
-from .client import NAME_VARIABLE, READY_VARIABLE, Client, Listener, check_capacity, environment_capacity
+from .client import NAME_VARIABLE, READY_VARIABLE, Client, Listener, check_capacity, environment_capacity, to_drop
 from .errors import AnteroomError
-from .events import Attached, Detached, Forgotten, Turned
+from .events import Attached, Detached, Forgotten, OutOfDescriptors, Turned
 from .frame import MAX_CAPACITY, CloseReason, NackReason
 from .host_socket import HostSocket, SilentSocket, sever
 from .lease import Lease
@@ -321,6 +321,7 @@ class ConnectionManager(_STOCK):
             pool=self.options.pool,
             features=["track", "address", *(["cache"] if self.options.cache else []), *(["finish"] if self.options.spill else [])],
         )
+        self._client.make_room = self._make_room
         self._selector = _Selector(self._client.waker, self._held_connections, self._let_go)
         self._listener: Optional[Listener] = None
         self._first_byte_timeout: Optional[float] = None
@@ -340,6 +341,7 @@ class ConnectionManager(_STOCK):
         self._looping = threading.RLock()  # held by the loop while it runs; reentrant, for what the loop calls may stop the server
         self._closed = False
         self._complaints: Set[Type[AnteroomError]] = set()
+        self._short = False  # whether it was said that descriptors have run out
         self._sharing = False  # whether workers read leases, too
         self._pool_get: Any = None  # the thread pool's own, while it is replaced
         self._taken = 0  # by workers, when the loop last looked
@@ -559,12 +561,18 @@ class ConnectionManager(_STOCK):
     def _on_turned(self, event: Turned) -> None:
         self._complain(event.error, "The sidecar does not accept on this server's socket; clients wait in the backlog; trying again.")
 
+    def _on_out_of_descriptors(self, event: OutOfDescriptors) -> None:
+        if not self._short:
+            self._short = True
+            self.server.error_log(f"Anteroom: {event}", level=logging.WARNING)
+
     _handlers: Dict[type, Callable[["ConnectionManager", Any], None]] = {
         Lease: _on_lease,
         Forgotten: _on_forgotten,
         Attached: _on_attached,
         Detached: _on_detached,
         Turned: _on_turned,
+        OutOfDescriptors: _on_out_of_descriptors,
     }
 
     def _complain(self, error: AnteroomError, outcome: str) -> None:
@@ -764,8 +772,21 @@ class ConnectionManager(_STOCK):
                 return
             oldest = next(iter(self._held))
             conn = self._held.pop(oldest)
+        self._release_held(oldest, conn)
+
+    def _make_room(self) -> int:
+        """Drop idle connections, in whatever thread reads from the link. Not those of TLS, whose sessions are here, nor what is just being put."""
+        with self._lock:
+            ids = [conn_id for conn_id, conn in self._held.items() if isinstance(conn.socket, HostSocket) and _ticket_of(conn).lease.over]
+            dropped = [(conn_id, self._held.pop(conn_id)) for conn_id in ids[: to_drop(len(ids))]]
+        for conn_id, conn in dropped:
+            self._release_held(conn_id, conn)
+        return len(dropped)
+
+    def _release_held(self, conn_id: int, conn: Any) -> None:
+        """Keep its descriptor no more. It stays idle, and this server's."""
         self._drop(conn)
-        self._client.drop(oldest)
+        self._client.drop(conn_id)
 
     def _end(self, conn: Any) -> None:
         """Takes the place of ``conn.close``: the sidecar has a copy of the descriptor, so it must be told."""

@@ -9,7 +9,7 @@ import select
 import socket
 import threading
 import time
-from typing import Any, Deque, Iterable, Iterator, List, Optional, Sequence, Sized
+from typing import Any, Callable, Deque, Iterable, Iterator, List, Optional, Sequence, Sized
 
 from . import errors
 from ._version import __version__
@@ -34,6 +34,9 @@ WELCOME_TIMEOUT = 5.0
 STABLE = 5.0
 """Seconds a link must have lasted for the next attempt, after its loss, to come without much delay."""
 
+ROOM = 16
+"""Idle connections that a process out of descriptors drops at least: each lease that finds no room is delayed."""
+
 _NAME = re.compile(r"[A-Za-z0-9._:-]{1,%d}" % MAX_NAME)
 
 
@@ -47,7 +50,7 @@ class Listener:
         self._client = client
         self._payload = payload
         self.denied = False
-        """Whether the sidecar has denied it; it is offered again."""
+        """Whether the sidecar has denied it, or it could not be sent; it is offered again."""
         self._tag = 0
 
     def close(self) -> None:
@@ -104,6 +107,9 @@ class Client:
         self._arrived: Deque[Any] = collections.deque()  # by a turn that is not over yet, or was left by an interrupt
         self._lock = threading.RLock()  # the session and the listeners change under it
         self._reading = threading.RLock()  # for whoever reads from the link; reentrant for signal handlers
+        self.make_room: Callable[[], int] = lambda: 0
+        """For a host that keeps descriptors of idle connections: called when the process is out of descriptors, in the thread that reads from the link
+        or sends a descriptor. It closes some of them, says ``drop`` for each, and returns how many. Then a lease that found no room is given back."""
         self.taken = 0
         """How many leases ``take`` has returned."""
 
@@ -354,6 +360,7 @@ class Client:
             return None
         hello = Hello(self.name, self.pool, max(self.capacity, 1), self._features, self._agent)
         link = Link.open(self.path, on_blocked=self.waker.wake)
+        link.make_room = lambda: self.make_room()
         try:
             session = Session(link, hello, self.waker.wake)
         except errors.LinkLost:
@@ -400,8 +407,7 @@ class Client:
             listener = next((each for each in self._listeners if each._tag == event.tag), None)
         if isinstance(event, Turned):
             if listener is not None:
-                listener.denied = True
-                self._offer_at = time.monotonic() + self._offer_backoff.delay()
+                self._offer_later(listener)
         elif listener is not None:
             listener.id = event.listener
             self._offer_backoff.reset()
@@ -430,8 +436,13 @@ class Client:
         listener.denied = False
         try:
             self._attached_session().send(Type.LISTEN, seq=listener._tag, payload=listener._payload, fd=listener.sock.fileno())
-        except errors.LinkLost:
-            self.waker.wake()  # turn finds out, and offers it again once attached
+        except errors.LinkLost:  # or the process is out of descriptors, and the link is not lost
+            self._offer_later(listener)
+            self.waker.wake()  # turn finds out
+
+    def _offer_later(self, listener: Listener) -> None:
+        listener.denied = True
+        self._offer_at = time.monotonic() + self._offer_backoff.delay()
 
     def _offer_again(self) -> None:
         """Offer once more the listeners that were denied, all at once."""
@@ -479,6 +490,11 @@ class Client:
         if session is None or session.welcome is None or session.over:
             raise errors.LinkLost("There is no link to the sidecar just now.")
         return session
+
+
+def to_drop(kept: int) -> int:
+    """How many of ``kept`` idle connections a process that is out of descriptors drops: a quarter, at least ROOM."""
+    return min(kept, max(kept // 4, ROOM))
 
 
 def check_name(name: str, what: str) -> str:

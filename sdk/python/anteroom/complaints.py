@@ -4,7 +4,7 @@ import logging
 from typing import Any, Set, Type
 
 from .errors import AnteroomError
-from .events import Attached, Detached, Turned
+from .events import Attached, Detached, OutOfDescriptors, Turned
 
 
 class Complaints:
@@ -13,6 +13,7 @@ class Complaints:
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
         self._said: Set[Type[AnteroomError]] = set()
+        self._short = False  # whether it was said that descriptors have run out
 
     def hear(self, event: Any) -> None:
         if isinstance(event, Attached):
@@ -21,6 +22,9 @@ class Complaints:
             self._said.clear()
         elif isinstance(event, Turned) or (isinstance(event, Detached) and event.retry_in is not None):
             self._complain(event.error)
+        elif isinstance(event, OutOfDescriptors) and not self._short:
+            self._short = True
+            self._logger.warning("%s", event)
 
     def _complain(self, error: AnteroomError) -> None:
         if type(error) not in self._said:

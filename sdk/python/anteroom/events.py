@@ -53,6 +53,23 @@ class Forgotten:
 
 
 @dataclass(frozen=True)
+class OutOfDescriptors:
+    """The process had no room for the descriptor of a lease of this connection, which the client has given back (NACK).
+
+    ``dropped`` is how many idle connections ``Client.make_room`` has dropped for it.
+    """
+
+    conn: int
+    dropped: int
+
+    def __str__(self) -> str:
+        return (
+            f"This process is out of descriptors: a lease was given back, {self.dropped} idle connections were dropped. "
+            "Raise the limit of open files (ulimit -n), or keep fewer idle connections (cache)."
+        )
+
+
+@dataclass(frozen=True)
 class Adopted:
     """The connection of ``adopt`` is now managed, under this id."""
 

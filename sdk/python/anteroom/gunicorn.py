@@ -22,7 +22,7 @@ from gunicorn.workers.gthread import ThreadWorker
 from .address import client_address
 from .client import CAPACITY_VARIABLE, NAME_VARIABLE, POOL_VARIABLE, READY_VARIABLE, Client, check_capacity, check_pool, parse_capacity
 from .complaints import Complaints
-from .events import Attached, Forgotten
+from .events import Detached, Forgotten
 from .frame import MAX_CAPACITY, MAX_NAME, CloseReason, NackReason
 from .host_socket import HostSocket, sever
 from .lease import Lease
@@ -117,7 +117,7 @@ class Worker(ThreadWorker):
             if conn is not None:
                 sever(conn.sock)
         else:
-            if not isinstance(event, Attached):
+            if isinstance(event, Detached):
                 self._room.all_sent()  # or never
             self._complaints.hear(event)
 

@@ -194,14 +194,21 @@ class SilentSocket(HostSocket):
         return self.recv_into(*args, **kwargs)
 
 
+def _make_severed() -> socket.socket:
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    return ours
+
+
+_severed = _make_severed()
+"""A connection whose peer has hung up. It is made beforehand, for a process that is out of descriptors could make none."""
+
+
 def sever(sock: socket.socket) -> None:
     """Replace what is behind the socket's descriptor by a connection whose peer has hung up.
 
     For a connection that was taken back while a thread still works on it: closing the descriptor under that thread would let it write to
     whoever gets the number next.
     """
-    ours, theirs = socket.socketpair()
-    with ours:
-        theirs.close()
-        if sock.fileno() >= 0:
-            os.dup2(ours.fileno(), sock.fileno(), inheritable=False)
+    if sock.fileno() >= 0:
+        os.dup2(_severed.fileno(), sock.fileno(), inheritable=False)

@@ -12,6 +12,7 @@ import weakref
 from typing import Any, Callable, Deque, Iterable, List, NamedTuple, Optional, Tuple
 
 from . import errors, keeping
+from .events import OutOfDescriptors
 from .frame import HEADER, BadFrame, Flag, Frame, NackReason, Type, decode
 
 MAX_UNSENT = 1 << 20
@@ -92,6 +93,8 @@ class Link:
         self.frames: Deque[Any] = collections.deque()
         """The frames received, each with its descriptor, which belongs to whoever takes it, or puts something else in its place. ``close`` empties it."""
         self.opened = time.monotonic()
+        self.make_room: Callable[[], int] = lambda: 0
+        """Called when the process is out of descriptors, before the lease that lost its descriptor is given back; returns how many it has closed."""
         _open_links.add(self)
 
     @classmethod
@@ -156,7 +159,8 @@ class Link:
         """Read once, and put the frames that are complete into ``frames``; with ``one``, no more than one: the others stay in the socket, which stays
         readable.
 
-        PING is answered here, and a LEASE whose descriptor was lost; neither is passed on. Raises LinkLost when the sidecar has hung up.
+        PING is answered here and not passed on. A LEASE whose descriptor was lost is answered here, too; OutOfDescriptors takes its place. Raises
+        LinkLost when the sidecar has hung up.
         """
         messages = self._messages
         if not messages:
@@ -276,8 +280,18 @@ class Link:
     def _keep(self, data: bytes, fd: Optional[int]) -> None:
         if self._unsent_bytes + len(data) > MAX_UNSENT:
             raise errors.LinkLost(f"The sidecar does not read: {self._unsent_bytes} bytes wait for it.")
-        self._unsent.append((data, None if fd is None else _duplicate(fd)))
+        self._unsent.append((data, None if fd is None else self._duplicate(fd)))
         self._unsent_bytes += len(data)
+
+    def _duplicate(self, fd: int) -> int:
+        """Raises LinkLost if the process is out of descriptors, also when room was made."""
+        with contextlib.suppress(OSError):
+            return os.dup(fd)
+        self.make_room()
+        try:
+            return os.dup(fd)
+        except OSError as why:
+            raise errors.LinkLost(f"No room to keep a descriptor until the sidecar reads: {why}") from why
 
     def _sort(self, frames: Deque[Received]) -> None:
         while frames:
@@ -288,9 +302,16 @@ class Link:
             if frame.type == Type.PING:
                 self.send(Frame(Type.PONG, a=frame.a).encode())
             elif frame.type == Type.LEASE:
-                self.send(Frame(Type.NACK, seq=frame.seq, conn=frame.conn, a=NackReason.NO_DESCRIPTOR).encode())
+                self._refuse(frame)
             frames.popleft()
             _close(fd)  # a word, or a use of it, of a later version, which may be ignored
+
+
+    def _refuse(self, lease: Frame) -> None:
+        """Give a lease back whose descriptor was lost. The sidecar sends it again at once, so room is made first."""
+        dropped = self.make_room()
+        self.send(Frame(Type.NACK, seq=lease.seq, conn=lease.conn, a=NackReason.NO_DESCRIPTOR).encode())
+        self.frames.append(OutOfDescriptors(lease.conn, dropped))
 
 
 def _may_be_interrupted() -> bool:
@@ -312,13 +333,6 @@ def _descriptors_in(control: Iterable[Tuple[int, int, bytes]]) -> List[int]:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
     return list(fds)
-
-
-def _duplicate(fd: int) -> int:
-    try:
-        return os.dup(fd)
-    except OSError as why:
-        raise errors.LinkLost(f"No room to keep a descriptor until the sidecar reads: {why}") from why
 
 
 def _close(fd: Optional[int]) -> None:
