@@ -74,6 +74,24 @@ func haveLinkLocal(t *testing.T) {
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(sock), unix.SIOCSIFADDR, uintptr(unsafe.Pointer(&request))); errno != 0 {
 		t.Fatal(errno)
 	}
+	awaitUsable(t, sock, &unix.SockaddrInet6{Addr: request.address, ZoneId: uint32(request.device)})
+}
+
+// awaitUsable waits until the kernel has ended duplicate address detection for a new address, which it
+// does in the background even on loopback (RFC 4862, section 5.4): until then bind(2) fails.
+func awaitUsable(t *testing.T, sock int, address unix.Sockaddr) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		err := unix.Bind(sock, address)
+		if err == nil {
+			return
+		}
+		if err != unix.EADDRNOTAVAIL || time.Now().After(deadline) {
+			t.Fatalf("bind to the new link-local address: %v", err)
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 func TestLinkLocalClientsAreExempt(t *testing.T) {
