@@ -9,6 +9,7 @@ import socket
 import pytest
 
 from anteroom import errors
+from anteroom.events import OutOfDescriptors
 from anteroom.frame import Flag, Frame, NackReason, Type
 from anteroom.link import MAX_UNSENT, Link
 
@@ -37,6 +38,10 @@ def lease_with_descriptor(conn):
 
 def same_file(a, b):
     return os.path.samestat(os.fstat(a), os.fstat(b))
+
+
+def no_descriptor(conn):
+    return Frame(Type.NACK, seq=1, conn=conn, a=NackReason.NO_DESCRIPTOR).encode()
 
 
 def receive(link):
@@ -81,9 +86,45 @@ def test_a_lease_whose_descriptor_found_no_room_is_answered_with_nack(ends):
     with open("/dev/null") as file:
         send_with_descriptor(theirs, lease_with_descriptor(7), file.fileno())
         with no_descriptor_left():
-            assert receive(link) == []
-    nack = Frame(Type.NACK, seq=1, conn=7, a=NackReason.NO_DESCRIPTOR)
-    assert theirs.recv(100) == nack.encode()
+            assert receive(link) == [OutOfDescriptors(7, dropped=0)]
+    assert theirs.recv(100) == no_descriptor(7)
+
+
+def test_room_is_made_before_a_lease_is_given_back(ends):
+    link, theirs = ends
+
+    def make_room():
+        link.send(Frame(Type.DROPPED, conn=5).encode())
+        return 1
+
+    link.make_room = make_room
+    with open("/dev/null") as file:
+        send_with_descriptor(theirs, lease_with_descriptor(7), file.fileno())
+        with no_descriptor_left():
+            assert receive(link) == [OutOfDescriptors(7, dropped=1)]
+    assert theirs.recv(100) == Frame(Type.DROPPED, conn=5).encode() + no_descriptor(7)
+
+
+def test_room_is_made_for_the_duplicate_of_a_descriptor(ends):
+    link, theirs = ends
+    with open("/dev/null") as file, open("/dev/null") as idle:
+        link.make_room = idle.close
+        with no_descriptor_left():
+            link.send(Frame(Type.LISTEN, Flag.FD).encode(), file.fileno())
+        assert idle.closed
+        _, ((_, _, data),), _, _ = theirs.recvmsg(100, 100)
+        (fd,) = array.array("i", data)
+        assert same_file(fd, file.fileno())
+        os.close(fd)
+
+
+def test_a_descriptor_that_cannot_be_duplicated_is_not_sent(ends):
+    link, theirs = ends
+    with open("/dev/null") as file, no_descriptor_left(), pytest.raises(errors.LinkLost, match="No room"):
+        link.send(Frame(Type.LISTEN, Flag.FD).encode(), file.fileno())
+    theirs.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        theirs.recv(100)
 
 
 def test_a_lost_descriptor_is_not_replaced_by_that_of_the_next_lease(ends):
@@ -95,11 +136,11 @@ def test_a_lost_descriptor_is_not_replaced_by_that_of_the_next_lease(ends):
             assert receive(link) == []
         theirs.send(whole[20:])
         send_with_descriptor(theirs, lease_with_descriptor(2), file.fileno())
-        ((frame, fd),) = receive(link)
+        lost, (frame, fd) = receive(link)
+        assert lost == OutOfDescriptors(1, dropped=0)
         assert frame.conn == 2 and same_file(fd, file.fileno())
         os.close(fd)
-    nack = Frame(Type.NACK, seq=1, conn=1, a=NackReason.NO_DESCRIPTOR)
-    assert theirs.recv(100) == nack.encode()
+    assert theirs.recv(100) == no_descriptor(1)
 
 
 def test_a_link_may_be_closed_while_a_lost_descriptor_is_due(ends):
