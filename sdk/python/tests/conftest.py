@@ -1,7 +1,9 @@
 """Fixtures: a sidecar, and the proof that nothing is left behind."""
 
+import contextlib
 import gc
 import os
+import resource
 import threading
 import time
 
@@ -45,6 +47,19 @@ def nothing_is_left():
     assert not set(threading.enumerate()) - threads
     after = open_descriptors()
     assert len(after) <= len(before), {fd: what for fd, what in after.items() if before.get(fd) != what}
+
+
+@contextlib.contextmanager
+def no_descriptor_left():
+    """This process can have no more descriptors than it has."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def handoff(tmp_path):

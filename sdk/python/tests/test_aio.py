@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
+import types
 
 import pytest
 
@@ -58,6 +60,25 @@ async def connected(address):
 async def get(reader, writer):
     writer.write(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
     return await reader.readexactly(len(RESPONSE))
+
+
+def test_a_process_without_a_descriptor_to_watch_its_link_attaches_later(fake, monkeypatch):
+    async def main():
+        failures = [OSError(errno.EMFILE, os.strerror(errno.EMFILE))]
+
+        def dup(fd):
+            if failures:
+                raise failures.pop()
+            return os.dup(fd)
+
+        monkeypatch.setattr(anteroom.aio, "os", types.SimpleNamespace(dup=dup, close=os.close))
+        host = anteroom.aio.attach(fake.path, pool="")
+        host.start()
+        await eventually(lambda: host.client.attached)
+        assert failures == []
+        host.close()
+
+    run(main())
 
 
 def test_requests_of_one_connection(sidecar):

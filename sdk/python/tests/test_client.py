@@ -16,7 +16,7 @@ from anteroom import errors
 from anteroom.backoff import Backoff
 from anteroom.frame import Flag, ForgetReason, Frame, Type
 from anteroom.link import Link
-from conftest import eventually
+from conftest import eventually, no_descriptor_left
 from sidecar import Sidecar, reset
 
 
@@ -410,6 +410,14 @@ def test_a_denied_listener_is_offered_again(path, listener):
             next_event(client, anteroom.Listening)
     finally:
         fake.stop()
+
+
+def test_a_listener_for_which_no_descriptor_was_left_is_offered_again(sidecar, listener):
+    with anteroom.Client(sidecar.path) as client:
+        with no_descriptor_left():
+            ours = client.listen(listener)
+        next_event(client, anteroom.Listening)
+        assert ours.id is not None
 
 
 # Leaving and coming back.

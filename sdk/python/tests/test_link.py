@@ -1,9 +1,7 @@
 """The link's rules, each of which follows from what Linux does with descriptors in a stream."""
 
 import array
-import contextlib
 import os
-import resource
 import socket
 
 import pytest
@@ -12,6 +10,7 @@ from anteroom import errors
 from anteroom.events import OutOfDescriptors
 from anteroom.frame import Flag, Frame, NackReason, Type
 from anteroom.link import MAX_UNSENT, Link
+from conftest import no_descriptor_left
 
 
 @pytest.fixture
@@ -150,18 +149,6 @@ def test_a_link_may_be_closed_while_a_lost_descriptor_is_due(ends):
         with no_descriptor_left():
             assert receive(link) == []
     link.close()
-
-
-@contextlib.contextmanager
-def no_descriptor_left():
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest_free = os.dup(0)
-    os.close(lowest_free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_an_unknown_frame_is_skipped_and_its_descriptor_closed(ends):
