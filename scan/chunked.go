@@ -5,61 +5,82 @@ import "bytes"
 // crlf ends every line of a chunked body, and the data of every chunk.
 const crlf = "\r\n"
 
-// chunks walks a chunked body (section 7.1), as strict as the strictest parser. Anything but CRLF at the end of a line is Opaque: there some
-// stop and some see another end.
-func (h *head) chunks(b []byte, limits Limits) Seen {
-	data := int64(0)
-	for at := h.end; ; {
-		line, n, strict := cut(b[at:])
-		if n == 0 {
-			return h.moreChunks(b, at, limits)
+// chunks walks a chunked body (section 7.1), as strict as the strictest parser. Anything but CRLF at the end of a line is
+// Opaque: there some stop and some see another end.
+func (s *Scanner) chunks(b []byte, limits Limits) Seen {
+	for s.step != stepTrailers {
+		seen, goesOn := s.chunk(b, limits)
+		if !goesOn {
+			return seen
 		}
-		size, ok := chunkSize(line)
-		at += n
-		data += size
-		switch {
-		case !ok || !strict:
-			return Seen{Verdict: Opaque}
-		case size == 0:
-			return h.trailers(b, at, limits)
-		case limits.Body > 0 && data > limits.Body:
-			return refuse(BodyTooLong)
-		case size > int64(limits.Wait):
-			return h.only()
-		}
-		at += int(size)
-		switch {
-		case !continues(b, at, crlf):
-			return Seen{Verdict: Opaque}
-		case at+len(crlf) > len(b):
-			return h.moreChunks(b, at, limits)
-		}
-		at += len(crlf)
 	}
+	return s.trailers(b, limits)
 }
 
-// moreChunks waits for a byte that is not in b, at index at or behind it, unless that is more than is waited for.
-func (h *head) moreChunks(b []byte, at int, limits Limits) Seen {
-	need := max(at, len(b)) + 1
-	if need-h.end > limits.Wait {
-		return h.only()
+// chunk takes the next step. It reports whether there is another one to take.
+func (s *Scanner) chunk(b []byte, limits Limits) (seen Seen, goesOn bool) {
+	if s.step == stepChunkEnd {
+		return s.chunkEnd(b, limits)
+	}
+	s.step = stepChunkSize
+	line, strict, ok := s.line(b)
+	if !ok {
+		return s.moreChunks(b, limits), false
+	}
+	size, ok := chunkSize(line)
+	s.data += size
+	switch {
+	case !ok || !strict:
+		return Seen{Verdict: Opaque}, false
+	case size == 0:
+		s.step = stepTrailers
+		return Seen{}, true
+	case limits.Body > 0 && s.data > limits.Body:
+		return refuse(BodyTooLong), false
+	case size > int64(limits.Wait):
+		return s.head.only(), false
+	}
+	s.at += int(size)
+	s.step = stepChunkEnd
+	return Seen{}, true
+}
+
+// chunkEnd takes the line end behind the data of a chunk.
+func (s *Scanner) chunkEnd(b []byte, limits Limits) (seen Seen, goesOn bool) {
+	switch {
+	case !continues(b, s.at, crlf):
+		return Seen{Verdict: Opaque}, false
+	case s.at+len(crlf) > len(b):
+		return s.moreChunks(b, limits), false
+	}
+	s.at += len(crlf)
+	s.read += len(crlf)
+	s.step = stepChunkSize
+	return Seen{}, true
+}
+
+// moreChunks waits for a byte that is not in b, at or behind the place that is looked at next, unless that is more than
+// is waited for.
+func (s *Scanner) moreChunks(b []byte, limits Limits) Seen {
+	need := max(s.at, len(b)) + 1
+	if need-s.head.end > limits.Wait {
+		return s.head.only()
 	}
 	return more(need)
 }
 
 // trailers end at an empty line. The fields are the host's to read.
-func (h *head) trailers(b []byte, at int, limits Limits) Seen {
+func (s *Scanner) trailers(b []byte, limits Limits) Seen {
 	for {
-		line, n, strict := cut(b[at:])
+		line, strict, ok := s.line(b)
 		switch {
-		case n == 0:
-			return h.moreChunks(b, at, limits)
+		case !ok:
+			return s.moreChunks(b, limits)
 		case !strict || dirty(line):
 			return Seen{Verdict: Opaque}
 		case len(line) == 0:
-			return h.whole(at + n)
+			return s.head.whole(s.at)
 		}
-		at += n
 	}
 }
 

@@ -34,6 +34,27 @@ func TestLookAllocatesNothing(t *testing.T) {
 	}
 }
 
+// TestEachByteIsReadOnce: heads and bodies of very many parts, with a look after each byte.
+func TestEachByteIsReadOnce(t *testing.T) {
+	for name, input := range map[string]string{
+		"tiny fields": "GET / HTTP/1.1\r\n" + strings.Repeat("a:\r\n", 5000) + "\r\n",
+		"one field":   "GET / HTTP/1.1\r\na: " + strings.Repeat("x", 20000) + "\r\n\r\n",
+		"tiny chunks": "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + strings.Repeat("1\r\nx\r\n", 3000) + "0\r\n\r\n",
+		"one size":    "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5;" + strings.Repeat("x", 20000) + "\r\nhello\r\n0\r\n\r\n",
+		"trailers":    "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + strings.Repeat("a:\r\n", 5000) + "\r\n",
+	} {
+		var s Scanner
+		for there := range len(input) {
+			if seen := s.Look([]byte(input[:there]), there, usual); seen.Verdict != More {
+				t.Fatalf("%s, %d bytes: %+v", name, there, seen)
+			}
+		}
+		if seen := s.Look([]byte(input), len(input), usual); seen.Total != len(input) || s.read > len(input) {
+			t.Errorf("%s: %+v, %d bytes were read of %d", name, seen, s.read, len(input))
+		}
+	}
+}
+
 func BenchmarkRequest(b *testing.B) {
 	for _, c := range costs {
 		b.Run(c.name, func(b *testing.B) {

@@ -22,29 +22,32 @@ const (
 	chunked
 )
 
-// read takes lines up to the empty one, which must end within limit bytes, if there is a limit. It answers HeadOnly when the end is there.
-func (h *head) read(b []byte, start, limit int) Verdict {
+// readHead takes lines up to the empty one, which must end within limit bytes, if there is a limit. It answers HeadOnly
+// when the end is there.
+func (s *Scanner) readHead(b []byte, limit int) Verdict {
 	missing := More
-	if limit > 0 && len(b)-start >= limit {
-		b, missing = b[:start+limit], HeadTooLong
+	if limit > 0 && len(b)-s.start >= limit {
+		b, missing = b[:s.start+limit], HeadTooLong
 	}
-	for at := start; ; {
-		line, size, strict := cut(b[at:])
-		if size == 0 {
+	s.bodiless = bytes.HasPrefix(b[s.start:], methodHead)
+	for {
+		first := s.at == s.start
+		line, strict, ok := s.line(b)
+		if !ok {
 			return missing
 		}
-		first := at == start
-		at += size
-		h.unsure = h.unsure || !strict
+		s.head.unsure = s.head.unsure || !strict
 		switch {
 		case len(line) == 0:
-			h.end = at
+			s.head.end = s.at
 			return HeadOnly
-		case dirty(line) || first && !h.requestLine(line) || !first && !h.field(line):
+		case dirty(line) || first && !s.head.requestLine(line) || !first && !s.head.field(line):
 			return Malformed
 		}
 	}
 }
+
+var methodHead = []byte("HEAD ")
 
 var http11, http10 = []byte(" HTTP/1.1"), []byte(" HTTP/1.0")
 
@@ -118,7 +121,8 @@ func (h *head) frame(f framing) {
 }
 
 // request decides how much to wait for, once the head is there.
-func (h *head) request(b []byte, avail int, limits Limits) Seen {
+func (s *Scanner) request(b []byte, avail int, limits Limits) Seen {
+	h := &s.head
 	switch {
 	case h.unsure || h.old && h.framing == chunked:
 		return Seen{Verdict: Opaque}
@@ -127,7 +131,7 @@ func (h *head) request(b []byte, avail int, limits Limits) Seen {
 	case h.connect: // some take what follows for the tunnel, whatever length is given (RFC 9110, 9.3.6)
 		return h.only()
 	}
-	seen := h.body(b, avail, limits)
+	seen := s.body(b, avail, limits)
 	if seen.Verdict != More || !h.expects || h.old {
 		return seen
 	}
@@ -138,9 +142,10 @@ func (h *head) request(b []byte, avail int, limits Limits) Seen {
 	return seen
 }
 
-func (h *head) body(b []byte, avail int, limits Limits) Seen {
+func (s *Scanner) body(b []byte, avail int, limits Limits) Seen {
+	h := &s.head
 	if h.framing == chunked {
-		return h.chunks(b, limits)
+		return s.chunks(b, limits)
 	}
 	total := int64(h.end) + h.length
 	switch {

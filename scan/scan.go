@@ -46,34 +46,87 @@ const MaxEmptyLines = 16
 
 // Seen is what a look has found.
 type Seen struct {
-	Verdict Verdict
-	Head    int  // with Whole and HeadOnly: length of the head, with its empty line and the empty lines before it
-	Total   int  // with Whole: length of the request
-	Expects bool // with More: the client waits for 100 Continue; none of its body is here
-	Need    int  // with More: bytes that must be there before another look can find more; always more than were shown
+	Verdict  Verdict
+	Head     int  // with Whole and HeadOnly: length of the head, with its empty line and the empty lines before it
+	Total    int  // with Whole: length of the request
+	Expects  bool // with More: the client waits for 100 Continue; none of its body is here
+	Empty    bool // with More: there is nothing but empty lines, which begin no request
+	Bodiless bool // the method is HEAD: no answer to the request has a body (RFC 9112, 6.3)
+	Need     int  // with More: bytes that must be there before another look can find more; always more than were shown
 }
 
-// Request looks at b, the first bytes of a connection's receive queue, of which there are avail (at least len(b)). If it answers More with
-// Need at most avail, it has to be shown more of the bytes that are already there: all, or twice as many, lest it is asked for each byte.
+// Request looks once at a request: see Scanner.Look.
 func Request(b []byte, avail int, limits Limits) Seen {
+	var s Scanner
+	return s.Look(b, avail, limits)
+}
+
+// Scanner looks at one request that may arrive in many parts. It remembers where it was, so that it reads each byte
+// once, however often it looks. The zero value is ready to look at a request.
+type Scanner struct {
+	head     head
+	step     step
+	start    int   // where the request line begins, behind empty lines
+	at       int   // where the line begins, or the chunk ends, that is looked at next
+	searched int   // no line end was found before this index
+	data     int64 // bytes in the chunks so far
+	read     int   // bytes that were read in all
+	bodiless bool
+}
+
+// step is what a Scanner looks for next.
+type step uint8
+
+const (
+	stepStart     step = iota // the first byte of the request line
+	stepHead                  // a line of the head
+	stepBody                  // a body, or none
+	stepChunkSize             // the line with the size of a chunk
+	stepChunkEnd              // the line end behind the data of a chunk
+	stepTrailers              // a line behind the last chunk
+)
+
+// Look looks at b, the first bytes of a connection's receive queue, of which there are avail (at least len(b)). The
+// bytes that it was shown before must still be there. If it answers More with Need at most avail, it has to be shown
+// more of the bytes that are already there: all, or twice as many, rather than one more each time.
+func (s *Scanner) Look(b []byte, avail int, limits Limits) Seen {
+	seen := s.look(b, avail, limits)
+	seen.Bodiless = s.bodiless
+	return seen
+}
+
+func (s *Scanner) look(b []byte, avail int, limits Limits) Seen {
+	if s.step == stepStart {
+		if seen, begun := s.begin(b); !begun {
+			return seen
+		}
+	}
+	if s.step == stepHead {
+		switch verdict := s.readHead(b, limits.Head); verdict {
+		case HeadOnly:
+			s.step = stepBody
+		case More:
+			return more(len(b) + 1)
+		default:
+			return refuse(verdict)
+		}
+	}
+	return s.request(b, avail, limits)
+}
+
+// begin skips empty lines. It reports whether the first byte of a request line is there.
+func (s *Scanner) begin(b []byte) (seen Seen, begun bool) {
 	start := skipEmptyLines(b)
 	switch {
 	case start > MaxEmptyLines:
-		return refuse(Malformed)
+		return refuse(Malformed), false
 	case start == len(b):
-		return more(len(b) + 1)
+		return Seen{Verdict: More, Need: len(b) + 1, Empty: start > 0}, false
 	case !token[b[start]]:
-		return refuse(Malformed)
+		return refuse(Malformed), false
 	}
-	var h head
-	switch verdict := h.read(b, start, limits.Head); verdict {
-	case HeadOnly:
-		return h.request(b, avail, limits)
-	case More:
-		return more(len(b) + 1)
-	default:
-		return refuse(verdict)
-	}
+	s.step, s.start, s.at = stepHead, start, start
+	return Seen{}, true
 }
 
 func more(need int) Seen { return Seen{Verdict: More, Need: need} }
@@ -89,17 +142,26 @@ func skipEmptyLines(b []byte) int {
 	return i
 }
 
-// cut finds the first line of b. Its size counts the line end too and is 0 if that has not arrived. A lone LF ends a line as well
+// line takes the next line of b. It is false if the end of the line has not arrived. A lone LF ends a line as well
 // (section 2.2), but not for all parsers: strict is true for CRLF.
-func cut(b []byte) (line []byte, size int, strict bool) {
-	i := bytes.IndexByte(b, '\n')
-	switch {
-	case i < 0:
-		return nil, 0, false
-	case i > 0 && b[i-1] == '\r':
-		return b[:i-1], i + 1, true
+func (s *Scanner) line(b []byte) (line []byte, strict, ok bool) {
+	from := max(s.at, s.searched)
+	if from > len(b) {
+		return nil, false, false
 	}
-	return b[:i], i + 1, false
+	i := bytes.IndexByte(b[from:], '\n')
+	if i < 0 {
+		s.read += len(b) - from
+		s.searched = len(b)
+		return nil, false, false
+	}
+	s.read += i + 1
+	line = b[s.at : from+i]
+	s.at = from + i + 1
+	if n := len(line); n > 0 && line[n-1] == '\r' {
+		return line[:n-1], true, true
+	}
+	return line, false, true
 }
 
 // dirty finds the bytes at which a parser may stop, break the line or go on: a CR that ends no line, and NUL.

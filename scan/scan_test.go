@@ -32,6 +32,9 @@ func runLooks(t *testing.T, limits Limits, cases []lookCase) {
 
 func whole(head, body int) Seen { return Seen{Verdict: Whole, Head: head, Total: head + body} }
 
+// empty is what is seen of empty lines.
+func empty(need int) Seen { return Seen{Verdict: More, Need: need, Empty: true} }
+
 func headOnly(head int) Seen { return Seen{Verdict: HeadOnly, Head: head} }
 
 var (
@@ -64,10 +67,11 @@ func TestHead(t *testing.T) {
 func TestEmptyLines(t *testing.T) {
 	runLooks(t, usual, []lookCase{
 		{"one", "\r\n" + get, whole(len(get)+2, 0)},
-		{"one and no more", "\r\n", more(3)},
+		{"one and no more", "\r\n", empty(3)},
+		{"half of one", "\r", empty(2)},
 		{"LF alone", "\n\n" + get, whole(len(get)+2, 0)},
 		{"as many as may be", strings.Repeat("\r\n", MaxEmptyLines/2) + get, whole(len(get)+MaxEmptyLines, 0)},
-		{"as many as may be and no more", strings.Repeat("\r\n", MaxEmptyLines/2), more(MaxEmptyLines + 1)},
+		{"as many as may be and no more", strings.Repeat("\r\n", MaxEmptyLines/2), empty(MaxEmptyLines + 1)},
 		{"one byte too many", strings.Repeat("\r\n", MaxEmptyLines/2) + "\r", malformed},
 		{"for ever", strings.Repeat("\r\n", 100_000), malformed},
 		{"the body's length counts from behind them", "\r\nPUT / HTTP/1.1\r\nContent-Length: 2\r\n\r\nab", whole(39, 2)},
@@ -375,7 +379,7 @@ func TestShownLess(t *testing.T) {
 	}{
 		{"nothing", get, 0, more(1)},
 		{"half a head", get, 10, more(11)},
-		{"empty lines", "\r\n" + get, 2, more(3)},
+		{"empty lines", "\r\n" + get, 2, empty(3)},
 		{"head, not the body", "POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello", 38, whole(38, 5)},
 		{"head, not the body, not all there", "POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhell", 38, more(43)},
 		{"head, not the chunks", chunks + "0\r\n\r\n", 47, more(48)},
@@ -420,4 +424,31 @@ func TestExpectIsAnswered(t *testing.T) {
 		{"too long", expect + "Content-Length: 1048577\r\n\r\n", refuse(BodyTooLong)},
 		{"HTTP/1.0", "PUT / HTTP/1.0\r\nExpect: 100-continue\r\n" + length + "\r\n", more(64)},
 	})
+}
+
+// TestBodiless: the method is known whatever comes of the request, and wherever it begins.
+func TestBodiless(t *testing.T) {
+	limits := usual
+	limits.Head = 100
+	for _, c := range []struct {
+		name, input string
+		verdict     Verdict
+	}{
+		{"whole", "HEAD / HTTP/1.1\r\n\r\n", Whole},
+		{"half", "HEAD /", More},
+		{"a body too long to wait for", "HEAD / HTTP/1.1\r\nContent-Length: 65537\r\n\r\n", HeadOnly},
+		{"opaque", "HEAD / HTTP/1.1\n\n", Opaque},
+		{"malformed", "HEAD / HTTP/1.1\r\nA : b\r\n\r\n", Malformed},
+		{"a head too long", "HEAD / HTTP/1.1\r\nA: " + strings.Repeat("a", 100), HeadTooLong},
+		{"a body too long", "HEAD / HTTP/1.1\r\nContent-Length: 1048577\r\n\r\n", BodyTooLong},
+	} {
+		for _, before := range []string{"", "\r\n", "\n\r\n"} {
+			if got := look(before+c.input, limits); got.Verdict != c.verdict || !got.Bodiless {
+				t.Errorf("%s behind %q: %+v", c.name, before, got)
+			}
+		}
+		if got := look("G"+c.input[1:], limits); got.Bodiless {
+			t.Errorf("%s, of another method: %+v", c.name, got)
+		}
+	}
 }
