@@ -111,7 +111,9 @@ func passAll(descriptors uintptr) {
 	}
 }
 
-// defaultSignals takes the runtime's handlers away, then lets signals in again. What is ignored stays so, as execve(2) would have it.
+// defaultSignals takes the runtime's handlers away, then lets signals in again. What is ignored stays so, as execve(2) would have it. What
+// arrived meanwhile is discarded (sigaction(2): pending signals are, when they are set to be ignored): it was for the whole process group, and
+// would end the successor before its first instruction.
 //
 //go:norace
 //go:nosplit
@@ -119,10 +121,12 @@ func passAll(descriptors uintptr) {
 func defaultSignals(p *plan) {
 	const ignored = 1
 	var none, now kernelSigaction
+	discard := kernelSigaction{handler: ignored}
 	for signal := uintptr(1); signal <= 64; signal++ {
 		now.handler = ignored // and stays for those that cannot be asked for
 		_, _, _ = syscall.RawSyscall6(unix.SYS_RT_SIGACTION, signal, 0, uintptr(unsafe.Pointer(&now)), sigsetSize, 0, 0)
 		if now.handler > ignored {
+			_, _, _ = syscall.RawSyscall6(unix.SYS_RT_SIGACTION, signal, uintptr(unsafe.Pointer(&discard)), 0, sigsetSize, 0, 0)
 			_, _, _ = syscall.RawSyscall6(unix.SYS_RT_SIGACTION, signal, uintptr(unsafe.Pointer(&none)), 0, sigsetSize, 0, 0)
 		}
 	}

@@ -33,9 +33,13 @@ type supervisor struct {
 	pipe    *os.File // the programs' end
 
 	mu      sync.Mutex
-	current int       // process id of the one that serves, 0: none; mu
-	ending  os.Signal // the signal that asked for the end; mu
+	current int         // process id of the one that serves, 0: none; mu
+	ending  []os.Signal // what a successor is to be told about the end: the signal that asked for it, and HurrySignal; mu
 }
+
+// HurrySignal asks a supervised process to end without waiting any longer. SIGTERM and SIGINT, however often they come, only ask it to
+// drain: it gets them from its supervisor and, at the same time, from whoever signals the whole process group or service.
+const HurrySignal = unix.SIGUSR1
 
 // Supervise runs a program until it ends of itself, passes signals on to it, and returns its exit status. If it dies its keeper becomes its successor; only if
 // that dies too is the program started anew. Every descendant that loses its parent becomes a child of this process (PR_SET_CHILD_SUBREAPER, prctl(2)).
@@ -113,7 +117,7 @@ func (s *supervisor) done(end unix.WaitStatus) (status int, done bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if end.Signaled() {
-		return 128 + int(end.Signal()), s.ending != nil
+		return 128 + int(end.Signal()), len(s.ending) > 0
 	}
 	return end.ExitStatus(), true
 }
@@ -136,8 +140,8 @@ func (s *supervisor) listen(announcements io.Reader) {
 		s.current = pid
 		ending := s.ending
 		s.mu.Unlock()
-		if ending != nil {
-			s.pass(ending) // its predecessor died over it
+		for _, sig := range ending {
+			s.pass(sig) // its predecessor died over it
 		}
 	}
 }
@@ -145,18 +149,35 @@ func (s *supervisor) listen(announcements io.Reader) {
 // passSignals passes on what concerns the program.
 func (s *supervisor) passSignals() (stop func()) {
 	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGUSR2)
 	go func() {
+		var ending Ending
 		for received := range signals {
-			if received == unix.SIGTERM || received == unix.SIGINT {
-				s.mu.Lock()
-				s.ending = received
-				s.mu.Unlock()
+			switch {
+			case received != unix.SIGTERM && received != unix.SIGINT:
+				s.pass(received)
+			default:
+				s.end(received, ending.Judge(time.Now()))
 			}
-			s.pass(received)
 		}
 	}()
 	return func() { signal.Stop(signals) }
+}
+
+// end passes on a signal that asks for the end, and remembers it for a successor.
+func (s *supervisor) end(received os.Signal, asked Request) {
+	switch asked {
+	case Echo:
+		return
+	case AtOnce:
+		received = HurrySignal
+	}
+	s.mu.Lock()
+	if !slices.Contains(s.ending, received) {
+		s.ending = append(s.ending, received)
+	}
+	s.mu.Unlock()
+	s.pass(received)
 }
 
 func (s *supervisor) pass(sig os.Signal) {

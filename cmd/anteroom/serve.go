@@ -4,10 +4,12 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/anteroom-io/anteroom/keeper"
 	"github.com/anteroom-io/anteroom/logqueue"
 	"github.com/anteroom-io/anteroom/sidecar"
 )
@@ -17,7 +19,7 @@ func serveCommand() *cobra.Command {
 		Use:   "serve",
 		Short: "Run the sidecar",
 		Long: `Runs the sidecar until SIGTERM or SIGINT. Then it drains: nothing new is accepted, leases have --drain-timeout to come back, every connection
-is closed properly. A second signal cuts that short. SIGUSR2 starts the program that is now in this one's place, which takes over everything (anteroom upgrade).
+is closed properly. A second signal, half a second later or more, cuts that short. SIGUSR2 starts the program that is now in this one's place, which takes over everything (anteroom upgrade).
 
 With --supervise the sidecar runs as a child of this process, beside a keeper that shares its descriptors. If the sidecar dies, whatever of, the keeper
 becomes its successor and goes on with every connection and host. This process stands for whichever of them serves: signals go there.
@@ -73,25 +75,39 @@ func upgrades() <-chan struct{} {
 	return wanted
 }
 
-// untilSignal returns a context that the first SIGTERM or SIGINT ends, and a channel that the second closes.
-func untilSignal(parent context.Context) (ctx context.Context, second <-chan struct{}, stop func()) {
+// untilSignal returns a context that the first SIGTERM or SIGINT ends, and a channel that is closed when somebody does not want to wait any
+// longer: by a second signal (keeper.Ending), or, supervised, by keeper.HurrySignal.
+func untilSignal(parent context.Context) (ctx context.Context, hurry <-chan struct{}, stop func()) {
 	ctx, cancel := context.WithCancel(parent)
-	signals, again, done := make(chan os.Signal, 2), make(chan struct{}), make(chan struct{})
+	signals, hurried, done := make(chan os.Signal, 2), make(chan struct{}), make(chan struct{})
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
+	if sidecar.Supervised() {
+		signal.Notify(signals, keeper.HurrySignal)
+	}
 	go func() {
 		defer signal.Stop(signals)
-		for _, react := range []func(){cancel, func() { close(again) }} {
+		for ending, hasty := new(keeper.Ending), false; !hasty; {
 			select {
-			case <-signals:
-				react()
+			case received := <-signals:
+				cancel()
+				hasty = isHasty(received, ending)
 			case <-done:
 				return
 			}
 		}
+		close(hurried)
 		<-done
 	}()
-	return ctx, again, func() {
+	return ctx, hurried, func() {
 		cancel()
 		close(done)
 	}
+}
+
+// isHasty reports whether a signal asks for the end at once.
+func isHasty(received os.Signal, ending *keeper.Ending) bool {
+	if sidecar.Supervised() {
+		return received == keeper.HurrySignal
+	}
+	return ending.Judge(time.Now()) == keeper.AtOnce
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"syscall"
 	"testing"
 	"time"
@@ -68,22 +69,75 @@ func TestSIGTERMDrains(t *testing.T) {
 	}
 }
 
+// A second signal ends at once. What comes right behind the first is not a second one, so the test repeats it.
 func TestASecondSIGTERMEndsAtOnce(t *testing.T) {
-	s := processes.Serve(t, "--listen", "tcp://127.0.0.1:0")
+	bothWays(t, func(t *testing.T, _ bool, flag string) {
+		s := processes.Serve(t, "--listen", "tcp://127.0.0.1:0", "--drain-timeout", "1h", flag)
+		aHost(t, s, "one")
+		s.Hosts(1)
+		busy := asking(t, s, "busy", time.Hour)
+		processes.Eventually(t, "it ends", func() bool {
+			select {
+			case <-s.Gone:
+				return true
+			default:
+				s.Signal(syscall.SIGTERM)
+				return false
+			}
+		})
+		if code := s.Exit(); code != 1 {
+			t.Errorf("the sidecar ended with %d, want 1\n%s", code, s.Log)
+		}
+		busy.over(t)
+	})
+}
+
+// One Ctrl-C, or one SIGTERM to every process of the service, drains: however many of the processes it reaches, and whoever passes it on.
+func TestASignalToTheWholeGroupIsOne(t *testing.T) {
+	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+		bothWays(t, func(t *testing.T, _ bool, flag string) {
+			s := grouped(t, flag)
+			busy := asking(t, s, "busy", time.Second)
+			for range 2 { // as if a shell had passed it on
+				if err := syscall.Kill(-s.PID(), sig); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := busy.receive("busy", 1000); err != nil && !errors.Is(err, errLast) {
+				t.Errorf("the answer under way, after %v: %v", sig, err)
+			}
+			if code := s.Exit(); code != 0 {
+				t.Errorf("it ended with %d\n%s", code, s.Log)
+			}
+		})
+	}
+}
+
+// The keeper has got the signal, too; it still succeeds, and ends what its predecessor had begun to.
+func TestTheSidecarIsKilledWhileItDrains(t *testing.T) {
+	s := grouped(t, "--supervise")
+	busy := asking(t, s, "busy", 2*time.Second)
+	pid := serving(t, s, true)
+	_ = syscall.Kill(-s.PID(), syscall.SIGTERM)
+	processes.Eventually(t, "it drains", func() bool { return s.Log.Lines("draining") > 0 })
+	_ = syscall.Kill(pid, syscall.SIGKILL)
+	if err := busy.receive("busy", 1000); err != nil && !errors.Is(err, errLast) {
+		t.Errorf("the answer under way: %v", err)
+	}
+	if code := s.Exit(); code != 0 || s.Log.Lines("going on where another process has ended") != 1 {
+		t.Errorf("it ended with %d\n%s", code, s.Log)
+	}
+}
+
+// grouped starts a sidecar in a process group of its own, with a host.
+func grouped(t *testing.T, flag string) *processes.Sidecar {
+	t.Helper()
+	cmd := exec.Command(processes.Binary(t))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	s := processes.ServeWith(t, t.TempDir(), cmd, "--listen", "tcp://127.0.0.1:0", flag)
 	aHost(t, s, "one")
 	s.Hosts(1)
-	busy := asking(t, s, "busy", 15*time.Second)
-	s.Signal(syscall.SIGTERM)
-	processes.Eventually(t, "it drains", func() bool { return s.Log.Lines("draining") > 0 })
-	began := time.Now()
-	s.Signal(syscall.SIGTERM)
-	if code := s.Exit(); code != 1 {
-		t.Errorf("the sidecar ended with %d, want 1\n%s", code, s.Log)
-	}
-	if took := time.Since(began); took > 5*time.Second {
-		t.Errorf("it took %v", took)
-	}
-	busy.over(t)
+	return s
 }
 
 // A host that is asked to end finishes what it has; its clients go on with the next host, on the same connections.
