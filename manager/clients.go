@@ -75,14 +75,27 @@ func (p *policy) addressOf(r *record, slot uint32) netip.Addr {
 	return netip.Addr{}
 }
 
-// countClients counts anew: all connections, or nothing if clients are not limited.
+// countClients begins to count again, or ends it if clients are not limited. The connections that are here already are counted by countMore,
+// since the kernel is asked for each address; those that come from now on are counted as they come.
 func (p *policy) countClients() {
-	p.clients = clients{}
-	if !p.limitsClients() {
-		return
+	p.clients, p.uncounted = clients{}, 0
+	if p.limitsClients() {
+		p.clients.known = map[clientKey]uint32{}
+		p.uncounted = p.table.fresh
 	}
-	p.clients.known = map[clientKey]uint32{}
-	p.table.each(func(slot uint32, r *record) { p.countClient(slot, p.addressOf(r, slot)) })
+}
+
+// countMore counts connections that were here when their clients came to be limited, until it has spent the budget. It returns what it has spent.
+func (p *policy) countMore(budget int) (spent int) {
+	for ; p.uncounted > 0 && spent < budget; spent += costLook {
+		p.uncounted--
+		slot := p.uncounted
+		if r := p.table.at(slot); r.state != Free && p.clients.at(slot) == nil {
+			p.countClient(slot, p.addressOf(r, slot))
+			spent += costPeer
+		}
+	}
+	return spent
 }
 
 // countClient counts a connection for its client; nil if that is not limited.

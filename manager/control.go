@@ -27,21 +27,24 @@ func ask[T any](ctx context.Context, m *Manager, f func() (T, error)) (T, error)
 		v, err := f()
 		answer <- result[T]{v, err}
 	})
+	return await(ctx, m, answer)
+}
+
+// await waits for an answer of the loop. Errors: the answer's, ErrStopped, the context's.
+func await[T any](ctx context.Context, m *Manager, answer <-chan result[T]) (none T, err error) {
 	select {
 	case r := <-answer:
 		return r.value, r.err
 	case <-ctx.Done():
+		return none, context.Cause(ctx)
 	case <-m.ended:
 		select { // it may have answered just before it ended
 		case r := <-answer:
 			return r.value, r.err
 		default:
+			return none, ErrStopped
 		}
-		var none T
-		return none, ErrStopped
 	}
-	var none T
-	return none, context.Cause(ctx)
 }
 
 // tell is ask without an answer but success.
@@ -74,7 +77,28 @@ func (m *Manager) Put(ctx context.Context, id ConnID, timeout time.Duration) err
 // answered, else by a reset. Connections that are not leased stay as they are. It returns how many were taken back. Errors: ErrNotFound if none of the
 // ids exists, ErrNotLeased if none is leased.
 func (m *Manager) Revoke(ctx context.Context, ids []ConnID) (int, error) {
-	return ask(ctx, m, func() (int, error) { return m.policy.revoke(ids) })
+	if len(ids) == 0 {
+		return 0, ErrNotFound
+	}
+	n, exists := 0, false
+	err := m.askJob(ctx, m.eachSelected(0, Selection{IDs: ids}, func(id ConnID, r *record) (cost int, stop bool) {
+		exists = true
+		if r.state != Leased {
+			return 0, false
+		}
+		m.policy.revokeLease(r, id.slot(), ReasonOperator)
+		n++
+		return costEnd, false
+	}))
+	switch {
+	case err != nil:
+		return 0, err // n may still be written to
+	case !exists:
+		return 0, ErrNotFound
+	case n == 0:
+		return 0, ErrNotLeased
+	}
+	return n, nil
 }
 
 // Stop ends accepting and lending. It returns when every lease is back, or when the grace is over and the rest has been cut. Idle connections stay
@@ -204,34 +228,37 @@ func (m *Manager) Close(ctx context.Context, s Selection) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	return ask(ctx, m, func() (int, error) {
-		if !m.anyExists(s.IDs) {
-			return 0, ErrNotFound
+	n, exists := 0, len(s.IDs) == 0
+	err = m.askJob(ctx, m.eachSelected(0, s, func(id ConnID, r *record) (cost int, stop bool) {
+		exists = true
+		monitored := r.state == Idle || r.state == Ready || len(s.States)+len(s.IDs) > 0
+		if !monitored || r.state == Closing || !match(id, r) {
+			return 0, false
 		}
-		n := m.policy.closeAll(func(id ConnID, r *record) bool {
-			monitored := r.state == Idle || r.state == Ready || len(s.States)+len(s.IDs) > 0
-			return monitored && match(id, r)
-		}, ReasonOperator)
-		return n, nil
-	})
-}
-
-func (m *Manager) anyExists(ids []ConnID) bool {
-	return len(ids) == 0 || slices.ContainsFunc(ids, func(id ConnID) bool { return m.policy.table.find(id) != nil })
+		m.policy.close(r, id.slot(), ReasonOperator)
+		n++
+		return costEnd, false
+	}))
+	if err == nil && !exists {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return 0, err // n may still be written to
+	}
+	return n, nil
 }
 
 // ErrBadPeer means that a Selection's Peer is neither an address nor a prefix.
 var ErrBadPeer = errors.New("the peer must be an IP address (192.0.2.1, 2001:db8::1, fe80::1%eth0) or a prefix (192.0.2.0/24)")
 
-// matcher turns a Selection into a test, which runs in the loop.
+// matcher turns a Selection, but for its IDs, into a test, which runs in the loop.
 func (m *Manager) matcher(s Selection) (func(ConnID, *record) bool, error) {
 	peer, err := parsePeer(s.Peer)
 	if err != nil {
 		return nil, err
 	}
 	return func(id ConnID, r *record) bool {
-		return (len(s.IDs) == 0 || slices.Contains(s.IDs, id)) &&
-			(len(s.States) == 0 || slices.Contains(s.States, r.state)) &&
+		return (len(s.States) == 0 || slices.Contains(s.States, r.state)) &&
 			(s.Pool == "" || m.policy.pools[r.pool].name == s.Pool) &&
 			(s.Host == 0 || r.host == s.Host) &&
 			(s.Peer == "" || m.policy.peerIn(r, id.slot(), peer))

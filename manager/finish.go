@@ -108,7 +108,7 @@ func (p *policy) dropRest(r *record, slot uint32) {
 func (p *policy) expireFinishing() {
 	for {
 		r, slot, ok := p.table.oldest(&p.finishing)
-		if !ok || !p.overdue(r, int64(p.limits.SendTimeout)) {
+		if !ok || !p.overdue(r, int64(p.limits.SendTimeout)) || !p.mayEnd() {
 			return
 		}
 		p.close(r, slot, ReasonSlowReader)

@@ -199,7 +199,10 @@ func TestAResponseThatIsCutShortEndsInAReset(t *testing.T) {
 				t.Fatal(err)
 			}
 		},
-		"its client pauses for too long": func(_ *testing.T, r *rig, _ int, _ handoff.Frame) { r.leap(2 * time.Minute) },
+		"its client pauses for too long": func(_ *testing.T, r *rig, _ int, _ handoff.Frame) {
+			r.leap(2 * time.Minute)
+			r.eventually("it is cut off", func(c Counts) bool { return c.Totals.ClosedFor(ReasonSlowReader) == 1 })
+		},
 		"an operator closes it": func(t *testing.T, r *rig, _ int, lease handoff.Frame) {
 			if n, err := r.Close(context.Background(), Selection{IDs: []ConnID{ConnID(lease.Conn)}}); n != 1 || err != nil {
 				t.Fatal(n, err)

@@ -99,7 +99,7 @@ func (p *policy) expireIdle() {
 		for {
 			c := &p.idle.classes[i]
 			r, slot, ok := p.table.oldest(&c.list)
-			if !ok || !p.overdue(r, c.timeout) {
+			if !ok || !p.overdue(r, c.timeout) || !p.mayEnd() {
 				break
 			}
 			p.expireOne(r, slot, c.kind)
@@ -147,9 +147,9 @@ func (p *policy) evict(forRoom bool) (*record, uint32, bool) {
 // minIdle is Limits.MinIdle as a time.
 func (p *policy) minIdle() time.Duration { return max(p.limits.MinIdle, 0) }
 
-// evictExcess evicts what is kept beyond the limit and has been idle for the least time.
+// evictExcess evicts what is kept beyond the limit and has been idle for the least time, as much as a turn may.
 func (p *policy) evictExcess() {
-	for p.kept > p.keepLimit() {
+	for p.kept > p.keepLimit() && p.mayEnd() {
 		if _, _, ok := p.evict(false); !ok {
 			return
 		}
@@ -168,9 +168,13 @@ func (p *policy) evictDue() int64 {
 	return r.since + int64(p.minIdle())
 }
 
-// evictSoon is evictExcess as soon as it is due.
+// evictSoon is for when one more is kept: it evicts two at most, so that there are soon no more than the limit. expire sees to the rest.
 func (p *policy) evictSoon() {
-	p.evictExcess()
+	for range 2 {
+		if p.kept > p.keepLimit() {
+			p.evict(false)
+		}
+	}
 	p.wake = min(p.wake, p.evictDue())
 }
 

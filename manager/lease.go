@@ -151,7 +151,7 @@ func (p *policy) nack(h *host, f *handoff.Frame) *handoff.Fault {
 func (p *policy) returned(h *host) {
 	h.resume = 0
 	p.heat(h.pool)
-	if p.stop != nil {
+	if p.stop != nil && !p.stop.cutting {
 		p.stop.finished++
 	}
 	p.hangUpIfDone(h)
@@ -163,7 +163,7 @@ func (p *policy) expireLeases() {
 		p.warnLeases(h)
 		for {
 			r, slot, ok := p.table.oldest(&h.leases)
-			if !ok || !p.overdue(r, int64(p.limits.LeaseTimeout)) {
+			if !ok || !p.overdue(r, int64(p.limits.LeaseTimeout)) || !p.mayEnd() {
 				break
 			}
 			p.revokeLease(r, slot, ReasonLeaseTime)

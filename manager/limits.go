@@ -23,6 +23,13 @@ type Limits struct {
 	Listeners int
 	// Newcomers is how many peers of the handoff socket may be here that have yet to say HELLO; one more is refused. Default 64.
 	Newcomers int
+	// Calls is how many calls of operators that go through the connections (Connections, Close, Revoke) may wait at once; one more is ErrBusy.
+	// Default 128.
+	Calls int
+	// Adopted is how many connections that hosts have brought (ADOPT) there may be; one more is denied. Default: half of Connections.
+	Adopted int
+	// HostAdopted is how many of these one host may have brought; one more is denied. Default: a quarter of Connections.
+	HostAdopted int
 	// Redeliveries is how often a lease that a host could not take (NACK) is tried again before the connection is closed. Default 3.
 	Redeliveries int
 
@@ -123,6 +130,9 @@ func (l Limits) withDefaults(descriptors int) Limits {
 	set(&l.Hosts, 1024)
 	set(&l.Listeners, 1024)
 	set(&l.Newcomers, 64)
+	set(&l.Calls, 128)
+	set(&l.Adopted, max(l.Connections/2, 1))
+	set(&l.HostAdopted, max(l.Connections/4, 1))
 	set(&l.Redeliveries, 3)
 	set(&l.ClientConnections, Off)
 	set(&l.ClientRate, Off)
@@ -183,6 +193,9 @@ func (l Limits) Check() error {
 	count("Hosts", l.Hosts, 1, 1<<16)
 	count("Listeners", l.Listeners, 1, 1<<15)
 	count("Newcomers", l.Newcomers, 1, 1<<16)
+	count("Calls", l.Calls, 1, 1<<16)
+	count("Adopted", l.Adopted, 1, maxConnections)
+	count("HostAdopted", l.HostAdopted, 1, maxConnections)
 	optional("ClientConnections", l.ClientConnections, maxConnections)
 	optional("ClientRate", l.ClientRate, 1<<20)
 	count("ClientBurst", l.ClientBurst, 1, 1<<20)
@@ -222,6 +235,9 @@ func (l Limits) merge(change Limits) Limits {
 	override(&l.Hosts, change.Hosts)
 	override(&l.Listeners, change.Listeners)
 	override(&l.Newcomers, change.Newcomers)
+	override(&l.Calls, change.Calls)
+	override(&l.Adopted, change.Adopted)
+	override(&l.HostAdopted, change.HostAdopted)
 	override(&l.Redeliveries, change.Redeliveries)
 	override(&l.ClientConnections, change.ClientConnections)
 	override(&l.ClientRate, change.ClientRate)

@@ -46,6 +46,7 @@ type Manager struct {
 	events   []selector.Event
 	ended    chan struct{} // closed when Run has returned
 	watchers watchers
+	counting counting
 
 	mu       sync.Mutex
 	commands []func() // posted, not yet obeyed; mu
@@ -69,6 +70,8 @@ type Manager struct {
 	leaving  bool  // Shutdown is closing the last connections
 	leaveBy  int64 // and ends the loop by then
 	lastObey []func()
+	behind   bool // more commands wait than one turn obeys
+	jobs     []*job
 	readBuf  []byte // for bytes nobody wants
 	peekBuf  []byte // for requests that are looked at
 }

@@ -97,6 +97,7 @@ type policy struct {
 	finishing list
 	closing   list
 	clients   clients // can be made anew of the connections
+	uncounted uint32  // the slots below were there before clients were limited, and are still to be counted
 	pools     []*pool // by record.pool; nil where one has gone
 	poolNames map[string]*pool
 	hosts     map[HostID]*host
@@ -108,6 +109,7 @@ type policy struct {
 	states   stateCounts
 	kept     int  // connections marked kept
 	watched  bool // somebody wants the events of every request
+	endings  int  // how many more connections may be ended before the next turn because their time is over
 	lastHost HostID
 	totals   *Totals
 }
@@ -318,8 +320,23 @@ func (p *policy) setKept(r *record, on bool) {
 // keepLimit is Limits.KeepAlive as a number of connections.
 func (p *policy) keepLimit() int { return max(p.limits.KeepAlive, 0) }
 
-// expire ends everything whose time is over, and finds out when it is due next.
+// endingsPerTurn bounds how many connections one turn ends because their time is over, or because there are too many: as many as there are may
+// come to their end at once. The rest follows in the next turns.
+const endingsPerTurn = 64
+
+// mayEnd takes one of the endings of this turn. If there is none left, expire goes on in the next turn.
+func (p *policy) mayEnd() bool {
+	if p.endings == 0 {
+		p.wake = p.now
+		return false
+	}
+	p.endings--
+	return true
+}
+
+// expire ends what is overdue, as much as a turn may, and finds out when it is due next.
 func (p *policy) expire() {
+	p.endings = endingsPerTurn
 	if p.now < p.wake {
 		return
 	}
@@ -340,7 +357,7 @@ func (p *policy) overdue(r *record, timeout int64) bool { return p.now-r.since >
 func (p *policy) expireClosing() {
 	for {
 		r, slot, ok := p.table.oldest(&p.closing)
-		if !ok || !p.overdue(r, int64(p.limits.LingerTimeout)) {
+		if !ok || !p.overdue(r, int64(p.limits.LingerTimeout)) || !p.mayEnd() {
 			return
 		}
 		p.gone(r, slot)

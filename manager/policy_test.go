@@ -408,6 +408,7 @@ func (w *world) step(name string, f func(*rapid.T)) func(*rapid.T) {
 
 // turn is the second half of Manager.Run's loop.
 func (w *world) turn() {
+	w.p.countMore(jobShare)
 	w.p.expire()
 	w.p.dispatch()
 	w.p.stopDone()
@@ -785,9 +786,7 @@ func (w *world) answers(a *attached) {
 
 func (w *world) operatorRevokes(t *rapid.T) {
 	id, _, _ := w.anyLease(t)
-	if n, err := w.p.revoke([]ConnID{id, 0}); n != 1 || err != nil {
-		t.Fatal(n, err)
-	}
+	w.p.revokeLease(w.p.table.find(id), id.slot(), ReasonOperator)
 }
 
 func newWorld(t *rapid.T, memory *Memory) *world {

@@ -3,6 +3,7 @@ package manager
 import (
 	"context"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -10,15 +11,44 @@ import (
 
 // What operators see. Everything is read in the loop, between two turns, so that it fits together.
 
-// Counts returns how many connections are where, and the totals since New.
+// Counts returns how many connections are where, and the totals since New. Its lists may be another caller's, too: do not change them.
 func (m *Manager) Counts(ctx context.Context) (Counts, error) {
-	return ask(ctx, m, func() (Counts, error) {
-		p := m.policy
-		return Counts{
-			States: p.states.public(), Totals: *p.totals, Uptime: time.Duration(p.now), Running: !p.stopped, Successions: p.memory.head.successions,
-			Listeners: m.listenerCounts(), Pools: p.poolCounts(), Hosts: p.hostInfos(),
-		}, nil
-	})
+	answer := make(chan result[Counts], 1)
+	if m.counting.join(answer) {
+		m.post(func() { m.counting.answer(m.count()) })
+	}
+	return await(ctx, m, answer)
+}
+
+func (m *Manager) count() Counts {
+	p := m.policy
+	return Counts{
+		States: p.states.public(), Totals: *p.totals, Uptime: time.Duration(p.now), Running: !p.stopped, Successions: p.memory.head.successions,
+		Listeners: m.listenerCounts(), Pools: p.poolCounts(), Hosts: p.hostInfos(),
+	}
+}
+
+// counting is the callers who wait for the counts. All that wait at the same time get the same, so that many cost the loop no more than one.
+type counting struct {
+	mu      sync.Mutex
+	waiting []chan<- result[Counts] // mu
+}
+
+// join reports whether the caller is the first, who has to have the loop count.
+func (c *counting) join(answer chan<- result[Counts]) (first bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.waiting = append(c.waiting, answer)
+	return len(c.waiting) == 1
+}
+
+func (c *counting) answer(counts Counts) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, answer := range c.waiting {
+		answer <- result[Counts]{value: counts}
+	}
+	c.waiting = nil
 }
 
 func (m *Manager) listenerCounts() []ListenerCounts {
@@ -80,11 +110,8 @@ func (m *Manager) Connection(ctx context.Context, id ConnID) (Connection, error)
 	})
 }
 
-// slotsPerTurn is how many slots one command looks through, so that a long listing does not hold up requests.
-const slotsPerTurn = 4096
-
-// Connections returns one page of the connections that are selected. Between two pages connections come and go; one that stays all the while is
-// on exactly one page. Error: ErrBadPeer.
+// Connections returns one page of the connections that are selected. Between two pages, and while one is made, connections come and go; one that
+// stays all the while is on exactly one page. Each is described as it is at one moment. Errors: ErrBadPeer, ErrBusy.
 func (m *Manager) Connections(ctx context.Context, q Query) (Page, error) {
 	match, err := m.matcher(q.Selection)
 	if err != nil {
@@ -94,55 +121,21 @@ func (m *Manager) Connections(ctx context.Context, q Query) (Page, error) {
 	if limit == 0 {
 		limit = DefaultPage
 	}
-	var page Page
-	slot := uint32(0)
-	if q.After != 0 {
-		slot = q.After.slot() + 1
-	}
-	for {
-		found, err := ask(ctx, m, func() (found, error) { return m.find(slot, limit-len(page.Connections), match), nil })
-		if err != nil {
-			return Page{}, err
+	page := &Page{}
+	if err := m.askJob(ctx, m.eachSelected(q.After, q.Selection, func(id ConnID, r *record) (cost int, stop bool) {
+		switch {
+		case !match(id, r):
+			return 0, false
+		case len(page.Connections) == limit:
+			page.Next = page.Connections[limit-1].ID
+			return 0, true
 		}
-		page.Connections = append(page.Connections, found.connections...)
-		if found.end || len(page.Connections) == limit {
-			page.Next = nextAfter(page.Connections, found.end)
-			return page, nil
-		}
-		slot = found.slot
+		page.Connections = append(page.Connections, m.describe(id, r))
+		return costDescribe, false
+	})); err != nil {
+		return Page{}, err // page may still be written to
 	}
-}
-
-func nextAfter(list []Connection, end bool) ConnID {
-	if end {
-		return 0
-	}
-	return list[len(list)-1].ID
-}
-
-// found is what one look at a part of the table has brought.
-type found struct {
-	connections []Connection
-	slot        uint32 // where to look next
-	end         bool
-}
-
-func (m *Manager) find(slot uint32, limit int, match func(ConnID, *record) bool) found {
-	t := &m.policy.table
-	var f found
-	for f.slot = slot; f.slot < t.fresh && f.slot < slot+slotsPerTurn; f.slot++ {
-		r := t.at(f.slot)
-		id := makeID(r.generation, f.slot)
-		if r.state == Free || !match(id, r) {
-			continue
-		}
-		if len(f.connections) == limit {
-			return f
-		}
-		f.connections = append(f.connections, m.describe(id, r))
-	}
-	f.end = f.slot >= t.fresh
-	return f
+	return *page, nil
 }
 
 // describe puts together what the table and the kernel know.

@@ -153,7 +153,7 @@ func (p *policy) expireQueues() {
 func (p *policy) expireWaiting(l *list) {
 	for {
 		r, slot, ok := p.table.oldest(l)
-		if !ok || !p.overdue(r, int64(p.limits.QueueTimeout)) {
+		if !ok || !p.overdue(r, int64(p.limits.QueueTimeout)) || !p.mayEnd() {
 			return
 		}
 		p.close(r, slot, ReasonQueueTime)

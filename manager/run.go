@@ -3,6 +3,7 @@ package manager
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/anteroom-io/anteroom/selector"
@@ -22,7 +23,7 @@ const eventsPerTurn = 512
 // Run is the loop. It returns nil after Shutdown, and an error if the selector fails, which leaves nothing to go on with. It runs once.
 //
 // A turn has these steps: wait; act on what is ready (connections become ready, hosts' frames are obeyed, newcomers are accepted); obey
-// commands; end what is overdue; lend what is ready to hosts with room; send each host its frames together.
+// commands, and do a share of long ones; end what is overdue; lend what is ready to hosts with room; send each host its frames together.
 func (m *Manager) Run() error {
 	if err := m.begin(); err != nil {
 		return err
@@ -49,6 +50,7 @@ func (m *Manager) turn(patience time.Duration) error {
 		m.handle(e)
 	}
 	m.obey()
+	m.work()
 	m.policy.expire()
 	m.policy.dispatch()
 	m.flush()
@@ -75,7 +77,7 @@ func (m *Manager) clock() int64 { return int64(time.Since(m.start)) }
 func (m *Manager) patience() time.Duration {
 	due := min(m.policy.wake, m.deadline())
 	switch {
-	case len(m.dirty) > 0 || m.policy.undispatched():
+	case len(m.dirty) > 0 || m.policy.undispatched() || m.behind || len(m.jobs) > 0 || m.policy.uncounted > 0:
 		return 0 // a host that went while frames were sent to it, or in tidy, has left work for the next turn
 	case due == never:
 		return -1
@@ -121,10 +123,13 @@ func (m *Manager) connectionReady(id ConnID, ready selector.Ready) {
 	}
 }
 
-// obey runs the commands that were posted.
+// obey runs the commands that were posted, as many as one turn may.
 func (m *Manager) obey() {
 	m.mu.Lock()
-	m.lastObey, m.commands = m.commands, m.lastObey[:0]
+	n := min(len(m.commands), commandsPerTurn)
+	m.lastObey = append(m.lastObey[:0], m.commands[:n]...)
+	m.commands = slices.Delete(m.commands, 0, n)
+	m.behind = len(m.commands) > 0
 	m.mu.Unlock()
 	for i, command := range m.lastObey {
 		command()

@@ -8,6 +8,8 @@ import "time"
 type stopping struct {
 	deadline int64
 	finished int
+	cut      int
+	cutting  bool // a lease that ends now is cut
 }
 
 // beginStop ends accepting and lending; leases that are out may come back until the grace is over.
@@ -27,26 +29,38 @@ func (p *policy) hurryStop() {
 	}
 }
 
-// stopDone reports whether a Stop is complete, cutting what is still leased when its time is over.
+// stopDone reports whether a Stop is complete. What is still leased when its time is over is cut, as much as a turn may.
 func (p *policy) stopDone() (StopReport, bool) {
-	if p.stop == nil || p.states[Leased] > 0 && p.now < p.stop.deadline {
+	if p.stop == nil {
 		return StopReport{}, false
 	}
-	report := StopReport{Finished: p.stop.finished, Cut: p.states[Leased]}
+	if p.states[Leased] > 0 && p.now >= p.stop.deadline {
+		p.cutLeases()
+	}
+	if p.states[Leased] > 0 {
+		return StopReport{}, false
+	}
+	report := StopReport{Finished: p.stop.finished, Cut: p.stop.cut}
 	p.stop = nil
+	p.act.tell(Event{Kind: EventStopped})
+	return report, true
+}
+
+func (p *policy) cutLeases() {
+	p.stop.cutting = true
 	for h := range p.eachHost {
 		p.cut(h)
 	}
-	p.act.tell(Event{Kind: EventStopped})
-	return report, true
+	p.stop.cutting = false
 }
 
 func (p *policy) cut(h *host) {
 	for {
 		r, slot, ok := p.table.oldest(&h.leases)
-		if !ok {
+		if !ok || !p.mayEnd() {
 			return
 		}
+		p.stop.cut++
 		p.close(r, slot, ReasonStopped)
 	}
 }
@@ -84,26 +98,6 @@ func (p *policy) operatorPut(id ConnID, timeout time.Duration) error {
 	return nil
 }
 
-// revoke takes leases away from their hosts, and counts them.
-func (p *policy) revoke(ids []ConnID) (int, error) {
-	revoked, err := 0, ErrNotFound
-	for _, id := range ids {
-		r := p.table.find(id)
-		switch {
-		case r == nil:
-		case r.state == Leased:
-			p.revokeLease(r, id.slot(), ReasonOperator)
-			revoked++
-		default:
-			err = ErrNotLeased
-		}
-	}
-	if revoked > 0 {
-		err = nil
-	}
-	return revoked, err
-}
-
 // closeAll closes a connection of every state but closing, if match says so, and counts them.
 func (p *policy) closeAll(match func(id ConnID, r *record) bool, why Reason) int {
 	n := 0
@@ -129,5 +123,4 @@ func (p *policy) setLimits(l Limits) {
 			p.alive(h)
 		}
 	}
-	p.evictExcess()
 }

@@ -23,6 +23,7 @@ var failures = []struct {
 	{ErrNotUpgraded, codes.FailedPrecondition, "mend what the message says and ask again; until then this process goes on"},
 	{manager.ErrNotLeased, codes.FailedPrecondition, "only a leased connection can be put or revoked; GetConnection shows its state"},
 	{manager.ErrStopping, codes.FailedPrecondition, "call Start again then"},
+	{manager.ErrBusy, codes.ResourceExhausted, "try again when some of them are answered"},
 	{manager.ErrStopped, codes.Unavailable, "the sidecar is shutting down; try again when it is back"},
 	{context.DeadlineExceeded, codes.DeadlineExceeded, "what was asked for may have happened; look before trying again"},
 	{context.Canceled, codes.Canceled, "what was asked for may have happened; look before trying again"},

@@ -1930,9 +1930,16 @@ type Limits struct {
 	// How long it may be hung before it is hung up on, 1 ms to 7 days. 0 s, the default: for ever.
 	HangTimeout *durationpb.Duration `protobuf:"bytes,28,opt,name=hang_timeout,json=hangTimeout,proto3" json:"hang_timeout,omitempty"`
 	// Peers of the handoff socket that have yet to say HELLO, 1 to 65536; one more is refused. Default: 64.
-	MaxNewcomers  *uint32 `protobuf:"varint,29,opt,name=max_newcomers,json=maxNewcomers,proto3,oneof" json:"max_newcomers,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	MaxNewcomers *uint32 `protobuf:"varint,29,opt,name=max_newcomers,json=maxNewcomers,proto3,oneof" json:"max_newcomers,omitempty"`
+	// Calls of operators that go through the connections (ListConnections, Close, Revoke) and wait at once, 1 to 65536; one more gets
+	// RESOURCE_EXHAUSTED. Default: 128.
+	MaxCalls *uint32 `protobuf:"varint,30,opt,name=max_calls,json=maxCalls,proto3,oneof" json:"max_calls,omitempty"`
+	// Connections that hosts have brought (ADOPT), 1 to 1048576; one more is denied. Default: half of max_connections.
+	MaxAdopted *uint32 `protobuf:"varint,31,opt,name=max_adopted,json=maxAdopted,proto3,oneof" json:"max_adopted,omitempty"`
+	// Connections that one host has brought (ADOPT), 1 to 1048576; one more is denied. Default: a quarter of max_connections.
+	MaxHostAdopted *uint32 `protobuf:"varint,32,opt,name=max_host_adopted,json=maxHostAdopted,proto3,oneof" json:"max_host_adopted,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Limits) Reset() {
@@ -2164,6 +2171,27 @@ func (x *Limits) GetHangTimeout() *durationpb.Duration {
 func (x *Limits) GetMaxNewcomers() uint32 {
 	if x != nil && x.MaxNewcomers != nil {
 		return *x.MaxNewcomers
+	}
+	return 0
+}
+
+func (x *Limits) GetMaxCalls() uint32 {
+	if x != nil && x.MaxCalls != nil {
+		return *x.MaxCalls
+	}
+	return 0
+}
+
+func (x *Limits) GetMaxAdopted() uint32 {
+	if x != nil && x.MaxAdopted != nil {
+		return *x.MaxAdopted
+	}
+	return 0
+}
+
+func (x *Limits) GetMaxHostAdopted() uint32 {
+	if x != nil && x.MaxHostAdopted != nil {
+		return *x.MaxHostAdopted
 	}
 	return 0
 }
@@ -3391,7 +3419,7 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"\x1cGetKeepAliveCapacityResponse\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\rR\x05limit\x12\x15\n" +
 	"\x06in_use\x18\x02 \x01(\rR\x05inUse\x12\x17\n" +
-	"\acan_add\x18\x03 \x01(\bR\x06canAdd\"\xcc\r\n" +
+	"\acan_add\x18\x03 \x01(\bR\x06canAdd\"\xf6\x0e\n" +
 	"\x06Limits\x12,\n" +
 	"\x0fmax_connections\x18\x01 \x01(\rH\x00R\x0emaxConnections\x88\x01\x01\x12-\n" +
 	"\x10keep_alive_limit\x18\x02 \x01(\rH\x01R\x0ekeepAliveLimit\x88\x01\x01\x12 \n" +
@@ -3426,7 +3454,11 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"\rping_interval\x18\x1a \x01(\v2\x19.google.protobuf.DurationR\fpingInterval\x12<\n" +
 	"\fping_timeout\x18\x1b \x01(\v2\x19.google.protobuf.DurationR\vpingTimeout\x12<\n" +
 	"\fhang_timeout\x18\x1c \x01(\v2\x19.google.protobuf.DurationR\vhangTimeout\x12(\n" +
-	"\rmax_newcomers\x18\x1d \x01(\rH\x0fR\fmaxNewcomers\x88\x01\x01B\x12\n" +
+	"\rmax_newcomers\x18\x1d \x01(\rH\x0fR\fmaxNewcomers\x88\x01\x01\x12 \n" +
+	"\tmax_calls\x18\x1e \x01(\rH\x10R\bmaxCalls\x88\x01\x01\x12$\n" +
+	"\vmax_adopted\x18\x1f \x01(\rH\x11R\n" +
+	"maxAdopted\x88\x01\x01\x12-\n" +
+	"\x10max_host_adopted\x18  \x01(\rH\x12R\x0emaxHostAdopted\x88\x01\x01B\x12\n" +
 	"\x10_max_connectionsB\x13\n" +
 	"\x11_keep_alive_limitB\f\n" +
 	"\n" +
@@ -3445,7 +3477,11 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"\r_client_burstB\x0e\n" +
 	"\f_max_clientsB\x0f\n" +
 	"\r_max_requestsB\x10\n" +
-	"\x0e_max_newcomers\"?\n" +
+	"\x0e_max_newcomersB\f\n" +
+	"\n" +
+	"_max_callsB\x0e\n" +
+	"\f_max_adoptedB\x13\n" +
+	"\x11_max_host_adopted\"?\n" +
 	"\x10SetLimitsRequest\x12+\n" +
 	"\x06limits\x18\x01 \x01(\v2\x13.anteroom.v1.LimitsR\x06limits\"@\n" +
 	"\x11SetLimitsResponse\x12+\n" +

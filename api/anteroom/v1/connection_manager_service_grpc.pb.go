@@ -43,12 +43,16 @@ const (
 //
 // ConnectionManagerService controls the one connection manager of a sidecar.
 //
-// Every call but Watch is answered by the manager's loop in turn, between two rounds of clients' work. An answer is one moment's truth.
+// Every call but Watch is answered by the manager's loop in turn, between two rounds of clients' work. An answer is one moment's truth. Calls that go
+// through many connections (ListConnections, Close, Revoke, and Stop when its grace is over) are worked on piece by piece, a little in each round and each
+// caller in turn, so that clients do not wait for operators: what such a call says of a connection is true of one moment, but not of the same for
+// all. If its caller leaves, the rest is not done.
 //
 // Errors of every call, beside those at each:
 //
 //	INVALID_ARGUMENT   the request contradicts the comments here. Details: google.rpc.BadRequest with every field at fault.
 //	UNAVAILABLE        the sidecar is shutting down.
+//	RESOURCE_EXHAUSTED   as many calls that go through the connections wait as may (the limit max_calls).
 //	DEADLINE_EXCEEDED, CANCELLED   the caller did not wait. What was asked for may have happened.
 type ConnectionManagerServiceClient interface {
 	// Put makes a leased connection idle again, as if its host had put it. The host is told to forget it; what the host still answers is
@@ -270,12 +274,16 @@ type ConnectionManagerService_WatchClient = grpc.ServerStreamingClient[WatchResp
 //
 // ConnectionManagerService controls the one connection manager of a sidecar.
 //
-// Every call but Watch is answered by the manager's loop in turn, between two rounds of clients' work. An answer is one moment's truth.
+// Every call but Watch is answered by the manager's loop in turn, between two rounds of clients' work. An answer is one moment's truth. Calls that go
+// through many connections (ListConnections, Close, Revoke, and Stop when its grace is over) are worked on piece by piece, a little in each round and each
+// caller in turn, so that clients do not wait for operators: what such a call says of a connection is true of one moment, but not of the same for
+// all. If its caller leaves, the rest is not done.
 //
 // Errors of every call, beside those at each:
 //
 //	INVALID_ARGUMENT   the request contradicts the comments here. Details: google.rpc.BadRequest with every field at fault.
 //	UNAVAILABLE        the sidecar is shutting down.
+//	RESOURCE_EXHAUSTED   as many calls that go through the connections wait as may (the limit max_calls).
 //	DEADLINE_EXCEEDED, CANCELLED   the caller did not wait. What was asked for may have happened.
 type ConnectionManagerServiceServer interface {
 	// Put makes a leased connection idle again, as if its host had put it. The host is told to forget it; what the host still answers is
