@@ -11,9 +11,15 @@ from typing import Any, Callable, Dict, List, Optional
 
 from . import prefork
 from ._version import __version__
-from .client import CAPACITY_VARIABLE, NAME_VARIABLE, POOL_VARIABLE, check_name, check_pool, environment_capacity, parse_capacity
-
-POOL = "default"
+from .client import (
+    CAPACITY_VARIABLE,
+    DEFAULT_POOL,
+    NAME_VARIABLE,
+    POOL_VARIABLE,
+    check_name,
+    environment_capacity,
+    parse_capacity,
+)
 
 _KINDS = ("wsgi", "asgi")
 _EPILOG = """\
@@ -54,7 +60,7 @@ def _common() -> argparse.ArgumentParser:
     add("app", help="module:attribute, or module:factory()")
     add("--workers", _natural, 1, "N", "processes; 0: serve in this one, without a master; default 1")
     add("--handoff", str, None, "PATH", "the sidecar's handoff socket; default: ANTEROOM_HANDOFF, else /run/anteroom/handoff.sock")
-    add("--pool", check_pool, os.environ.get(POOL_VARIABLE) or POOL, "POOL", f"the pool to serve; default: {POOL_VARIABLE}, else {POOL}")
+    add("--pool", functools.partial(check_name, what="pool"), os.environ.get(POOL_VARIABLE) or DEFAULT_POOL, "POOL", f"the pool to serve; default: {POOL_VARIABLE}, else {DEFAULT_POOL}")
     add("--name", _name, None, "NAME", f"what operators see; default: {NAME_VARIABLE}, else by the process id")
     add("--grace", _seconds, prefork.GRACE, "S", "seconds a worker may take to leave; default 30")
     common.add_argument("--access-log", action="store_true", help="a line for each request, on stderr")

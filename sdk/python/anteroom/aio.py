@@ -8,7 +8,7 @@
             await loop.sock_sendall(sock, b"HTTP/1.1 200 OK\\r\\nContent-Length: 6\\r\\n\\r\\nhello\\n")
             lease.put()
 
-    asyncio.run(anteroom.aio.serve(answer, pool="default", capacity=100))
+    asyncio.run(anteroom.aio.serve(answer, capacity=100))
 """
 
 import asyncio
@@ -134,7 +134,7 @@ class Driver:
 class Host:
     """A host on the running loop; an async context manager and an async iterator of leases::
 
-        async with anteroom.aio.attach(pool="default", capacity=100) as host:
+        async with anteroom.aio.attach(capacity=100) as host:
             async for lease in host:
                 asyncio.create_task(answer(lease))
 

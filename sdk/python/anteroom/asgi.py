@@ -1,6 +1,6 @@
 """uvicorn behind the sidecar: its HTTP and WebSocket protocols, its settings and its log, with connections that are lent for each request::
 
-    server = anteroom.asgi.Server(uvicorn.Config("module:app", lifespan="on"), pool="default")
+    server = anteroom.asgi.Server(uvicorn.Config("module:app", lifespan="on"))
     server.run()
 
 or ``await anteroom.asgi.serve(app)``, or ``python -m anteroom asgi module:app``. Nothing of uvicorn is changed for others.
@@ -434,7 +434,7 @@ class Server(uvicorn.Server):
         cache: int = CACHE,
         on_attached: Callable[[], None] = lambda: None,
     ) -> None:
-        """``path``, ``pool`` and ``name`` are those of ``anteroom.Client``. Raises ValueError for what the protocol does not allow.
+        """``path``, ``pool`` and ``name`` are those of ``anteroom.Client``: without ``pool``, ``sockets`` given to ``run`` make it a private one. Raises ValueError for what the protocol does not allow.
 
         ``capacity``: requests at once, 1 to 4096. ``cache``: idle connections that are kept, 0 or more.
         """

@@ -29,7 +29,7 @@ from cheroot.workers.threadpool import ThreadPool
 from . import cheroot_request
 from .address import client_address
 from .cheroot_gateway import extend
-from .client import NAME_VARIABLE, READY_VARIABLE, Client, Listener, check_capacity, environment_capacity, to_drop
+from .client import NAME_VARIABLE, READY_VARIABLE, Client, Listener, check_capacity, check_name, environment_capacity, environment_pool, to_drop
 from .errors import AnteroomError
 from .events import Attached, Detached, Forgotten, OutOfDescriptors, Turned
 from .frame import MAX_CAPACITY, CloseReason, NackReason
@@ -117,6 +117,9 @@ class Options:
             raise ValueError(f"ready is {self.ready!r}; it must be one of {', '.join(READY)}")
         if self.fallback not in ("wait", "local"):
             raise ValueError(f'fallback is {self.fallback!r}; it must be "wait" or "local"')
+        for value, what in ((self.pool, "pool"), (self.name, "name")):
+            if value:
+                check_name(value, what)
         if self.capacity is not None:
             check_capacity(self.capacity)
         if self.cache < 0:
@@ -318,7 +321,7 @@ class ConnectionManager(_STOCK):
         self._client = Client(
             self.options.path,
             name=self.options.name or os.environ.get(NAME_VARIABLE) or f"cheroot-{os.getpid()}",
-            pool=self.options.pool,
+            pool=self.options.pool if self.options.pool is not None else environment_pool() or "",  # it brings its listening socket
             features=["track", "address", *(["cache"] if self.options.cache else []), *(["finish"] if self.options.spill else [])],
         )
         self._client.make_room = self._make_room

@@ -22,6 +22,9 @@ from .session import Hello, Session
 from .waker import Waker
 
 DEFAULT_PATH = "/run/anteroom/handoff.sock"
+DEFAULT_POOL = "default"
+"""The pool of the sidecar's own listeners."""
+
 PATH_VARIABLE = "ANTEROOM_HANDOFF"
 POOL_VARIABLE = "ANTEROOM_POOL"
 NAME_VARIABLE = "ANTEROOM_NAME"
@@ -63,7 +66,7 @@ class Client:
 
     For a thread, or several::
 
-        with anteroom.Client(pool="default", capacity=4) as client:
+        with anteroom.Client(capacity=4) as client:
             for lease in client.leases():
                 threads.submit(serve, lease)
 
@@ -85,12 +88,14 @@ class Client:
         """Arguments win over the environment: ``path`` over ANTEROOM_HANDOFF, ``name`` over ANTEROOM_NAME, ``pool`` over ANTEROOM_POOL, ``capacity`` over
         ANTEROOM_CAPACITY.
 
-        An empty pool, the default, is a private one that ends with this host. ``capacity`` is how many leases may be out at once, by
-        default 1, at most 4096. Raises ValueError for what the protocol does not allow.
+        Without a ``pool`` the client serves what the sidecar listens on, the pool "default"; if ``listen`` is called before it attaches, it has a private
+        pool, which ends with it. So has one whose ``pool`` is empty. ``capacity`` is how many leases may be out at once, by default 1, at most 4096.
+        Raises ValueError for what the protocol does not allow.
         """
         self.path = path or os.environ.get(PATH_VARIABLE) or DEFAULT_PATH
         self.name = check_name(name or os.environ.get(NAME_VARIABLE) or f"python-{os.getpid()}", "name")
-        self.pool = check_pool(pool if pool is not None else os.environ.get(POOL_VARIABLE, ""))
+        self._pool = check_pool(pool) if pool is not None else environment_pool()
+        self._pool_by_default = False  # whether HELLO has said "default" because no pool was named
         self.capacity = check_capacity(capacity if capacity is not None else environment_capacity() or 1)
         self.waker = Waker()
         self._features = tuple(features)
@@ -112,6 +117,13 @@ class Client:
         or sends a descriptor. It closes some of them, says ``drop`` for each, and returns how many. Then a lease that found no room is given back."""
         self.taken = 0
         """How many leases ``take`` has returned."""
+
+    @property
+    def pool(self) -> str:
+        """The pool to serve; empty: a private one. If none was named, it is decided by the first HELLO."""
+        if self._pool is not None:
+            return self._pool
+        return "" if self._listeners else DEFAULT_POOL
 
     # What an event loop needs.
 
@@ -288,8 +300,10 @@ class Client:
     def adopt(self, sock: socket.socket, keep_alive: float = 0, sticky: bool = False) -> int:
         """Give the sidecar an idle connection to manage. Returns the tag of the Adopted or Turned event that follows.
 
-        The caller keeps ``sock`` only if it is ``sticky`` or the feature "cache" was agreed, else it closes it. Raises LinkLost.
+        The caller keeps ``sock`` only if it is ``sticky`` or the feature "cache" was agreed, else it closes it. Raises LinkLost, and ValueError if this
+        client is in the pool "default" because no pool was named.
         """
+        self._check_own_pool()
         tag = next(self._tags)
         flags = int(Flag.STICKY) if sticky else 0
         self._attached_session().send(Type.ADOPT, seq=tag, a=round(keep_alive * 1000), flags=flags, fd=sock.fileno())
@@ -309,7 +323,8 @@ class Client:
 
         ``silent``: what becomes of a client that sends nothing for ``first_byte_timeout`` seconds: "close", or "lease" to this host.
         ``ready``: what must have arrived before a lease: "bytes", "head" (of a request) or "request" (its body, too, unless that is long).
-        A positive ``backlog`` is the socket's new backlog. The outcome is a Listening or Turned event. Never raises for a lost link.
+        A positive ``backlog`` is the socket's new backlog. The outcome is a Listening or Turned event. Never raises for a lost link. Raises ValueError
+        if this client is in the pool "default" because no pool was named, and none of its own was asked for by calling this before it attached.
         """
         settings = {
             "name": re.sub(r"[^A-Za-z0-9._:-]", "_", name)[:MAX_NAME],
@@ -320,6 +335,7 @@ class Client:
         }
         listener = Listener(self, sock, json.dumps(settings).encode())
         with self._lock:
+            self._check_own_pool()
             self._listeners.append(listener)
             if self.attached:
                 self._offer(listener)
@@ -358,7 +374,7 @@ class Client:
     def _connect(self) -> Optional[Session]:
         if self._leaving or time.monotonic() < self._retry_at:
             return None
-        hello = Hello(self.name, self.pool, max(self.capacity, 1), self._features, self._agent)
+        hello = Hello(self.name, self._settle_pool(), max(self.capacity, 1), self._features, self._agent)
         link = Link.open(self.path, on_blocked=self.waker.wake)
         link.make_room = lambda: self.make_room()
         try:
@@ -371,6 +387,19 @@ class Client:
         if self._leaving:  # since a signal handler has said so meanwhile
             self._leave(session)
         return session
+
+    def _settle_pool(self) -> str:
+        with self._lock:
+            if self._pool is None:
+                self._pool, self._pool_by_default = self.pool, not self._listeners
+            return self._pool
+
+    def _check_own_pool(self) -> None:
+        if self._pool_by_default:
+            raise ValueError(
+                f'This client serves the pool "{DEFAULT_POOL}" because none was named; its other hosts would be lent what this program brings. '
+                'Name the pool (pool="web"), or ask for a private one (pool="").'
+            )
 
     def _check_welcome(self, session: Session) -> None:
         if session.welcome is None and time.monotonic() > session.link.opened + WELCOME_TIMEOUT:
@@ -506,6 +535,12 @@ def check_name(name: str, what: str) -> str:
 
 def check_pool(pool: str) -> str:
     return check_name(pool, "pool") if pool else ""
+
+
+def environment_pool() -> Optional[str]:
+    """What ANTEROOM_POOL says, None if it is not set or empty. Raises ValueError."""
+    value = os.environ.get(POOL_VARIABLE)
+    return check_pool(value) if value else None
 
 
 def environment_capacity() -> Optional[int]:

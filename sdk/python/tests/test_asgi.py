@@ -107,7 +107,6 @@ def running(sidecar, http=HTTP[0], settings=None, sockets=True, **options):
     """A server in a thread of its own; it brings a listening socket, or serves the pool "default"."""
     app = App()
     config = uvicorn.Config(app, http=http, lifespan="on", loop="asyncio", log_config=None, **(settings or {}))
-    options.setdefault("pool", "" if sockets else "default")
     attached = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as sock:
         server = anteroom.asgi.Server(config, path=sidecar.path, on_attached=attached.set, **options)
@@ -387,6 +386,14 @@ def test_serve(sidecar):
 
     asyncio.run(main())
     assert app.messages == ["lifespan.startup", "lifespan.shutdown"]
+
+
+@pytest.mark.parametrize("sockets, pool", [(True, ""), (False, "default")])
+def test_the_pool_of_a_server_that_names_none(fake, monkeypatch, sockets, pool):
+    monkeypatch.delenv("ANTEROOM_POOL", raising=False)
+    with running(fake, sockets=sockets) as served, Client(served) as client:
+        assert client.get().status == 200
+    assert fake.hellos[0]["pool"] == pool
 
 
 def test_a_strange_protocol_is_refused(sidecar):

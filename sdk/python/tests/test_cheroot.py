@@ -76,6 +76,16 @@ def test_the_sidecar_does_the_work(fake, fake_options):
     assert fake.violations == 0
 
 
+@pytest.mark.parametrize(("variable", "option", "pool"), [(None, None, ""), ("web", None, "web"), ("web", "", ""), ("web", "api", "api")])
+def test_a_server_has_a_pool_of_its_own_unless_one_is_named(fake, fake_options, monkeypatch, variable, option, pool):
+    monkeypatch.delenv("ANTEROOM_POOL", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("ANTEROOM_POOL", variable)
+    with running(options=dict(fake_options, pool=option)) as server:
+        attached(server)
+    assert fake.hellos[0]["pool"] == pool
+
+
 def test_without_cache_each_lease_brings_a_descriptor(fake, fake_options):
     with running(options=dict(fake_options, cache=0)) as server, Client(server) as client:
         for _ in range(3):

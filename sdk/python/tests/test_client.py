@@ -164,18 +164,77 @@ def test_what_the_protocol_does_not_allow_is_said_at_once(path, wrong):
         anteroom.Client(path, **wrong)
 
 
+# The pool.
+
+
+@pytest.mark.parametrize(
+    "variable, argument, brings, pool",
+    [
+        (None, None, False, "default"),
+        ("", None, False, "default"),
+        ("web", None, False, "web"),
+        ("web", "api", False, "api"),
+        ("web", "", False, ""),
+        (None, None, True, ""),
+        ("", None, True, ""),
+        ("web", None, True, "web"),
+        ("web", "api", True, "api"),
+        (None, "default", True, "default"),
+    ],
+)
+def test_who_serves_what_the_sidecar_listens_on_is_in_the_default_pool(fake, listener, monkeypatch, variable, argument, brings, pool):
+    monkeypatch.delenv("ANTEROOM_POOL", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("ANTEROOM_POOL", variable)
+    client = anteroom.Client(fake.path, pool=argument)
+    if brings:
+        client.listen(listener)
+    with client:
+        assert client.pool == pool
+        if brings:
+            next_event(client, anteroom.Listening)
+    assert fake.hellos[0]["pool"] == pool
+
+
+def test_a_private_pool_stays_private_over_a_reconnect(path, listener):
+    double = Sidecar(path)
+    with contextlib.closing(anteroom.Client(path)) as client:
+        client.listen(listener)
+        client.connect()
+        double.stop()
+        double = Sidecar(path)
+        try:
+            next_event(client, anteroom.Attached)
+            assert double.hellos[0]["pool"] == ""
+        finally:
+            double.stop()
+
+
+def test_what_a_program_brings_does_not_go_to_the_default_pool_unnoticed(fake, listener, monkeypatch):
+    monkeypatch.delenv("ANTEROOM_POOL", raising=False)
+    with anteroom.Client(fake.path) as client:
+        with pytest.raises(ValueError, match='pool="web"'):
+            client.listen(listener)
+        with pytest.raises(ValueError, match='pool=""'):
+            client.adopt(listener)
+    assert fake.listeners() == 0
+    with anteroom.Client(fake.path, pool="default") as client:
+        client.listen(listener)
+        next_event(client, anteroom.Listening)
+
+
 # Leases.
 
 
 def test_a_connection_is_leased_again_and_again(sidecar, listener):
-    with anteroom.Client(sidecar.path, capacity=2) as client:
+    with anteroom.Client(sidecar.path, pool="", capacity=2) as client:
         client.listen(listener, name="test")
         with serving(client), connect(listener) as sock:
             assert [ask(sock) for _ in range(5)] == [b"1", b"2", b"3", b"4", b"5"]
 
 
 def test_leases_say_what_they_are(fake, listener):
-    with anteroom.Client(fake.path) as client:
+    with anteroom.Client(fake.path, pool="") as client:
         client.listen(listener)
         next_event(client, anteroom.Listening)
         with connect(listener) as sock:
@@ -201,7 +260,7 @@ def test_the_lengths_and_the_clients_address_are_read_off_the_lease(path):
     with socket.socket(socket.AF_UNIX) as sidecar:
         sidecar.bind(path)
         sidecar.listen()
-        client = anteroom.Client(path)
+        client = anteroom.Client(path, pool="")
         client.turn()
         with sidecar.accept()[0] as peer:
             peer.sendall(Frame(Type.WELCOME, a=1, payload=b'{"capacity":3,"new":"x"}').encode())
@@ -223,7 +282,7 @@ def leased(client, listener):
 
 
 def test_close_ends_the_connection_properly(sidecar, listener):
-    with anteroom.Client(sidecar.path) as client:
+    with anteroom.Client(sidecar.path, pool="") as client:
         sock, lease = leased(client, listener)
         with sock, lease.socket() as ours:
             ours.send(b"bye")  # with a byte unread: closing without care would reset
@@ -232,7 +291,7 @@ def test_close_ends_the_connection_properly(sidecar, listener):
 
 
 def test_detach_leaves_the_connection_to_the_host(sidecar, listener):
-    with anteroom.Client(sidecar.path, capacity=1) as client:
+    with anteroom.Client(sidecar.path, pool="", capacity=1) as client:
         sock, lease = leased(client, listener)
         with sock, lease.socket() as ours, connect(listener) as other:
             assert lease.detach()
@@ -246,7 +305,7 @@ def test_detach_leaves_the_connection_to_the_host(sidecar, listener):
 
 
 def test_nack_leases_it_again(sidecar, listener):
-    with anteroom.Client(sidecar.path) as client:
+    with anteroom.Client(sidecar.path, pool="") as client:
         sock, lease = leased(client, listener)
         with sock:
             assert lease.nack()
@@ -256,7 +315,7 @@ def test_nack_leases_it_again(sidecar, listener):
 
 
 def test_only_the_first_answer_counts(fake, listener):
-    with anteroom.Client(fake.path) as client:
+    with anteroom.Client(fake.path, pool="") as client:
         sock, lease = leased(client, listener)
         with sock:
             assert lease.put()
@@ -268,7 +327,7 @@ def test_only_the_first_answer_counts(fake, listener):
 
 
 def test_a_lease_that_is_dropped_is_closed(sidecar, listener):
-    with anteroom.Client(sidecar.path) as client:
+    with anteroom.Client(sidecar.path, pool="") as client:
         sock, lease = leased(client, listener)
         with sock:
             del lease
@@ -278,7 +337,7 @@ def test_a_lease_that_is_dropped_is_closed(sidecar, listener):
 
 
 def test_the_capacity_is_kept_to_and_can_change(sidecar, listener):
-    with anteroom.Client(sidecar.path, capacity=1) as client, contextlib.ExitStack() as clients:
+    with anteroom.Client(sidecar.path, pool="", capacity=1) as client, contextlib.ExitStack() as clients:
         client.listen(listener)
         next_event(client, anteroom.Listening)
         for _ in range(3):
@@ -296,7 +355,7 @@ def test_the_capacity_is_kept_to_and_can_change(sidecar, listener):
 
 
 def test_a_lease_is_taken_back(fake, listener):
-    with anteroom.Client(fake.path) as client:
+    with anteroom.Client(fake.path, pool="") as client:
         sock, lease = leased(client, listener)
         with sock:
             fake.take_back()
@@ -306,7 +365,7 @@ def test_a_lease_is_taken_back(fake, listener):
 
 
 def test_tracked_connections_are_told_of(fake, listener):
-    with anteroom.Client(fake.path, features=["track"]) as client:
+    with anteroom.Client(fake.path, pool="", features=["track"]) as client:
         assert client.has("track") and not client.has("cache")
         sock, lease = leased(client, listener)
         with lease.socket() as ours:
@@ -319,7 +378,7 @@ def test_tracked_connections_are_told_of(fake, listener):
 
 
 def test_cached_connections_come_without_descriptor(fake, listener):
-    with anteroom.Client(fake.path, features=["cache"]) as client:
+    with anteroom.Client(fake.path, pool="", features=["cache"]) as client:
         sock, lease = leased(client, listener)
         with sock, lease.socket() as ours:
             ours.recv(1)
@@ -337,7 +396,7 @@ def test_cached_connections_come_without_descriptor(fake, listener):
 
 
 def test_adopt(fake, listener):
-    with anteroom.Client(fake.path) as client, connect(listener) as sock:
+    with anteroom.Client(fake.path, pool="") as client, connect(listener) as sock:
         ours, _ = listener.accept()
         with ours:
             tag = client.adopt(ours, keep_alive=5)
@@ -355,7 +414,7 @@ def test_many_threads_answer_at_once(sidecar, listener):
             results.append([ask(sock) for _ in range(50)])
 
     results = []
-    with anteroom.Client(sidecar.path, capacity=8) as client:
+    with anteroom.Client(sidecar.path, pool="", capacity=8) as client:
         client.listen(listener)
         with serving(client):
             threads = [threading.Thread(target=client_thread, args=(results,)) for _ in range(8)]
@@ -370,7 +429,7 @@ def test_many_threads_answer_at_once(sidecar, listener):
 
 
 def test_a_silent_client_is_leased_if_asked_for(sidecar, listener):
-    with anteroom.Client(sidecar.path) as client:
+    with anteroom.Client(sidecar.path, pool="") as client:
         client.listen(listener, silent="lease", first_byte_timeout=0.05)
         next_event(client, anteroom.Listening)
         with connect(listener):
@@ -380,7 +439,7 @@ def test_a_silent_client_is_leased_if_asked_for(sidecar, listener):
 
 
 def test_closing_the_listener_closes_the_sidecars_copy(sidecar, listener):
-    with anteroom.Client(sidecar.path) as client:
+    with anteroom.Client(sidecar.path, pool="") as client:
         ours = client.listen(listener)
         next_event(client, anteroom.Listening)
         number = ours.id
@@ -393,7 +452,7 @@ def test_closing_the_listener_closes_the_sidecars_copy(sidecar, listener):
 
 
 def test_a_listener_closed_before_the_sidecar_answered(sidecar, listener):
-    with anteroom.Client(sidecar.path) as client:
+    with anteroom.Client(sidecar.path, pool="") as client:
         client.listen(listener).close()
         assert isinstance(events_until(client, anteroom.Unlistened)[0], anteroom.Listening)
 
@@ -401,7 +460,7 @@ def test_a_listener_closed_before_the_sidecar_answered(sidecar, listener):
 def test_a_denied_listener_is_offered_again(path, listener):
     fake = Sidecar(path, deny_listen=True)
     try:
-        with anteroom.Client(path) as client:
+        with anteroom.Client(path, pool="") as client:
             ours = client.listen(listener)
             denied = next_event(client, anteroom.Turned)
             assert denied.error.code == anteroom.Code.AT_LIMIT and "no listener more" in str(denied.error)
@@ -413,7 +472,7 @@ def test_a_denied_listener_is_offered_again(path, listener):
 
 
 def test_a_listener_for_which_no_descriptor_was_left_is_offered_again(sidecar, listener):
-    with anteroom.Client(sidecar.path) as client:
+    with anteroom.Client(sidecar.path, pool="") as client:
         with no_descriptor_left():
             ours = client.listen(listener)
         next_event(client, anteroom.Listening)
@@ -425,7 +484,7 @@ def test_a_listener_for_which_no_descriptor_was_left_is_offered_again(sidecar, l
 
 def test_the_last_answer_of_several_hangs_up(sidecar, listener):
     """An answer that is still to be sent keeps the link, though no lease is out any more."""
-    with anteroom.Client(sidecar.path, capacity=2) as client, contextlib.ExitStack() as stack:
+    with anteroom.Client(sidecar.path, pool="", capacity=2) as client, contextlib.ExitStack() as stack:
         client.listen(listener)
         for _ in range(2):
             stack.enter_context(connect(listener)).sendall(b"?")
@@ -450,7 +509,7 @@ def test_drain_finishes_what_is_out(sidecar, listener):
         release.wait(10)
         serve(lease)
 
-    with anteroom.Client(sidecar.path) as client:
+    with anteroom.Client(sidecar.path, pool="") as client:
         client.listen(listener)
         with connect(listener) as sock:
             with serving(client, slow):
@@ -465,7 +524,7 @@ def test_drain_finishes_what_is_out(sidecar, listener):
 
 
 def test_the_sidecar_asks_the_host_to_leave(fake, listener):
-    with anteroom.Client(fake.path) as client:
+    with anteroom.Client(fake.path, pool="") as client:
         client.listen(listener)
         next_event(client, anteroom.Listening)
         fake.ask_to_leave()
@@ -476,7 +535,7 @@ def test_the_sidecar_asks_the_host_to_leave(fake, listener):
 
 def test_a_lost_sidecar_is_found_again_and_gets_the_listener_again(path, listener):
     first = Sidecar(path)
-    with anteroom.Client(path) as client:
+    with anteroom.Client(path, pool="") as client:
         client.listen(listener)
         sock, lease = leased(client, listener)
         with sock:
@@ -507,7 +566,7 @@ def test_delays_double_up_to_a_limit_and_differ():
 
 
 def test_nothing_is_inherited_by_a_program_that_is_executed(fake, listener):
-    with anteroom.Client(fake.path) as client:
+    with anteroom.Client(fake.path, pool="") as client:
         sock, lease = leased(client, listener)
         with sock:
             listed = subprocess.run(
@@ -526,7 +585,7 @@ def open_pipe(client):
 
 
 def test_a_forked_child_attaches_for_itself(fake):
-    with anteroom.Client(fake.path) as client:
+    with anteroom.Client(fake.path, pool="") as client:
         child = os.fork()
         if child == 0:
             seen = [type(event).__name__ for event in events_until(client, anteroom.Attached)]
@@ -536,7 +595,7 @@ def test_a_forked_child_attaches_for_itself(fake):
 
 
 def test_a_reset_client_does_not_disturb(sidecar, listener):
-    with anteroom.Client(sidecar.path, capacity=2) as client:
+    with anteroom.Client(sidecar.path, pool="", capacity=2) as client:
         client.listen(listener)
         with serving(client):
             reset(connect(listener))
@@ -561,7 +620,7 @@ def test_a_drain_in_the_midst_of_connecting_is_not_lost(fake, monkeypatch):
 
 def test_a_free_thread_takes_what_has_come_and_no_more(fake, listener):
     """A second thread may take leases one by one; what is no lease, and what is behind it, is left to ``turn``."""
-    with anteroom.Client(fake.path, capacity=2) as client:
+    with anteroom.Client(fake.path, pool="", capacity=2) as client:
         client.listen(listener)
         while not any(isinstance(event, anteroom.Listening) for event in client.wait(5)):
             pass

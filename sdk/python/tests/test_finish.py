@@ -47,7 +47,7 @@ def listener():
 @contextlib.contextmanager
 def leased(sidecar, listener, features=("finish",)):
     """A client's connection and its lease, with the request read."""
-    with anteroom.Client(sidecar.path, features=features) as client:
+    with anteroom.Client(sidecar.path, pool="", features=features) as client:
         client.listen(listener)
         with socket.create_connection(listener.getsockname(), timeout=10) as sock:
             sock.sendall(b"?")

@@ -290,6 +290,7 @@ def workers(master):
         (["wsgi", "json:x", "--threads", "0"], 2, "The capacity 0 must be 1 to 4096"),
         (["wsgi", "json:x", "--threads", "some"], 2, "the capacity is 'some'; it must be a number from 1 to 4096"),
         (["json:x", "--pool", "a b"], 2, "The pool 'a b' must be 1 to 64 of"),
+        (["json:x", "--pool", ""], 2, "The pool '' must be 1 to 64 of"),
         (["json:x", "--grace", "x"], 2, "--grace"),
     ],
 )
