@@ -11,6 +11,7 @@ var (
 	ErrNotFound  = errors.New("no such connection")
 	ErrNotLeased = errors.New("the connection is not leased")
 	ErrStopped   = errors.New("the manager has ended")
+	ErrReplaced  = errors.New("another process has taken over")
 )
 
 // Counts is how many connections are where, and what has happened since the start.

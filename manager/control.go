@@ -20,7 +20,7 @@ type result[T any] struct {
 }
 
 // ask has the loop run f between two turns and returns what it says. If the context ends first, f may still run. After Run has
-// returned the answer is ErrStopped; before Run was called, the caller runs f itself.
+// returned the answer is ErrStopped, after a Freeze that succeeded ErrReplaced; before Run was called, the caller runs f itself.
 func ask[T any](ctx context.Context, m *Manager, f func() (T, error)) (T, error) {
 	answer := make(chan result[T], 1)
 	m.post(func() {
@@ -42,7 +42,7 @@ func await[T any](ctx context.Context, m *Manager, answer <-chan result[T]) (non
 		case r := <-answer:
 			return r.value, r.err
 		default:
-			return none, ErrStopped
+			return none, m.overErr
 		}
 	}
 }
@@ -124,7 +124,7 @@ func (m *Manager) awaitStop(ctx context.Context, reports <-chan StopReport) (Sto
 	case report := <-reports:
 		return report, nil
 	case <-m.ended:
-		return StopReport{}, ErrStopped
+		return StopReport{}, m.overErr
 	case <-ctx.Done():
 		return StopReport{}, context.Cause(ctx)
 	}
@@ -161,29 +161,48 @@ func (m *Manager) Start(ctx context.Context) error {
 	return err
 }
 
-// Freeze stops the loop between two turns and runs f, which may hand everything over to another process. If that succeeds the loop never goes on; on an error it does.
+// Freeze stops the loop between two turns and runs f, which may hand everything over to another process. If that succeeds the loop never
+// goes on, calls get ErrReplaced and watchers end; on an error the loop goes on. Error: f's, or ErrStopping if a Shutdown has begun.
 func (m *Manager) Freeze(f func() error) error {
 	done := make(chan error, 1)
 	m.post(func() {
-		err := f()
-		done <- err
-		if err == nil {
-			select {} // everything is another's now
+		err := ErrStopping
+		if !m.closing {
+			err = f()
 		}
+		if err != nil {
+			done <- err
+			return
+		}
+		m.over(ErrReplaced)
+		done <- nil
+		select {} // everything is another's now
 	})
 	select {
 	case err := <-done:
 		return err
 	case <-m.ended:
-		return ErrStopped
+		select { // it may have said so just before
+		case err := <-done:
+			return err
+		default:
+			return m.overErr
+		}
 	}
+}
+
+// over ends every wait for this manager: why is what they are told.
+func (m *Manager) over(why error) {
+	m.overErr = why
+	m.watchers.close(why)
+	close(m.ended)
 }
 
 // shutdownLinger bounds Limits.LingerTimeout when everything ends.
 const shutdownLinger = time.Second
 
 // Shutdown ends the manager: listeners close, hosts are asked to leave, leases have the grace to come back, every connection is closed
-// properly, Run returns. A context that ends cuts the grace short.
+// properly, Run returns. A context that ends cuts the grace short. Error: ErrReplaced if another process has taken over.
 func (m *Manager) Shutdown(ctx context.Context, grace time.Duration) (StopReport, error) {
 	m.post(m.closeDoors)
 	reports := m.postStop(grace)
@@ -197,10 +216,14 @@ func (m *Manager) Shutdown(ctx context.Context, grace time.Duration) (StopReport
 	}
 	m.post(m.leave)
 	<-m.ended
+	if errors.Is(m.overErr, ErrReplaced) {
+		return report, m.overErr
+	}
 	return report, nil
 }
 
 func (m *Manager) closeDoors() {
+	m.closing = true
 	for _, e := range m.handoffs {
 		m.closeEntrance(e)
 	}

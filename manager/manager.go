@@ -44,7 +44,8 @@ type Manager struct {
 	policy   *policy
 	start    time.Time // when the policy's clock was 0
 	events   []selector.Event
-	ended    chan struct{} // closed when Run has returned
+	ended    chan struct{} // closed when Run has returned, or another process has taken over
+	overErr  error         // which of the two: ErrStopped or ErrReplaced; written before ended is closed
 	watchers watchers
 	counting counting
 
@@ -67,6 +68,7 @@ type Manager struct {
 	hopeless []*link // to be hung up on after the turn: they give no sign of life
 	warnNext int64   // no pause is warned about before
 	stops    []chan<- StopReport
+	closing  bool  // Shutdown has begun
 	leaving  bool  // Shutdown is closing the last connections
 	leaveBy  int64 // and ends the loop by then
 	lastObey []func()

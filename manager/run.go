@@ -180,7 +180,7 @@ func (m *Manager) end() {
 	m.mu.Lock()
 	m.commands = nil
 	m.mu.Unlock()
-	defer close(m.ended)
+	defer m.over(ErrStopped)
 	for _, l := range m.links {
 		m.hangUp(l, "the sidecar ended")
 	}
@@ -195,5 +195,4 @@ func (m *Manager) end() {
 	if m.config.ownMemory {
 		_ = m.config.Memory.Close()
 	}
-	m.watchers.close()
 }

@@ -13,6 +13,7 @@ type Watcher struct {
 	kinds  [eventKindCount]bool
 	events chan Event
 	lost   uint64 // not yet told
+	err    error  // why events is closed; watchers.mu
 }
 
 // DefaultWatchBuffer is how many events wait for a watcher that is slow.
@@ -23,7 +24,7 @@ type watchers struct {
 	some atomic.Bool // list is not empty
 	mu   sync.Mutex
 	list []*Watcher // mu
-	over bool       // mu
+	over error      // why there are no events any more; nil: there are; mu
 }
 
 // Watch returns a stream of events of some kinds, of all if none is named. It never slows the loop: a watcher that has more than buffer events
@@ -44,6 +45,13 @@ func (m *Manager) Watch(buffer int, kinds ...EventKind) *Watcher {
 // Events is closed by Close, and when the manager ends.
 func (w *Watcher) Events() <-chan Event { return w.events }
 
+// Err is why Events is closed: ErrStopped or ErrReplaced; nil after Close.
+func (w *Watcher) Err() error {
+	w.m.watchers.mu.Lock()
+	defer w.m.watchers.mu.Unlock()
+	return w.err
+}
+
 // Close ends the watching.
 func (w *Watcher) Close() {
 	w.m.watchers.remove(w)
@@ -61,7 +69,8 @@ func (m *Manager) updateWatched() {
 func (s *watchers) add(w *Watcher) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.over {
+	if s.over != nil {
+		w.err = s.over
 		close(w.events)
 		return
 	}
@@ -80,13 +89,14 @@ func (s *watchers) remove(w *Watcher) {
 }
 
 // close ends every stream.
-func (s *watchers) close() {
+func (s *watchers) close(why error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, w := range s.list {
+		w.err = why
 		close(w.events)
 	}
-	s.list, s.over = nil, true
+	s.list, s.over = nil, why
 	s.some.Store(false)
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -68,16 +69,37 @@ func (c *control) serve(l net.Listener, options ...grpc.ServerOption) func() err
 	return func() error { return s.Serve(netutil.LimitListener(l, maxControlConnections)) }
 }
 
-// stop lets calls under way finish within controlStopTimeout.
+// stop lets calls under way finish within controlStopTimeout, then cuts them. It returns soon after that, whatever a call is waiting for.
 func (c *control) stop() {
-	cut := time.AfterFunc(controlStopTimeout, func() {
-		for _, s := range c.servers {
-			s.Stop()
-		}
-	})
-	defer cut.Stop()
+	var calls sync.WaitGroup
 	for _, s := range c.servers {
-		s.GracefulStop()
+		calls.Go(s.GracefulStop)
+	}
+	if within(controlStopTimeout, calls.Wait) {
+		return
+	}
+	for _, s := range c.servers {
+		calls.Go(s.Stop)
+	}
+	if !within(controlStopTimeout, calls.Wait) {
+		c.log.Error("a call goes on though it was cut")
+	}
+}
+
+// within runs f and reports whether it has returned in time. If not, f goes on.
+func within(limit time.Duration, f func()) bool {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return true
+	case <-timer.C:
+		return false
 	}
 }
 

@@ -24,6 +24,7 @@ var failures = []struct {
 	{manager.ErrNotLeased, codes.FailedPrecondition, "only a leased connection can be put or revoked; GetConnection shows its state"},
 	{manager.ErrStopping, codes.FailedPrecondition, "call Start again then"},
 	{manager.ErrBusy, codes.ResourceExhausted, "try again when some of them are answered"},
+	{manager.ErrReplaced, codes.Unavailable, "call again: the new process answers at the same address"},
 	{manager.ErrStopped, codes.Unavailable, "the sidecar is shutting down; try again when it is back"},
 	{context.DeadlineExceeded, codes.DeadlineExceeded, "what was asked for may have happened; look before trying again"},
 	{context.Canceled, codes.Canceled, "what was asked for may have happened; look before trying again"},
@@ -36,7 +37,7 @@ func failure(err error) error {
 	}
 	for _, f := range failures {
 		if errors.Is(err, f.err) {
-			return status.Errorf(f.code, "%v: %s", err, f.hint)
+			return explained(status.Newf(f.code, "%v: %s", err, f.hint), err)
 		}
 	}
 	// Nil and what has a code already stay as they are; the rest becomes UNKNOWN here and says so.
@@ -44,6 +45,19 @@ func failure(err error) error {
 		return s.Err()
 	}
 	return status.Error(codes.Internal, err.Error())
+}
+
+// ReasonReplaced in a google.rpc.ErrorInfo of the details says that another process has taken over, which answers when called again.
+const ReasonReplaced = "REPLACED"
+
+// explained adds the details that programs look at.
+func explained(s *status.Status, err error) error {
+	if errors.Is(err, manager.ErrReplaced) {
+		if detailed, err := s.WithDetails(&errdetails.ErrorInfo{Reason: ReasonReplaced, Domain: "anteroom"}); err == nil {
+			s = detailed
+		}
+	}
+	return s.Err()
 }
 
 // err is nil if there are no violations, else INVALID_ARGUMENT with all of them in the message and in the details.

@@ -109,6 +109,13 @@ type fakeSource struct {
 
 func (s *fakeSource) Events() <-chan manager.Event { return s.events }
 
+func (s *fakeSource) Err() error {
+	if s.isClosed() {
+		return manager.ErrStopped
+	}
+	return nil
+}
+
 func (s *fakeSource) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -291,6 +291,9 @@ func (s *sidecar) drain(failed bool) error {
 	if report.Cut > 0 {
 		s.log.Warn("leases were cut", "finished", report.Finished, "cut", report.Cut)
 	}
+	if errors.Is(err, manager.ErrReplaced) {
+		s.leave() // the end was asked for while an upgrade was under way
+	}
 	if failed || errors.Is(err, manager.ErrStopped) {
 		return nil // what failed is known already
 	}

@@ -39,6 +39,8 @@ type connections interface {
 // eventSource delivers events until Close is called or the manager ends; then the channel is closed.
 type eventSource interface {
 	Events() <-chan manager.Event
+	// Err is why the channel is closed: manager.ErrStopped or manager.ErrReplaced; nil after Close.
+	Err() error
 	Close()
 }
 

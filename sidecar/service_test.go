@@ -226,6 +226,7 @@ func TestErrorsOfTheManagerBecomeCodes(t *testing.T) {
 		{manager.ErrNotLeased, codes.FailedPrecondition, "only a leased connection"},
 		{manager.ErrStopping, codes.FailedPrecondition, "again"},
 		{manager.ErrStopped, codes.Unavailable, "shutting down"},
+		{manager.ErrReplaced, codes.Unavailable, "call again"},
 		{fmt.Errorf("wrapped: %w", manager.ErrNotFound), codes.NotFound, "wrapped"},
 		{context.DeadlineExceeded, codes.DeadlineExceeded, "may have happened"},
 		{context.Canceled, codes.Canceled, "may have happened"},

@@ -7,7 +7,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	pb "github.com/anteroom-io/anteroom/api/anteroom/v1"
-	"github.com/anteroom-io/anteroom/manager"
 )
 
 const (
@@ -30,10 +29,13 @@ func (s *service) Watch(r *pb.WatchRequest, stream grpc.ServerStreamingServer[pb
 	defer s.endWatch()
 	source := s.connections.Watch(watchBuffer, kinds...)
 	defer source.Close()
+	if err := source.Err(); err != nil { // the manager has ended already
+		return err
+	}
 	if err := stream.SendHeader(metadata.MD{}); err != nil {
 		return err
 	}
-	return forward(source.Events(), stream)
+	return forward(source, stream)
 }
 
 func (s *service) beginWatch() bool {
@@ -48,14 +50,14 @@ func (s *service) beginWatch() bool {
 func (s *service) endWatch() { <-s.watches }
 
 // forward sends events until the caller leaves or the manager ends.
-func forward(events <-chan manager.Event, stream grpc.ServerStreamingServer[pb.WatchResponse]) error {
+func forward(source eventSource, stream grpc.ServerStreamingServer[pb.WatchResponse]) error {
 	for {
 		select {
 		case <-stream.Context().Done():
 			return stream.Context().Err()
-		case e, open := <-events:
+		case e, open := <-source.Events():
 			if !open {
-				return manager.ErrStopped
+				return source.Err()
 			}
 			if err := stream.Send(&pb.WatchResponse{Event: eventMessage(&e)}); err != nil {
 				return err

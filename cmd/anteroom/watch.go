@@ -6,28 +6,34 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	pb "github.com/anteroom-io/anteroom/api/anteroom/v1"
+	"github.com/anteroom-io/anteroom/sidecar"
 )
 
 func watchCommand() *cobra.Command {
 	var kinds []string
 	var most int
-	cmd := operatorCommand(&cobra.Command{
+	var cmd *cobra.Command
+	cmd = operatorCommand(&cobra.Command{
 		Use:   "watch",
 		Short: "Show events as they happen, until Ctrl-C",
-		Long:  `Shows events as they happen, until Ctrl-C or, with --count, so many have come. With --json each is one line.`,
-		Args:  cobra.NoArgs,
+		Long: `Shows events as they happen, until Ctrl-C or, with --count, so many have come. With --json each is one line.
+When another process takes over (an upgrade, a crash), it goes on with that one; events in between are missing.`,
+		Args: cobra.NoArgs,
 	}, func(ctx context.Context, o *operator, _ []string) error {
 		wanted, err := eventKinds(kinds)
 		if err != nil {
 			return err
 		}
-		return o.watch(ctx, wanted, most)
+		return o.watch(ctx, wanted, most, cmd.ErrOrStderr())
 	})
 	cmd.Flags().StringSliceVar(&kinds, "kind", nil, "only these kinds: accepted, leased, put, expired, closed, detached, host_attached, host_gone, host_hung, host_alive, lease_overdue, stopped, started")
 	cmd.Flags().IntVar(&most, "count", 0, "end after so many events; 0 goes on")
@@ -45,23 +51,66 @@ func eventKinds(words []string) (kinds []pb.EventKind, err error) {
 	return kinds, nil
 }
 
-func (o *operator) watch(ctx context.Context, kinds []pb.EventKind, most int) error {
+// watch shows events. If the process it talks to is replaced, or dies and is succeeded, it goes on with the next one.
+func (o *operator) watch(ctx context.Context, kinds []pb.EventKind, most int, errOut io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := o.Watch(ctx, &pb.WatchRequest{Kinds: kinds})
+	request := &pb.WatchRequest{Kinds: kinds}
+	stream, err := o.openWatch(ctx, request)
+	for n := 0; err == nil && (most == 0 || n < most); {
+		answer, failure := stream.Recv()
+		switch {
+		case failure == nil:
+			err = o.showEvent(answer.GetEvent())
+			n++
+		case status.Code(failure) == codes.Unavailable:
+			if stream, err = o.watchNext(ctx, request); err == nil {
+				fmt.Fprintln(errOut, "anteroom: another process serves now; events in between are missing")
+			}
+		default:
+			err = failure
+		}
+	}
+	return endOfWatch(err)
+}
+
+// openWatch returns a watch that is in place.
+func (o *operator) openWatch(ctx context.Context, r *pb.WatchRequest) (grpc.ServerStreamingClient[pb.WatchResponse], error) {
+	stream, err := o.Watch(ctx, r)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for n := 0; most == 0 || n < most; n++ {
-		answer, err := stream.Recv()
-		if err != nil {
-			return endOfWatch(err)
-		}
-		if err := o.showEvent(answer.GetEvent()); err != nil {
-			return err
+	headers, err := stream.Header()
+	if err == nil && headers == nil { // it has ended without any
+		_, err = stream.Recv()
+	}
+	return stream, err
+}
+
+const (
+	// successionPatience bounds the wait for a process that takes over; clients wait less.
+	successionPatience = 10 * time.Second
+	successionPause    = 50 * time.Millisecond
+)
+
+// watchNext watches the process that takes over: the one before it may still answer for a moment, and says that it was replaced.
+func (o *operator) watchNext(ctx context.Context, r *pb.WatchRequest) (grpc.ServerStreamingClient[pb.WatchResponse], error) {
+	for end := time.Now().Add(successionPatience); ; time.Sleep(successionPause) {
+		stream, err := o.openWatch(ctx, r)
+		if !isReplaced(err) || time.Now().After(end) {
+			return stream, err
 		}
 	}
-	return nil
+}
+
+// isReplaced reports whether a call came to a process that another has taken over from.
+func isReplaced(err error) bool {
+	for _, detail := range status.Convert(err).Details() {
+		if info, ok := detail.(*errdetails.ErrorInfo); ok && info.GetReason() == sidecar.ReasonReplaced {
+			return true
+		}
+	}
+	return false
 }
 
 // endOfWatch: whoever presses Ctrl-C has got what was wanted.

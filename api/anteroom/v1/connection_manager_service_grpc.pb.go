@@ -108,6 +108,7 @@ type ConnectionManagerServiceClient interface {
 	// in place. A caller that reads slowly loses events, never slows the manager, and is told how many it lost.
 	//
 	//	RESOURCE_EXHAUSTED    as many watches are open as may be (64).
+	//	UNAVAILABLE           the sidecar shuts down; with the reason REPLACED in a google.rpc.ErrorInfo: another process has taken over.
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
 }
 
@@ -339,6 +340,7 @@ type ConnectionManagerServiceServer interface {
 	// in place. A caller that reads slowly loses events, never slows the manager, and is told how many it lost.
 	//
 	//	RESOURCE_EXHAUSTED    as many watches are open as may be (64).
+	//	UNAVAILABLE           the sidecar shuts down; with the reason REPLACED in a google.rpc.ErrorInfo: another process has taken over.
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
 	mustEmbedUnimplementedConnectionManagerServiceServer()
 }
