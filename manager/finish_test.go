@@ -200,7 +200,7 @@ func TestAResponseThatIsCutShortEndsInAReset(t *testing.T) {
 			}
 		},
 		"its client pauses for too long": func(_ *testing.T, r *rig, _ int, _ handoff.Frame) {
-			for r.counts().Totals.ClosedFor(ReasonSlowReader) == 0 {
+			for r.counts().Totals.Closed[ReasonSlowReader] == 0 {
 				r.leap(2 * time.Minute) // until the socket is full, each piece that is sent begins the time again
 			}
 		},

@@ -34,6 +34,7 @@ type host struct {
 	heard    int64  // when its last frame came
 	asked    int64  // when it was asked for a sign of life and has not given one since; 0: it was not
 	hung     bool   // it has not given one in time
+	adopted  int    // connections that it has brought and that are still here
 
 	link *link // the loop's side of it
 }
@@ -243,34 +244,6 @@ func (p *policy) resumeHosts() {
 			p.heat(h.pool)
 		}
 	}
-}
-
-// adopt takes over a connection that a host brings: it becomes idle, in the host's pool.
-func (p *policy) adopt(h *host, fd int32, f *handoff.Frame) (ConnID, *handoff.Fault) {
-	switch {
-	case h.draining || p.stopped:
-		return 0, handoff.Faultf(handoff.CodeStopping, "no new connections while stopping")
-	case !p.mayAccept():
-		return 0, handoff.Faultf(handoff.CodeAtLimit, "%d connections are here already, which is the limit", p.limits.Connections)
-	}
-	id, err := p.admit(fd, h.pool, 0, waitRequest, p.timeoutOf(msDuration(f.A)))
-	if err != nil {
-		return 0, handoff.Faultf(handoff.CodeOutOfDescriptors, "%v", err)
-	}
-	p.totals.Adopted++
-	p.adopted(h, id, f)
-	return id, nil
-}
-
-// adopted makes an adopted connection its host's.
-func (p *policy) adopted(h *host, id ConnID, f *handoff.Frame) {
-	r := p.table.find(id)
-	r.host, r.taken = h.id, takenUnknown
-	if f.Flags&handoff.FlagSticky != 0 {
-		p.markHeld(r, h, true)
-	}
-	p.setKept(r, true)
-	p.evictSoon()
 }
 
 // msDuration reads a time in milliseconds that a peer has sent; what is too long is the longest allowed.

@@ -3,6 +3,7 @@ package manager
 import (
 	"fmt"
 	"io"
+	"strings"
 	"testing"
 	"time"
 
@@ -230,6 +231,76 @@ func TestAdopt(t *testing.T) {
 	r.leap(75 * time.Second)
 	if f, _ := h.want(handoff.TypeForget); f.Conn != lease.Conn || f.A != handoff.ForgetExpired {
 		t.Errorf("forget: %+v", f)
+	}
+}
+
+// brings has a host bring connections until one is denied, and returns how many it could.
+func (p *peer) brings(most int) (n int, denied handoff.Frame) {
+	p.t.Helper()
+	for n = range most {
+		near, _ := aPair(p.t, unix.SOCK_STREAM)
+		p.sendFD(handoff.Frame{Type: handoff.TypeAdopt, Seq: uint32(n)}, near)
+		f, _ := p.next()
+		if f.Type == handoff.TypeDenied {
+			return n, f
+		}
+	}
+	return most, denied
+}
+
+// What hosts bring takes the room that is left: at no limit it evicts a client, of its own pool or another's.
+func TestAdoptNeverEvicts(t *testing.T) {
+	for name, test := range map[string]struct {
+		limits Limits
+		may    int // connections that a host may bring beside two clients
+		says   string
+	}{
+		"all connections":             {Limits{Connections: 5, Adopted: 10, HostAdopted: 10}, 3, "max-connections"},
+		"kept connections":            {Limits{KeepAlive: 4}, 2, "keep-alive-limit"},
+		"all that hosts have brought": {Limits{Adopted: 3}, 3, "max-adopted"},
+		"what one host has brought":   {Limits{HostAdopted: 2}, 2, "max-host-adopted"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, Config{Limits: test.limits})
+			b := r.bystander()
+			c, server := r.dial(), r.attach(handoff.Hello{})
+			server.exchange(c, "x", "y")
+			r.eventually("two clients are kept", func(c Counts) bool { return c.States.Idle == 2 })
+			h := r.hello(handoff.Hello{})
+			n, denied := h.brings(10)
+			if n != test.may || handoff.Code(denied.A) != handoff.CodeAtLimit || !strings.Contains(string(denied.Payload), test.says) {
+				t.Errorf("%d were brought, then %v", n, handoff.FaultOf(&denied))
+			}
+			if c := r.counts(); c.Totals.Closed[ReasonEvicted] != 0 || c.States.Idle != 2+n {
+				t.Errorf("counts: %+v", c)
+			}
+			b.works()
+			server.exchange(c, "x", "y")
+		})
+	}
+}
+
+// A host may bring another connection when one of those that it has brought has gone, whoever had it last.
+func TestAdoptAgainWhenOneHasGone(t *testing.T) {
+	r := newRig(t, Config{Limits: Limits{HostAdopted: 1}})
+	h, other := r.attach(handoff.Hello{Capacity: 1}), r.attach(handoff.Hello{Capacity: 2})
+	near, far := aPair(t, unix.SOCK_STREAM)
+	h.sendFD(handoff.Frame{Type: handoff.TypeAdopt}, near)
+	h.want(handoff.TypeAdopted)
+	h.send(handoff.Frame{Type: handoff.TypeCapacity, A: 0})
+	r.settled("CAPACITY")
+	if _, err := unix.Write(far, []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	lease, fd := other.want(handoff.TypeLease)
+	closeFD(fd)
+	if n, _ := h.brings(1); n != 0 {
+		t.Error("a second one was taken")
+	}
+	other.send(handoff.Frame{Type: handoff.TypeDetach, Conn: lease.Conn, Seq: lease.Seq})
+	r.eventually("it is detached", func(c Counts) bool { return c.States.Sum() == 0 })
+	if n, denied := h.brings(1); n != 1 {
+		t.Errorf("none is taken: %v", handoff.FaultOf(&denied))
 	}
 }
 

@@ -75,6 +75,8 @@ type extra struct {
 	rest remainder
 	peer peerNote
 	base base
+	// bringer is the host that has brought the connection by ADOPT; 0 if it was accepted, and in slots without a connection.
+	bringer HostID
 }
 
 // peerNote is a netip.AddrPort without pointers.

@@ -117,6 +117,13 @@ type policy struct {
 // stateCounts counts connections by State.
 type stateCounts [stateCount]int
 
+func (c *stateCounts) sum() (n int) {
+	for _, count := range c {
+		n += count
+	}
+	return n
+}
+
 func (c *stateCounts) public() StateCounts {
 	return StateCounts{Idle: c[Idle], Ready: c[Ready], Leased: c[Leased], Finishing: c[Finishing], Closing: c[Closing]}
 }
@@ -279,6 +286,7 @@ func (p *policy) gone(r *record, slot uint32) {
 	p.setKept(r, false)
 	delete(p.partials, slot)
 	p.clients.leave(slot)
+	p.uncount(r, slot)
 	p.dropRest(r, slot)
 	fd := r.fd
 	r.fd = toBeClosed(fd)

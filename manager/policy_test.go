@@ -704,7 +704,12 @@ func (w *world) hostAdopts(t *rapid.T) {
 		if id != 0 {
 			w.p.adopted(h, id, &f)
 		} else {
-			if id, _ = w.p.adopt(h, fd, &f); id == 0 { // denied
+			evicted := w.p.totals.Closed[ReasonEvicted]
+			id, _ = w.p.adopt(h, fd, &f)
+			if w.p.totals.Closed[ReasonEvicted] != evicted {
+				w.t.Fatal("a connection was evicted for an adopted one")
+			}
+			if id == 0 { // denied
 				delete(w.socks, fd)
 				return nil
 			}
@@ -747,6 +752,8 @@ func (w *world) limitsChange(t *rapid.T) {
 		MinIdle:     rapid.SampledFrom([]time.Duration{Off, time.Millisecond, 50 * time.Millisecond}).Draw(t, "min-idle"),
 		Age:         rapid.SampledFrom([]time.Duration{Off, 2 * time.Second}).Draw(t, "age"),
 		Requests:    rapid.SampledFrom([]int{Off, 2}).Draw(t, "requests"),
+		Adopted:     rapid.IntRange(1, 10).Draw(t, "adopted"),
+		HostAdopted: rapid.IntRange(1, 5).Draw(t, "adopted by a host"),
 	}))
 }
 
@@ -891,6 +898,7 @@ func (w *world) check(step string) {
 	w.checkDispatch(fail)
 	w.checkClients(fail)
 	w.checkAlive(fail)
+	w.checkAdopted(fail)
 	w.checkKept(fail)
 	if due := p.nextDeadline(); p.wake > due {
 		fail("expire is due at %d, planned for %d", due, p.wake)
@@ -971,6 +979,24 @@ func (w *world) checkClients(fail func(string, ...any)) {
 
 func (p *policy) exempts(r *record) bool {
 	return p.listeners[r.listener].index == 0
+}
+
+// checkAdopted: each host has brought what is counted for it.
+func (w *world) checkAdopted(fail func(string, ...any)) {
+	brought := map[HostID]int{}
+	w.p.table.each(func(slot uint32, r *record) {
+		if r.listener == 0 {
+			brought[w.p.memory.extra(slot).bringer]++
+		}
+	})
+	for id, h := range w.p.hosts {
+		if h.adopted != brought[id] {
+			fail("host %d has brought %d connections, counted %d", id, brought[id], h.adopted)
+		}
+	}
+	if brought[0] > 0 {
+		fail("%d connections were brought by nobody", brought[0])
+	}
 }
 
 // checkKept: what is kept beyond the limit is evicted as soon as it may.

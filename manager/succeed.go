@@ -306,6 +306,9 @@ func (p *policy) vacate(slot uint32, estate Estate) {
 	if fd := toBeClosed(r.fd); r.state != Free && fd > maxStdio && estate.claim(int(fd)) {
 		p.act.drop(fd, 0)
 	}
+	if r.state != Free && r.listener == 0 {
+		p.memory.extra(slot).bringer = 0
+	}
 	*r = record{generation: r.generation}
 	if r.generation < maxGeneration {
 		p.table.push(&p.table.free, slot)
@@ -318,6 +321,7 @@ func (p *policy) restore(r *record, slot uint32, said map[ConnID]saying) {
 	if r.marks&kept != 0 {
 		p.kept++
 	}
+	p.recount(r, slot)
 	p.setKept(r, r.marks&kept != 0 || r.state == Idle && r.marks&fresh == 0)
 	r.marks = r.marks&^warned | moving
 	r.prev, r.next = 0, 0
