@@ -24,7 +24,7 @@ from .client import (
 _KINDS = ("wsgi", "asgi")
 _EPILOG = """\
 signals: TERM, INT finish what is held and leave (twice: at once); HUP new workers, one by one, with the app as it is on disk now;
-TTIN, TTOU one worker more, one less. Exit status: 0, 2 for wrong arguments, 3 if there is no such app."""
+TTIN, TTOU one worker more, one less. Exit status: 0, 2 for wrong arguments, 3 if there is no such app, or an option is not for its kind."""
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -109,12 +109,23 @@ def _work(options: argparse.Namespace, supervision: prefork.Supervision) -> None
         app = load(options.app)
     except Exception as why:
         raise prefork.Unusable(f"The app {options.app} cannot be loaded: {why}") from why
-    kind = kind_of(app) if options.kind == "auto" else options.kind
+    kind = options.kind
+    if kind == "auto":
+        kind = kind_of(app)
+        _refuse_options_of_the_other_kind(options, kind)
     attachment = {"path": options.handoff, "pool": options.pool, "name": options.name}
     if kind == "wsgi":
         _work_wsgi(options, app, attachment, supervision)
     else:
         _work_asgi(options, app, attachment, supervision)
+
+
+def _refuse_options_of_the_other_kind(options: argparse.Namespace, kind: str) -> None:
+    """Raises Unusable for an option that the other kind of app has and this one has not."""
+    known, unset = (vars(_parse([each, options.app])) for each in (kind, "auto"))
+    for name, value in vars(options).items():
+        if name not in known and value != unset[name]:
+            raise prefork.Unusable(f"The app {options.app} is {kind.upper()}, which has no option --{name.replace('_', '-')}.")
 
 
 def _work_wsgi(options: argparse.Namespace, app: Any, attachment: Dict[str, Any], supervision: prefork.Supervision) -> None:

@@ -49,6 +49,10 @@ _WATCHED_AFTER = 0.05  # seconds; the client of a request that has arrived whole
 
 _CLOSE = (b"connection", b"close")
 
+_UVICORNS_OWN = ("127.0.0.1", 8000)
+
+_WHO_LISTENS = "the sidecar listens (anteroom serve --listen), or takes listening sockets from Server.run(sockets=...)"
+
 logger = logging.getLogger("uvicorn.error")
 
 
@@ -417,8 +421,7 @@ class _Connections:
 
 
 class Server(uvicorn.Server):
-    """A ``uvicorn.Server`` that serves what the sidecar lends it. It binds no port: ``host``, ``port``, ``uds`` and ``fd`` of its config
-    mean nothing.
+    """A ``uvicorn.Server`` that serves what the sidecar lends it. It binds no port: ``host`` and ``port`` of its config mean nothing.
 
     ``run`` and ``serve`` take ``sockets``, as uvicorn's do: listening sockets, on which then the sidecar accepts, for as long as the server runs.
     """
@@ -434,13 +437,15 @@ class Server(uvicorn.Server):
         cache: int = CACHE,
         on_attached: Callable[[], None] = lambda: None,
     ) -> None:
-        """``path``, ``pool`` and ``name`` are those of ``anteroom.Client``: without ``pool``, ``sockets`` given to ``run`` make it a private one. Raises ValueError for what the protocol does not allow.
+        """``path``, ``pool`` and ``name`` are those of ``anteroom.Client``: without ``pool``, ``sockets`` given to ``run`` make it a private one. Raises ValueError for what the protocol does not allow, and for settings that cannot be had here:
+        TLS, ``uds``, ``fd``.
 
         ``capacity``: requests at once, 1 to 4096. ``cache``: idle connections that are kept, 0 or more.
         """
         super().__init__(config)
         if cache < 0:
             raise ValueError(f"cache is {cache}; it must be 0 or more")
+        _check(config)
         self._cache = cache
         self._on_attached = on_attached
         features: Tuple[str, ...] = ("address", "cache") if cache else ("address",)
@@ -457,6 +462,8 @@ class Server(uvicorn.Server):
         def make() -> Any:
             return protocol(config=self.config, server_state=self.server_state, **self._state())
 
+        if not sockets and (self.config.host, self.config.port) != _UVICORNS_OWN:
+            logger.warning("host %s and port %d mean nothing here: %s", self.config.host, self.config.port, _WHO_LISTENS)
         for sock in sockets or ():
             self._client.listen(sock, ready="head", backlog=self.config.backlog)
         self._connections = _Connections(self._client, self._cache, make, self._on_attached)
@@ -477,6 +484,15 @@ class Server(uvicorn.Server):
         return {} if state is None else {"app_state": state}
 
 
+def _check(config: uvicorn.Config) -> None:
+    """Raises ValueError for settings of uvicorn that would be ignored, with clients that nothing serves or that are served without TLS."""
+    if config.is_ssl:
+        raise ValueError("anteroom.asgi does not do TLS: the sidecar could not give the connection to another process. Do it in front of it.")
+    for name in ("uds", "fd"):
+        if getattr(config, name) is not None:
+            raise ValueError(f"{name} is {getattr(config, name)!r}, but {_WHO_LISTENS}")
+
+
 async def serve(
     app: Any,
     *,
@@ -487,7 +503,12 @@ async def serve(
     cache: int = CACHE,
     **settings: Any,
 ) -> None:
-    """Serve an ASGI app until SIGTERM or SIGINT. ``settings`` are those of ``uvicorn.Config``, the others those of ``Server``."""
+    """Serve an ASGI app until SIGTERM or SIGINT. ``settings`` are those of ``uvicorn.Config``, the others those of ``Server``. Raises ValueError as
+    ``Server`` does, and for a ``host`` or ``port``.
+    """
+    for name in ("host", "port"):
+        if name in settings:
+            raise ValueError(f"{name} is {settings[name]!r}, but {_WHO_LISTENS}")
     await Server(uvicorn.Config(app, **settings), path=path, pool=pool, name=name, capacity=capacity, cache=cache).serve()
 
 

@@ -132,7 +132,7 @@ class Options:
 
 def install(**options: Any) -> None:
     """Put every cheroot server that is prepared from now on behind the sidecar. Takes the members of ``Options``."""
-    chosen = {"options": Options(**options)}
+    chosen = {"options": _options(options)}
     cheroot.connections.ConnectionManager = type("ConnectionManager", (ConnectionManager,), chosen)
 
 
@@ -143,7 +143,7 @@ def uninstall() -> None:
 
 def attach(server: Any, **options: Any) -> None:
     """Put one server behind the sidecar. Call it before the server is started. Takes the members of ``Options``."""
-    manager = type("ConnectionManager", (ConnectionManager,), {"options": Options(**options)})
+    manager = type("ConnectionManager", (ConnectionManager,), {"options": _options(options)})
     prepare = server.prepare
 
     def prepare_and_replace() -> None:
@@ -152,6 +152,15 @@ def attach(server: Any, **options: Any) -> None:
         stock._selector.close()
 
     server.prepare = prepare_and_replace
+
+
+def _options(given: Dict[str, Any]) -> Options:
+    """Raises TypeError for an option that does not exist, ValueError for what one may not be."""
+    known = Options.__dataclass_fields__
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise TypeError(f"There is no option {unknown[0]!r}; there are {', '.join(known)}")
+    return Options(**given)
 
 
 class _Ticket:

@@ -9,7 +9,7 @@ import select
 import socket
 import threading
 import time
-from typing import Any, Callable, Deque, Iterable, Iterator, List, Optional, Sequence, Sized
+from typing import Any, Callable, Deque, Iterable, Iterator, List, Optional, Sequence, Sized, Tuple
 
 from . import errors
 from ._version import __version__
@@ -30,6 +30,9 @@ POOL_VARIABLE = "ANTEROOM_POOL"
 NAME_VARIABLE = "ANTEROOM_NAME"
 READY_VARIABLE = "ANTEROOM_READY"
 CAPACITY_VARIABLE = "ANTEROOM_CAPACITY"
+
+FEATURES = ("cache", "track", "address", "finish")
+"""What a client may ask for."""
 
 WELCOME_TIMEOUT = 5.0
 """Seconds within which the sidecar must answer HELLO; then the link is given up and made anew."""
@@ -98,7 +101,7 @@ class Client:
         self._pool_by_default = False  # whether HELLO has said "default" because no pool was named
         self.capacity = check_capacity(capacity if capacity is not None else environment_capacity() or 1)
         self.waker = Waker()
-        self._features = tuple(features)
+        self._features = check_features(features)
         self._agent = agent[:MAX_AGENT]
         self._session: Optional[Session] = None
         self._listeners: List[Listener] = []
@@ -519,6 +522,16 @@ class Client:
         if session is None or session.welcome is None or session.over:
             raise errors.LinkLost("There is no link to the sidecar just now.")
         return session
+
+
+def check_features(features: Sequence[str]) -> Tuple[str, ...]:
+    """Raises ValueError for one that does not exist."""
+    if isinstance(features, str):
+        features = [features]
+    unknown = [feature for feature in features if feature not in FEATURES]
+    if unknown:
+        raise ValueError(f"The feature {unknown[0]!r} must be one of {', '.join(FEATURES)}")
+    return tuple(features)
 
 
 def to_drop(kept: int) -> int:

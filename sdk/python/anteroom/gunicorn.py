@@ -50,6 +50,12 @@ class Worker(ThreadWorker):
         """Called by gunicorn before there are workers. Raises ValueError, which ends it."""
         if cfg.is_ssl:
             raise ValueError("anteroom.gunicorn.Worker does not do TLS: the sidecar could not give the connection to another worker. Do it in front of it.")
+        if getattr(cfg, "proxy_protocol", None) not in (None, False, "off"):
+            raise ValueError(
+                "anteroom.gunicorn.Worker does not take --proxy-protocol: a worker sees a connection only for one request, and would take that for a "
+                "PROXY header, or believe one that a client sends later. Have the sidecar read it: listen there with proxy=, the load balancer's address "
+                "(anteroom serve --listen 'tcp://0.0.0.0:8080?proxy=10.0.0.0/8&pool=web'), and serve that pool (ANTEROOM_POOL=web, --bind 127.0.0.1:0)."
+            )
         _capacity(cfg)
         check_pool(_setting(cfg, POOL_VARIABLE) or "")
         _ready(cfg)

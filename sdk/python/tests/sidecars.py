@@ -68,15 +68,15 @@ def start(kind, path):
     return RealSidecar(path) if kind == "real" else Sidecar(path)
 
 
-def start_listening(kind, path):
-    """As ``start``, and the sidecar accepts for the pool "default" at its ``address``, a TCP port."""
+def start_listening(kind, path, options=""):
+    """As ``start``, and the sidecar accepts for the pool "default" at its ``address``, a TCP port; the real one with more ``options`` of a listener."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as sock:
         address = sock.getsockname()
         if kind == "fake":
             started = Sidecar(path)
             started.listen(sock)
     if kind == "real":
-        started = RealSidecar(path, "--listen", "tcp://{}:{}?pool=default&ready=head".format(*address))
+        started = RealSidecar(path, "--listen", "tcp://{}:{}?pool=default&ready=head{}".format(*address, options))
         started.wait_for(socket.AF_INET, address)
     started.address = address
     return started

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import importlib.util
 import os
+import re
 import signal
 import socket
 import threading
@@ -394,6 +395,33 @@ def test_the_pool_of_a_server_that_names_none(fake, monkeypatch, sockets, pool):
     with running(fake, sockets=sockets) as served, Client(served) as client:
         assert client.get().status == 200
     assert fake.hellos[0]["pool"] == pool
+
+
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        ({"ssl_certfile": __file__, "ssl_keyfile": __file__}, "does not do TLS"),
+        ({"uds": "/tmp/x"}, "uds is '/tmp/x', but the sidecar listens"),
+        ({"fd": 0}, "fd is 0, but the sidecar listens"),
+        ({"port": 8080}, "port is 8080, but the sidecar listens"),
+        ({"host": "0.0.0.0"}, "host is '0.0.0.0', but the sidecar listens"),
+    ],
+)
+def test_settings_that_cannot_be_had_are_mistakes(path, settings, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        asyncio.run(anteroom.asgi.serve(App(), path=path, log_config=None, **settings))
+
+
+@pytest.mark.parametrize("options", [{"cash": 1}, {"ssl_certfil": "x"}])
+def test_unknown_options_are_mistakes(path, options):
+    with pytest.raises(TypeError, match=next(iter(options))):
+        asyncio.run(anteroom.asgi.serve(App(), path=path, **options))
+
+
+def test_a_port_that_means_nothing_is_said(fake, caplog):
+    with caplog.at_level("WARNING"), running(fake, settings={"port": 8080}, sockets=False) as served, Client(served) as client:
+        assert client.get().status == 200
+    assert "host 127.0.0.1 and port 8080 mean nothing here" in caplog.text
 
 
 def test_a_strange_protocol_is_refused(sidecar):

@@ -999,10 +999,17 @@ def test_install_and_uninstall(sidecar):
     assert cheroot.connections.ConnectionManager is stock
 
 
-@pytest.mark.parametrize("wrong", [dict(fallback="maybe"), dict(cache=-1), dict(capacity=0)])
+@pytest.mark.parametrize("wrong", [dict(fallback="maybe"), dict(cache=-1), dict(capacity=0), dict(pool="a b"), dict(name="ü")])
 def test_wrong_options_are_said_at_once(wrong):
     with pytest.raises(ValueError, match="must be"):
         anteroom.cheroot.install(**wrong)
+
+
+def test_unknown_options_are_mistakes():
+    with pytest.raises(TypeError, match="no option 'spil'; there are path, pool, name"):
+        anteroom.cheroot.install(spil=0)
+    with pytest.raises(TypeError, match="no option 'spil'"):
+        anteroom.cheroot.attach(HTTPServer(("127.0.0.1", 0), Gateway), spil=0)
 
 
 # Without a sidecar, or with one that comes and goes.

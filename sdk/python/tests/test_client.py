@@ -158,10 +158,15 @@ def test_a_sidecar_that_does_not_answer(path):
                 client.connect(timeout=0.05)
 
 
-@pytest.mark.parametrize("wrong", [dict(name="a b"), dict(name="x" * 65), dict(pool="ü"), dict(capacity=0), dict(capacity=4097)])
+@pytest.mark.parametrize("wrong", [dict(name="a b"), dict(name="x" * 65), dict(pool="ü"), dict(capacity=0), dict(capacity=4097), dict(features=["cash"])])
 def test_what_the_protocol_does_not_allow_is_said_at_once(path, wrong):
     with pytest.raises(ValueError, match="must be"):
         anteroom.Client(path, **wrong)
+
+
+def test_unknown_options_are_mistakes(path):
+    with pytest.raises(TypeError, match="capasity"):
+        anteroom.Client(path, capasity=4)
 
 
 # The pool.

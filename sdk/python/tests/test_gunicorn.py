@@ -14,6 +14,7 @@ import threading
 import pytest
 
 from conftest import eventually
+import sidecars
 from servers import Client
 from sidecar import Sidecar
 from test_finish import BODY, Slow
@@ -318,10 +319,20 @@ def test_clients_wait_for_the_sidecar(path, tmp_path):
     assert double.hellos[0]["pool"] == "{}-{}:{}".format(APP, *server.bind_addr)
 
 
+@pytest.mark.skipif(not sidecars.real(), reason="only the real sidecar reads PROXY headers")
+def test_behind_a_load_balancer_the_sidecar_reads_the_proxy_header(path, tmp_path):
+    sidecar = sidecars.start_listening("real", path, "&proxy=127.0.0.1")
+    with Gunicorn(path, tmp_path, APP, ANTEROOM_POOL="default"), Client(None, address=sidecar.address) as client:
+        client.sock.sendall(b"PROXY TCP4 192.0.2.7 192.0.2.1 4321 80\r\n")
+        assert [client.get("/peer").text for _ in range(2)] == [b"192.0.2.7\n"] * 2
+    sidecar.stop()
+
+
 @pytest.mark.parametrize(
     "arguments, environment, said",
     [
         (["--certfile", __file__, "--keyfile", __file__], {}, "does not do TLS"),
+        (["--proxy-protocol"], {}, "Have the sidecar read it: listen there with proxy="),
         ([], {"ANTEROOM_CAPACITY": "many"}, "ANTEROOM_CAPACITY is 'many'"),
         ([], {"ANTEROOM_READY": "soon"}, "ANTEROOM_READY is 'soon'"),
         ([], {"ANTEROOM_POOL": "a b"}, "The pool 'a b'"),
