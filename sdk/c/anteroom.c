@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <time.h>
@@ -25,6 +26,7 @@
 #define DEFAULT_PATH "/run/anteroom/handoff.sock"
 #define DEFAULT_CACHE 256
 #define MAX_CACHE 65536
+#define MOST_DROPPED 32 /* kept connections that are let go of at once when the process is out of descriptors */
 #define MAX_CAPACITY 4096
 #define MAX_NAME 64
 #define MAX_KEEP_ALIVE_MS UINT64_C(604800000)
@@ -254,6 +256,7 @@ struct anteroom {
     int fds[8]; /* arrived, not yet claimed by a frame */
     int fd_count;
     int lost; /* descriptors for which there was no room in this process */
+    bool told_of_shortage;
 };
 
 enum { UNREAD_ROOM = 65536 };
@@ -415,6 +418,45 @@ static void tell_trouble(anteroom *h)
 static bool nack(anteroom *h, const struct frame *f, int reason)
 {
     return send_frame(h, h->life, (struct frame){.type = NACK, .seq = f->seq, .conn = f->conn, .a = (uint64_t)reason}, -1);
+}
+
+/* Lets go of an eighth of the kept connections, one at least, least recently used first, for the sake of their descriptors. Returns how many. */
+static int make_room(anteroom *h)
+{
+    pthread_mutex_lock(&h->lock);
+    int due = (h->idle + 7) / 8 < MOST_DROPPED ? (h->idle + 7) / 8 : MOST_DROPPED, dropped = 0;
+    while (dropped < due && h->oldest != NULL) {
+        struct entry *e = take_out(h, find(h, h->oldest->conn));
+        pthread_mutex_unlock(&h->lock);
+        send_frame(h, h->life, (struct frame){.type = DROPPED, .conn = e->conn}, -1);
+        destroy(e);
+        dropped++;
+        pthread_mutex_lock(&h->lock);
+    }
+    pthread_mutex_unlock(&h->lock);
+    return dropped;
+}
+
+/* Says it once: the next shortage has the same cause. */
+static void tell_of_shortage(anteroom *h, int dropped)
+{
+    char line[256];
+    struct rlimit limit = {0};
+    if (h->told_of_shortage)
+        return;
+    h->told_of_shortage = true;
+    getrlimit(RLIMIT_NOFILE, &limit);
+    snprintf(line, sizeof(line), "anteroom: this process has no descriptor left for a connection (its limit is %llu); %d idle ones that it kept were let go of. "
+                                 "Raise the limit (ulimit -n), or keep fewer (cache).", (unsigned long long)limit.rlim_cur, dropped);
+    h->log(h->log_data, line);
+}
+
+/* The process is out of descriptors: makes room, so that the lease can come again, and refuses it for now. */
+static bool on_lost_descriptor(anteroom *h, const struct frame *f)
+{
+    int dropped = make_room(h);
+    tell_of_shortage(h, dropped);
+    return nack(h, f, NACK_NO_DESCRIPTOR);
 }
 
 /* The entry of the connection that is lent: the one held, with a new descriptor if one came, or a new one. */
@@ -590,7 +632,7 @@ static bool attend(anteroom *h, const struct frame *f)
         return false;
     }
     if (f->type == LEASE)
-        return fd == -2 ? nack(h, f, NACK_NO_DESCRIPTOR) : on_lease(h, f, fd);
+        return fd == -2 ? on_lost_descriptor(h, f) : on_lease(h, f, fd);
     if (fd >= 0)
         close(fd); /* with a word of a later version, which may be ignored */
     switch (f->type) {
@@ -818,6 +860,13 @@ static bool good_name(const char *name)
     return length >= 1 && length <= MAX_NAME && name[length] == '\0';
 }
 
+/* The number that is written there; 0 if there is something else. */
+static int whole_number(const char *text)
+{
+    size_t digits = strspn(text, "0123456789");
+    return digits >= 1 && digits <= 9 && text[digits] == '\0' ? atoi(text) : 0;
+}
+
 /* Returns what is wrong with the options, errno with it, or NULL. */
 static const char *choose(anteroom *h, const anteroom_options *o)
 {
@@ -827,7 +876,7 @@ static const char *choose(anteroom *h, const anteroom_options *o)
     const char *pool = setting(o->pool, "ANTEROOM_POOL", "default");
     const char *name = setting(o->name, "ANTEROOM_NAME", own_name);
     const char *capacity = o->capacity != 0 ? NULL : setting(NULL, "ANTEROOM_CAPACITY", "1");
-    h->capacity = capacity != NULL ? atoi(capacity) : o->capacity;
+    h->capacity = capacity != NULL ? whole_number(capacity) : o->capacity;
     h->cache = o->cache == 0 ? DEFAULT_CACHE : o->cache;
     errno = EINVAL;
     if (h->capacity < 1 || h->capacity > MAX_CAPACITY)

@@ -43,7 +43,8 @@ typedef struct {
     const char *pool; /* the pool to serve; NULL: ANTEROOM_POOL, else "default"; "": a private one, which ends with the host */
     const char *name; /* what operators see; NULL: ANTEROOM_NAME, else "c-" and the process id */
     int capacity;     /* leases at once, 1 to 4096; 0: ANTEROOM_CAPACITY, else 1 */
-    int cache;        /* descriptors of idle connections that are kept, up to 65536; 0: 256; negative: none */
+    int cache;        /* descriptors of idle connections that are kept, up to 65536; 0: 256; negative: none. When the process is out of
+                       * descriptors, some are let go of, which the log says once */
     void (*log)(void *data, const char *line); /* told when the link comes or goes; NULL: standard error. From the library's thread */
     void *log_data;
 } anteroom_options;

@@ -111,6 +111,8 @@ static void test_options(void)
     anteroom *h = anteroom_new(NULL);
     CHECK(h->capacity == 9 && strcmp(h->pool, "p") == 0 && strcmp(h->path, DEFAULT_PATH) == 0);
     anteroom_free(h);
+    setenv("ANTEROOM_CAPACITY", "9x", 1);
+    CHECK(anteroom_new(&(anteroom_options){.log = note}) == NULL && errno == EINVAL);
     unsetenv("ANTEROOM_CAPACITY");
     unsetenv("ANTEROOM_POOL");
     static const anteroom_options wrong[] = {{.capacity = 4097, .log = note}, {.capacity = -1, .log = note}, {.name = "a b", .log = note},
@@ -374,18 +376,52 @@ static void test_frames_cut_and_merged(void)
     finish(h);
 }
 
-static void test_a_lost_descriptor_is_nacked(void)
+/* Sets the limit of open files. At 3 no descriptor can be opened, and poll(2) can still wait for two. */
+static void limit_descriptors(rlim_t files)
+{
+    CHECK(setrlimit(RLIMIT_NOFILE, &(struct rlimit){files, FILES}) == 0);
+}
+
+static void expect_nack(uint64_t conn)
+{
+    struct frame f = fake_expect(&peer, NACK);
+    CHECK(f.conn == conn && f.a == NACK_NO_DESCRIPTOR);
+}
+
+static void test_out_of_descriptors_it_lets_go_of_what_it_keeps_and_says_so_once(void)
 {
     anteroom *h = start(1, 0, ALL);
-    int filler[FILES], count = 0;
-    while (count < FILES && (filler[count] = dup(client)) >= 0)
-        count++;
-    CHECK(count < FILES && errno == EMFILE);
+    for (uint64_t conn = 1; conn <= 17; conn++) {
+        anteroom_lease lease = lend(h, conn, 1, served);
+        CHECK(anteroom_put(h, &lease, 0, 1) == 1);
+        fake_expect(&peer, PUT);
+    }
+    int before = descriptors();
+    limit_descriptors(3);
+    fake_send(&peer, (struct frame){.type = LEASE, .conn = 18, .seq = 1}, served);
+    for (uint64_t conn = 1; conn <= 3; conn++) /* an eighth */
+        CHECK(fake_expect(&peer, DROPPED).conn == conn);
+    expect_nack(18);
+    CHECK(noted("no descriptor left for a connection (its limit is 3); 3 idle ones that it kept were let go of. Raise the limit"));
+    lines[0] = '\0';
+    fake_send(&peer, (struct frame){.type = LEASE, .conn = 18, .seq = 2}, served);
+    CHECK(fake_expect(&peer, DROPPED).conn == 4 && fake_expect(&peer, DROPPED).conn == 5);
+    expect_nack(18);
+    limit_descriptors(FILES);
+    CHECK(descriptors() == before - 5 && !noted("descriptor"));
+    anteroom_lease lease = lend(h, 18, 3, served);
+    CHECK(anteroom_put(h, &lease, 0, 1) == 1);
+    finish(h);
+}
+
+static void test_out_of_descriptors_with_nothing_to_let_go_of(void)
+{
+    anteroom *h = start(1, -1, ALL);
+    limit_descriptors(3);
     fake_send(&peer, (struct frame){.type = LEASE, .conn = 7, .seq = 1}, served);
-    struct frame f = fake_expect(&peer, NACK);
-    CHECK(f.conn == 7 && f.a == NACK_NO_DESCRIPTOR);
-    while (count > 0)
-        close(filler[--count]);
+    expect_nack(7);
+    limit_descriptors(FILES);
+    CHECK(noted("; 0 idle ones that it kept"));
     anteroom_lease lease = lend(h, 7, 2, served);
     CHECK(anteroom_put(h, &lease, 0, 1) == 1);
     finish(h);
@@ -471,7 +507,8 @@ int main(void)
     TEST(test_after_a_lost_link_leases_can_be_served_and_not_put);
     TEST(test_ends);
     TEST(test_frames_cut_and_merged);
-    TEST(test_a_lost_descriptor_is_nacked);
+    TEST(test_out_of_descriptors_it_lets_go_of_what_it_keeps_and_says_so_once);
+    TEST(test_out_of_descriptors_with_nothing_to_let_go_of);
     TEST(test_many_threads);
     close(listener);
     unlink(path);

@@ -109,7 +109,7 @@ class Service {
     this.#short = true;
     this.#log(
       `This process has no descriptor left for a connection; ${dropped.length} idle ones that it kept were dropped. ` +
-        `Raise its limit of open files (ulimit -n), or set the option cache below ${this.#cache}.`,
+        `Raise its limit of open files (ulimit -n), or keep fewer (the option cache).`,
     );
   }
 

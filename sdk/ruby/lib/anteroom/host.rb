@@ -249,7 +249,7 @@ module Anteroom
 
       @short_of_descriptors = true
       @log.call("Anteroom: this process has no descriptor left for a connection (its limit is #{Process.getrlimit(:NOFILE).first}); " \
-                "#{dropped} idle connections that it kept were let go of. Raise the limit (ulimit -n), or set cache below #{@cache}.")
+                "#{dropped} idle connections that it kept were let go of. Raise the limit (ulimit -n), or keep fewer (cache).")
     end
 
     def rest
