@@ -21,6 +21,7 @@ func (p *policy) alive(h *host) {
 	if h.hung {
 		h.hung = false
 		p.heat(h.pool)
+		p.reconsider(h.pool)
 		p.act.tell(Event{Kind: EventHostAlive, Host: h.id, Name: h.name, Pool: h.pool.name})
 	}
 	p.wake = min(p.wake, p.aliveDue(h))
@@ -43,6 +44,7 @@ func (p *policy) doubt(h *host) {
 	case !h.hung:
 		h.hung = true
 		p.totals.HostsHung++
+		p.reconsider(h.pool)
 		p.act.tell(Event{Kind: EventHostHung, Host: h.id, Name: h.name, Pool: h.pool.name})
 	default:
 		h.gone = true

@@ -22,7 +22,8 @@ type Counts struct {
 	Hosts     []HostInfo
 	Totals    Totals
 	Uptime    time.Duration
-	Running   bool // false between Stop and Start
+	Running   bool         // false between Stop and Start
+	State     ServiceState // of the whole
 
 	Successions uint64 // how often a process has taken over from another
 }
@@ -42,13 +43,16 @@ type ListenerCounts struct {
 	Host     HostID // the host that brought it, 0: the sidecar's own
 	States   StateCounts
 	Accepted uint64
-	Paused   bool // not accepting now: stopped, at a limit or out of descriptors
+	Paused   bool         // not accepting now: stopped, at a limit or out of descriptors
+	Service  ServiceState // its pool's
 }
 
 // PoolCounts describes a pool.
 type PoolCounts struct {
 	Name    string
 	Private bool
+	Fed     bool // a listener feeds it
+	Service ServiceState
 	Hosts   int
 	States  StateCounts
 }
@@ -65,7 +69,8 @@ type HostInfo struct {
 	Capacity   int
 	Leased     int
 	Draining   bool
-	Hung       bool          // it gives no sign of life, and gets no leases until it does
+	Hung       bool // it gives no sign of life, and gets no leases until it does
+	Service    ServiceState
 	Attached   time.Duration // since when
 	Leases     uint64
 	Nacks      uint64

@@ -224,6 +224,8 @@ func (m *Manager) Shutdown(ctx context.Context, grace time.Duration) (StopReport
 
 func (m *Manager) closeDoors() {
 	m.closing = true
+	m.policy.draining = true
+	m.policy.reconsiderAll()
 	for _, e := range m.handoffs {
 		m.closeEntrance(e)
 	}

@@ -69,6 +69,10 @@ type pool struct {
 	doors   int // listeners that feed it
 	queue   list
 	states  stateCounts
+
+	unsure   bool        // in policy.unsure
+	service  PoolService // as of the last review
+	unserved episode
 }
 
 // DefaultPool is the pool of listeners and hosts that name none.
@@ -92,6 +96,7 @@ func (p *policy) poolNamed(name string, private bool) (*pool, *handoff.Fault) {
 	}
 	to := &pool{name: name, index: uint16(index), private: private}
 	p.pools[index], p.poolNames[name] = to, to
+	p.reconsider(to)
 	return to, nil
 }
 
@@ -120,6 +125,7 @@ func (p *policy) forgetPool(to *pool) {
 	if len(to.hosts) == 0 && to.doors == 0 && to.states == (stateCounts{}) && p.poolNames[to.name] == to {
 		p.pools[to.index] = nil
 		delete(p.poolNames, to.name)
+		p.reconsider(to)
 	}
 }
 
@@ -147,6 +153,7 @@ func (p *policy) attach(hello *handoff.Hello, peer listener.Credentials, state *
 	to.hosts = append(to.hosts, h)
 	p.totals.HostsAttached++
 	p.heat(to)
+	p.reconsider(to)
 	h.heard = p.now
 	p.wake = min(p.wake, p.aliveDue(h))
 	p.act.tell(Event{Kind: EventHostAttached, Host: id, Name: h.name, Pool: to.name})
@@ -183,6 +190,7 @@ func agreed(features []string) []string {
 // drain lets a host leave: no more leases, and what only it could serve ends.
 func (p *policy) drain(h *host) {
 	h.draining = true
+	p.reconsider(h.pool)
 	p.abandon(h)
 	p.hangUpIfDone(h)
 }
@@ -218,6 +226,7 @@ func (p *policy) hostGone(h *host, why string) {
 	delete(p.hosts, h.id)
 	h.pool.hosts = slices.DeleteFunc(h.pool.hosts, func(x *host) bool { return x == h })
 	h.pool.turn = 0
+	p.reconsider(h.pool)
 	p.act.tell(Event{Kind: EventHostGone, Host: h.id, Name: h.name, Pool: h.pool.name, Detail: why})
 	p.forgetPool(h.pool)
 }
@@ -227,6 +236,7 @@ func (p *policy) setCapacity(h *host, n uint64) {
 	h.capacity = int(min(n, handoff.MaxCapacity))
 	h.resume = 0
 	p.heat(h.pool)
+	p.reconsider(h.pool)
 }
 
 // dropped: a host no longer holds a connection's descriptor.
@@ -299,6 +309,7 @@ func (p *policy) addDoor(d *door, to *pool) *handoff.Fault {
 	d.index, d.pool = uint16(index), to
 	p.listeners[index] = d
 	to.doors++
+	p.reconsider(to)
 	return nil
 }
 
@@ -309,6 +320,7 @@ func (p *policy) reopenDoor(d *door, to *pool) bool {
 			d.id, d.index, d.pool, d.accepted, d.states = old.id, old.index, to, old.accepted, old.states
 			p.listeners[d.index] = d
 			to.doors++
+			p.reconsider(to)
 			return true
 		}
 	}
@@ -319,6 +331,7 @@ func (p *policy) reopenDoor(d *door, to *pool) bool {
 func (p *policy) closeDoor(d *door) {
 	d.closed = true
 	d.pool.doors--
+	p.reconsider(d.pool)
 	p.forgetDoor(d)
 	p.forgetPool(d.pool)
 }

@@ -27,9 +27,9 @@ type Config struct {
 	ownMemory bool
 	// Allow judges who may attach to the handoff sockets: nil lets the peer in, an error is its refusal. Default: our own user, and root.
 	Allow func(listener.Credentials) error
-	// OnServing is told, from the loop, when it changes whether requests are served: at least one host is attached, and nothing is stopped. It
-	// must not block.
-	OnServing func(serving bool)
+	// OnService is told, from the loop, the state of the whole and of the pools whose state has
+	// changed. It must not block.
+	OnService func(whole ServiceState, changed []PoolService)
 	// Exempt are client addresses that Limits of clients do not hold for.
 	Exempt []listener.Subnet
 	// Answers take the place of the sidecar's own, by status. They must pass CheckAnswers, and are not changed afterwards.
@@ -55,7 +55,7 @@ type Manager struct {
 
 	// The loop's own.
 	turns    uint64 // of the loop
-	serving  bool
+	service  ServiceState // what Config.OnService was told last
 	quit     bool
 	doors    map[uint64]*entrance // by token
 	handoffs map[uint64]*entrance
@@ -132,8 +132,8 @@ func (c *Config) fill() (err error) {
 	if c.Allow == nil {
 		c.Allow = allowSelf
 	}
-	if c.OnServing == nil {
-		c.OnServing = func(bool) {}
+	if c.OnService == nil {
+		c.OnService = func(ServiceState, []PoolService) {}
 	}
 	return nil
 }

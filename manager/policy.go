@@ -105,6 +105,11 @@ type policy struct {
 	hot       []*pool // with something to dispatch
 	stop      *stopping
 	stopped   bool
+	draining  bool // the sidecar ends
+
+	unsure []*pool       // their states are to be reviewed
+	fed    serviceCounts // pools that listeners feed, by state
+	unfed  serviceCounts // the others
 
 	states   stateCounts
 	kept     int  // connections marked kept

@@ -18,19 +18,20 @@ import (
 // world is a model of everything outside the policy: the kernel's sockets, the clients, the hosts. It is the policy's actor, and it objects to
 // every act that the real world would punish.
 type world struct {
-	t      *rapid.T
-	p      *policy
-	life   int               // acts until the process dies; below 0: it does not
-	said   map[ConnID]saying // frames of this step
-	again  func()            // what the outside says again if the process dies over it
-	dying  *attached
-	socks  map[int32]*sock // open descriptors
-	nextFD int32
-	leases map[ConnID]lent
-	past   []answer // leases that were, for late answers
-	hosts  map[HostID]*attached
-	files  map[int32]bool // of remainders, open
-	fired  []fired        // events that the selector has reported and nobody has handled yet
+	t        *rapid.T
+	p        *policy
+	life     int               // acts until the process dies; below 0: it does not
+	said     map[ConnID]saying // frames of this step
+	again    func()            // what the outside says again if the process dies over it
+	dying    *attached
+	socks    map[int32]*sock // open descriptors
+	nextFD   int32
+	leases   map[ConnID]lent
+	past     []answer // leases that were, for late answers
+	hosts    map[HostID]*attached
+	files    map[int32]bool          // of remainders, open
+	services map[string]ServiceState // of pools, as they were told
+	fired    []fired                 // events that the selector has reported and nobody has handled yet
 }
 
 // sock is a client's connection in the kernel.
@@ -421,6 +422,12 @@ func (w *world) turn() {
 		}
 	}
 	w.p.dispatch()
+	w.p.reviewPools(func(to *pool, was PoolService) {
+		if w.services[to.name] != was.State {
+			w.t.Fatalf("pool %s was told to be %v, now it is said to have been %v", to.name, w.services[to.name], was.State)
+		}
+		w.services[to.name] = to.service.State
+	})
 }
 
 func (w *world) leave(a *attached) {
@@ -798,7 +805,7 @@ func (w *world) operatorRevokes(t *rapid.T) {
 
 func newWorld(t *rapid.T, memory *Memory) *world {
 	w := &world{
-		t: t, life: -1, said: map[ConnID]saying{}, nextFD: maxStdio, socks: map[int32]*sock{}, leases: map[ConnID]lent{}, files: map[int32]bool{}, hosts: map[HostID]*attached{},
+		t: t, life: -1, said: map[ConnID]saying{}, nextFD: maxStdio, socks: map[int32]*sock{}, leases: map[ConnID]lent{}, files: map[int32]bool{}, services: map[string]ServiceState{}, hosts: map[HostID]*attached{},
 	}
 	w.p = newPolicy(Limits{
 		Connections: 12, KeepAlive: 6, Hosts: 4, KeepAliveTimeout: 100 * time.Millisecond, FirstByteTimeout: 60 * time.Millisecond,
@@ -900,6 +907,7 @@ func (w *world) check(step string) {
 	w.checkAlive(fail)
 	w.checkAdopted(fail)
 	w.checkKept(fail)
+	w.checkService(fail)
 	if due := p.nextDeadline(); p.wake > due {
 		fail("expire is due at %d, planned for %d", due, p.wake)
 	}
@@ -1000,6 +1008,31 @@ func (w *world) checkAdopted(fail func(string, ...any)) {
 }
 
 // checkKept: what is kept beyond the limit is evicted as soon as it may.
+// checkService: what was told of each pool is what holds now, and so is the state of the whole.
+func (w *world) checkService(fail func(string, ...any)) {
+	p := w.p
+	var worst ServiceState
+	served := false
+	for to := range p.eachPool {
+		s := p.serviceOf(to)
+		if w.services[to.name] != s || to.service.Fed != (to.doors > 0) {
+			fail("pool %s is %v, it was told to be %v", to.name, s, w.services[to.name])
+		}
+		if to.doors > 0 {
+			worst = max(worst, s)
+		}
+		served = served || s == Serving
+	}
+	for name, s := range w.services {
+		if s != 0 && p.poolNames[name] == nil {
+			fail("pool %s has gone, it was told to be %v", name, s)
+		}
+	}
+	if got := p.service(); worst != 0 && got != worst || (got == Serving) && !served {
+		fail("the whole is %v, its pools are %v at worst", got, worst)
+	}
+}
+
 func (w *world) checkKept(fail func(string, ...any)) {
 	r, slot, ok := w.p.idle.leastRecentlyUsed(&w.p.table)
 	if ok && w.p.kept > w.p.keepLimit() && w.p.overdue(r, int64(w.p.minIdle())) && !w.socks[r.fd].unread {

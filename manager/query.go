@@ -21,9 +21,11 @@ func (m *Manager) Counts(ctx context.Context) (Counts, error) {
 }
 
 func (m *Manager) count() Counts {
+	m.reviewService() // what has come in this turn counts
 	p := m.policy
 	return Counts{
-		States: p.states.public(), Totals: *p.totals, Uptime: time.Duration(p.now), Running: !p.stopped, Successions: p.memory.head.successions,
+		States: p.states.public(), Totals: *p.totals, Uptime: time.Duration(p.now),
+		Running: !p.stopped, State: p.service(), Successions: p.memory.head.successions,
 		Listeners: m.listenerCounts(), Pools: p.poolCounts(), Hosts: p.hostInfos(),
 	}
 }
@@ -57,7 +59,7 @@ func (m *Manager) listenerCounts() []ListenerCounts {
 		d := e.door
 		c := ListenerCounts{
 			ID: d.id, Name: d.name, Address: e.listener.String(), Pool: d.pool.name, States: d.states.public(), Accepted: d.accepted,
-			Paused: !m.accepting(),
+			Paused: !m.accepting(), Service: d.pool.service.State,
 		}
 		if d.host != nil {
 			c.Host = d.host.id
@@ -72,7 +74,10 @@ func (p *policy) poolCounts() []PoolCounts {
 	list := []PoolCounts{}
 	for _, to := range p.pools {
 		if to != nil {
-			list = append(list, PoolCounts{Name: to.name, Private: to.private, Hosts: len(to.hosts), States: to.states.public()})
+			list = append(list, PoolCounts{
+				Name: to.name, Private: to.private, Fed: to.doors > 0, Service: to.service.State,
+				Hosts: len(to.hosts), States: to.states.public(),
+			})
 		}
 	}
 	return list
@@ -83,7 +88,7 @@ func (p *policy) hostInfos() []HostInfo {
 	for _, h := range p.hosts {
 		list = append(list, HostInfo{
 			ID: h.id, Name: h.name, Pool: h.pool.name, Agent: h.agent, PID: h.peer.PID, UID: h.peer.UID, Features: h.features,
-			Capacity: h.capacity, Leased: h.leases.len, Draining: h.draining, Hung: h.hung, Attached: time.Duration(p.now - h.attached),
+			Capacity: h.capacity, Leased: h.leases.len, Draining: h.draining, Hung: h.hung, Service: h.service(), Attached: time.Duration(p.now - h.attached),
 			Leases: h.total, Nacks: h.nacks, Stale: h.stale, Violations: h.violations,
 		})
 	}

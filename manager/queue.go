@@ -18,6 +18,9 @@ func (p *policy) makeReady(r *record, slot uint32) {
 	r.detail = 0
 	p.enter(r, slot, Ready, int64(p.limits.QueueTimeout))
 	p.heat(to)
+	if to.service.State == NoHost && !to.unserved.waiting {
+		p.reconsider(to)
+	}
 }
 
 // heat marks a pool for dispatch: something became ready, or a host has room again.

@@ -154,10 +154,7 @@ func (m *Manager) tidy() {
 	m.reviewStalled()
 	m.reviewPause()
 	m.reviewStop()
-	if serving := len(m.policy.hosts) > 0 && !m.policy.stopped; serving != m.serving {
-		m.serving = serving
-		m.config.OnServing(serving)
-	}
+	m.reviewService()
 }
 
 // deadline is the first of those that the policy does not know.

@@ -19,6 +19,7 @@ func (p *policy) beginStop(grace time.Duration) {
 		p.stop = &stopping{}
 	}
 	p.stop.deadline = p.now + int64(max(grace, 0))
+	p.reconsiderAll()
 	p.wake = min(p.wake, p.stop.deadline)
 }
 
@@ -42,6 +43,7 @@ func (p *policy) stopDone() (StopReport, bool) {
 	}
 	report := StopReport{Finished: p.stop.finished, Cut: p.stop.cut}
 	p.stop = nil
+	p.reconsiderAll()
 	p.act.tell(Event{Kind: EventStopped})
 	return report, true
 }
@@ -71,6 +73,7 @@ func (p *policy) start() bool {
 		return false
 	}
 	p.stopped = false
+	p.reconsiderAll()
 	for to := range p.eachPool {
 		p.heat(to)
 	}

@@ -120,10 +120,16 @@ func (m *Manager) restorePools(was *notes) {
 		for int(n.Index) >= len(p.pools) {
 			p.pools = append(p.pools, nil)
 		}
-		to := &pool{name: n.Name, index: n.Index, private: n.Private}
-		p.pools[n.Index], p.poolNames[n.Name] = to, to
-		p.heat(to)
+		p.restorePool(n)
 	}
+}
+
+// restorePool makes a pool as it was noted. p.pools has room for it.
+func (p *policy) restorePool(n poolNote) {
+	to := &pool{name: n.Name, index: n.Index, private: n.Private}
+	p.pools[n.Index], p.poolNames[n.Name] = to, to
+	p.heat(to)
+	p.reconsider(to)
 }
 
 // restoreLinks makes links of what is noted, and hosts of those that had said HELLO. It returns what hosts are being told, by connection.
@@ -198,6 +204,7 @@ func (p *policy) restoreHost(hello *handoff.Hello, peer listener.Credentials, st
 	h.heard = p.now
 	p.hosts[h.id] = h
 	h.pool.hosts = append(h.pool.hosts, h)
+	p.reconsider(h.pool)
 	h.pool.sticky = h.pool.sticky || h.sticky
 	return h
 }

@@ -88,13 +88,12 @@ func (w *world) survive(f func()) {
 func (w *world) succeed() {
 	old := w.p
 	w.p = newPolicy(old.limits, w, old.memory)
+	clear(w.services)
 	w.p.now, w.p.stopped, w.p.lastHost, w.p.exempt = old.now, old.stopped, old.lastHost, old.exempt
 	for _, to := range old.pools {
 		w.p.pools = append(w.p.pools, nil)
 		if to != nil {
-			restored := &pool{name: to.name, index: to.index, private: to.private}
-			w.p.pools[to.index], w.p.poolNames[to.name] = restored, restored
-			w.p.heat(restored)
+			w.p.restorePool(poolNote{Index: to.index, Name: to.name, Private: to.private})
 		}
 	}
 	if w.dying != nil {
