@@ -54,7 +54,7 @@ type Manager struct {
 	running  bool     // commands are the loop's, no longer the caller's; mu
 
 	// The loop's own.
-	turns    uint64 // of the loop
+	turns    uint64       // of the loop
 	service  ServiceState // what Config.OnService was told last
 	quit     bool
 	doors    map[uint64]*entrance // by token

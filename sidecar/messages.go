@@ -17,6 +17,9 @@ var (
 	reasonOf    = byName[pb.CloseReason]("CLOSE_REASON_", manager.Reasons())
 	eventKindOf = byName[pb.EventKind]("EVENT_KIND_", eventKinds)
 
+	serviceStateOf = byName[pb.ServiceState]("SERVICE_STATE_", manager.ServiceStates())
+
+	serviceMessage   = inverse(serviceStateOf)
 	stateMessage     = inverse(stateOf)
 	reasonMessage    = inverse(reasonOf)
 	eventKindMessage = inverse(eventKindOf)
@@ -82,6 +85,7 @@ func countsMessage(c manager.Counts) *pb.GetConnectionCountsResponse {
 		Running:   c.Running,
 
 		Successions: c.Successions,
+		State:       serviceMessage[c.State],
 	}
 }
 
@@ -101,15 +105,22 @@ func listenerMessage(l *manager.ListenerCounts) *pb.ListenerCounts {
 		States:     stateCountsMessage(l.States),
 		Accepted:   l.Accepted,
 		Paused:     l.Paused,
+		State:      serviceMessage[l.Service],
 	}
 }
 
 func poolMessage(p *manager.PoolCounts) *pb.PoolCounts {
-	return &pb.PoolCounts{Name: p.Name, Private: p.Private, Hosts: uint32(p.Hosts), States: stateCountsMessage(p.States)}
+	return &pb.PoolCounts{
+		Name: p.Name, Private: p.Private, Hosts: uint32(p.Hosts), States: stateCountsMessage(p.States),
+		State: serviceMessage[p.Service], Fed: p.Fed,
+	}
 }
 
 func hostCountsMessage(h *manager.HostInfo) *pb.HostCounts {
-	return &pb.HostCounts{HostId: uint32(h.ID), Name: h.Name, Pool: h.Pool, Capacity: uint32(h.Capacity), Leased: uint32(h.Leased)}
+	return &pb.HostCounts{
+		HostId: uint32(h.ID), Name: h.Name, Pool: h.Pool, Capacity: uint32(h.Capacity), Leased: uint32(h.Leased),
+		State: serviceMessage[h.Service],
+	}
 }
 
 func totalsMessage(t *manager.Totals) *pb.Totals {
@@ -195,6 +206,7 @@ func hostMessage(h *manager.HostInfo) *pb.Host {
 		Stale:      h.Stale,
 		Violations: h.Violations,
 		Hung:       h.Hung,
+		State:      serviceMessage[h.Service],
 	}
 }
 

@@ -37,6 +37,7 @@ type sidecar struct {
 
 	sockets *sockets
 	serving *serving
+	told    string // of serving, to the service manager and the log
 	manager *manager.Manager
 	control *control
 	http    *http.Server // nil: none
@@ -89,13 +90,13 @@ func (s *sidecar) open() (err error) {
 		Exempt:    s.config.Exempt,
 		Answers:   s.config.Answers,
 		Allow:     s.config.HandoffAllow.check,
-		OnServing: s.serving.set,
+		OnService: s.serving.set,
 	})
 	if err != nil {
 		s.sockets.close()
 		return err
 	}
-	s.control = &control{log: s.root.Named("control"), service: newService(managed{s.manager}, s.Upgrade), health: s.serving.health}
+	s.control = &control{log: s.root.Named("control"), service: newService(managed{s.manager}, s.Upgrade), health: s.serving}
 	s.run("manager", s.manager.Run)
 	return nil
 }
@@ -117,7 +118,8 @@ func (s *sidecar) start() error {
 		}
 	}
 	s.log.Info("started", "version", s.config.version(), "listen", listening, "handoff", s.config.handoff(), "control", s.config.control())
-	notify(s.log, append(s.succession.mainPID(), daemon.SdNotifyReady, "STATUS="+s.condition())...)
+	_, s.told = s.serving.condition("")
+	notify(s.log, append(s.succession.mainPID(), daemon.SdNotifyReady, "STATUS="+s.told)...)
 	if s.config.OnReady != nil {
 		s.config.OnReady(listening)
 	}
@@ -180,7 +182,7 @@ func (s *sidecar) startStatus() error {
 	}
 	log := s.root.Named("status")
 	s.http = &http.Server{
-		Handler:           status.Handler(s.manager, s.serving.now.Load, s.config.version(), log),
+		Handler:           status.Handler(s.manager, s.serving.condition, s.config.version(), log),
 		ReadHeaderTimeout: statusHeadTimeout,
 		WriteTimeout:      statusPageTimeout,
 		IdleTimeout:       statusIdleTimeout,
@@ -244,17 +246,21 @@ func (s *sidecar) untilEnd(ctx context.Context) error {
 		case <-s.replaced:
 			s.leave()
 		case <-s.serving.changed:
-			s.log.Info(s.condition())
-			notify(s.log, "STATUS="+s.condition())
+			s.tellCondition()
 		}
 	}
 }
 
-func (s *sidecar) condition() string {
-	if s.serving.now.Load() {
-		return "serving"
+// tellCondition tells the service manager, and the log, whether requests are served if that has
+// changed.
+func (s *sidecar) tellCondition() {
+	_, words := s.serving.condition("")
+	if words == s.told {
+		return
 	}
-	return "not serving: no host is attached, or the manager is stopped"
+	s.told = words
+	s.log.Info(words)
+	notify(s.log, "STATUS="+words)
 }
 
 // end drains, or ends at once where something has failed already, and returns when no part runs any more.

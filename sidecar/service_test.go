@@ -30,7 +30,7 @@ import (
 func served(t *testing.T, c connections) pb.ConnectionManagerServiceClient {
 	t.Helper()
 	pipe := bufconn.Listen(1 << 16)
-	ctl := &control{log: hclog.NewNullLogger(), service: newService(c, func(context.Context) (int, error) { return 7, nil }), health: newServing().health}
+	ctl := &control{log: hclog.NewNullLogger(), service: newService(c, func(context.Context) (int, error) { return 7, nil }), health: newServing()}
 	run := ctl.serve(pipe)
 	ended := make(chan error, 1)
 	go func() { ended <- run() }()
@@ -332,7 +332,7 @@ func TestHealthFollowsTheManager(t *testing.T) {
 	s := newServing()
 	check := func(service string) healthpb.HealthCheckResponse_ServingStatus {
 		t.Helper()
-		answer, err := s.health.Check(t.Context(), &healthpb.HealthCheckRequest{Service: service})
+		answer, err := s.Check(t.Context(), &healthpb.HealthCheckRequest{Service: service})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -343,9 +343,9 @@ func TestHealthFollowsTheManager(t *testing.T) {
 		want healthpb.HealthCheckResponse_ServingStatus
 	}{
 		{func() {}, healthpb.HealthCheckResponse_NOT_SERVING},
-		{func() { s.set(true) }, healthpb.HealthCheckResponse_SERVING},
-		{func() { s.set(false) }, healthpb.HealthCheckResponse_NOT_SERVING},
-		{func() { s.set(true) }, healthpb.HealthCheckResponse_SERVING},
+		{func() { s.set(manager.Serving, nil) }, healthpb.HealthCheckResponse_SERVING},
+		{func() { s.set(manager.Stopped, nil) }, healthpb.HealthCheckResponse_NOT_SERVING},
+		{func() { s.set(manager.Serving, nil) }, healthpb.HealthCheckResponse_SERVING},
 		{s.drain, healthpb.HealthCheckResponse_NOT_SERVING},
 	} {
 		step.do()
@@ -355,7 +355,87 @@ func TestHealthFollowsTheManager(t *testing.T) {
 			}
 		}
 	}
-	if s.now.Load() {
-		t.Error("draining, and still serving")
+	if served, words := s.condition(""); served || words != "not serving: draining" {
+		t.Errorf("draining: %v, %q", served, words)
 	}
+}
+
+// Each pool has a name in the health service and words of its own, for as long as there is one.
+func TestHealthOfPools(t *testing.T) {
+	s := newServing()
+	s.set(manager.Hung, []manager.PoolService{
+		{Pool: "web", State: manager.Hung, Fed: true}, {Pool: "api", State: manager.Serving, Fed: true},
+		{Pool: "default", State: manager.NoHost, Fed: true}, {Pool: "spare", State: manager.Paused},
+	})
+	for pool, want := range map[string]string{
+		"":        "not serving: pool default has no host; pool web is hung",
+		"web":     "not serving: pool web is hung",
+		"api":     "serving",
+		"spare":   "not serving: pool spare is paused",
+		"no such": `not serving: there is no pool "no such"`,
+	} {
+		if served, words := s.condition(pool); words != want || served != (want == "serving") {
+			t.Errorf("pool %q: %v, %q, want %q", pool, served, words, want)
+		}
+	}
+	list, err := s.List(t.Context(), &healthpb.HealthListRequest{})
+	if err != nil || len(list.GetStatuses()) != 6 {
+		t.Fatalf("%v, %v", list, err)
+	}
+	for name, want := range map[string]healthpb.HealthCheckResponse_ServingStatus{
+		"anteroom.v1.pool/api": healthpb.HealthCheckResponse_SERVING, "anteroom.v1.pool/web": healthpb.HealthCheckResponse_NOT_SERVING,
+	} {
+		answer, err := s.Check(t.Context(), &healthpb.HealthCheckRequest{Service: name})
+		if err != nil || answer.GetStatus() != want || list.GetStatuses()[name].GetStatus() != want {
+			t.Errorf("%s: %v, %v", name, answer, err)
+		}
+	}
+	s.set(manager.Hung, []manager.PoolService{{Pool: "api"}})
+	for _, gone := range []string{"anteroom.v1.pool/api", "anteroom.v1.pool/", "pool", "api"} {
+		if _, err := s.Check(t.Context(), &healthpb.HealthCheckRequest{Service: gone}); status.Code(err) != codes.NotFound {
+			t.Errorf("%s: %v, want NOT_FOUND", gone, err)
+		}
+	}
+}
+
+// A watch may wait for a pool that is not there yet.
+func TestWatchingTheHealthOfAPool(t *testing.T) {
+	s := newServing()
+	told := make(chan healthpb.HealthCheckResponse_ServingStatus, 8)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- s.Watch(&healthpb.HealthCheckRequest{Service: "anteroom.v1.pool/web"}, &healthStream{ctx: ctx, told: told})
+	}()
+	for _, step := range []struct {
+		do   func()
+		want healthpb.HealthCheckResponse_ServingStatus
+	}{
+		{func() {}, healthpb.HealthCheckResponse_SERVICE_UNKNOWN},
+		{func() { s.set(manager.NoHost, []manager.PoolService{{Pool: "web", State: manager.Serving}}) }, healthpb.HealthCheckResponse_SERVING},
+		{func() { s.set(manager.NoHost, []manager.PoolService{{Pool: "web"}}) }, healthpb.HealthCheckResponse_SERVICE_UNKNOWN},
+	} {
+		step.do()
+		if got := <-told; got != step.want {
+			t.Errorf("told %v, want %v", got, step.want)
+		}
+	}
+	cancel()
+	if err := <-ended; status.Code(err) != codes.Canceled {
+		t.Errorf("the watch ended with %v", err)
+	}
+}
+
+// healthStream is a caller's end of a health watch.
+type healthStream struct {
+	grpc.ServerStream
+	ctx  context.Context
+	told chan healthpb.HealthCheckResponse_ServingStatus
+}
+
+func (s *healthStream) Context() context.Context { return s.ctx }
+
+func (s *healthStream) Send(answer *healthpb.HealthCheckResponse) error {
+	s.told <- answer.GetStatus()
+	return nil
 }

@@ -39,6 +39,7 @@ func metric(name, help string, labels ...string) *prometheus.Desc {
 // The metrics. Labels are bounded: a host is named as it names itself, hosts of one name count together, and all private pools are one.
 var (
 	running     = metric("running", "1 while connections are accepted and lent, 0 between Stop and Start.")
+	state       = metric("state", "1 for the state of the whole: serving, or why requests are not served.", "state")
 	successions = metric("successions_total", "Times a process has taken over from another, after its death or in an upgrade.")
 	connections = metric("connections", "Connections now, by state.", "state")
 	keepLimit   = metric("keep_alive_limit", "Connections that may be kept between requests.")
@@ -50,8 +51,10 @@ var (
 
 	poolConnections = metric("pool_connections", "Connections now, by pool and state.", "pool", "state")
 	poolHosts       = metric("pool_hosts", "Hosts attached, by pool.", "pool")
+	poolState       = metric("pool_state", "Pools in a state: serving, or why their requests are not served.", "pool", "state")
 
 	hostHung       = metric("host_hung", "Hosts that give no sign of life and get no leases, by host and pool.", "host", "pool")
+	hostDraining   = metric("host_draining", "Hosts that are leaving and get no leases, by host and pool.", "host", "pool")
 	hostLeased     = metric("host_leased", "Leases now, by host and pool.", "host", "pool")
 	hostCapacity   = metric("host_capacity", "Leases taken at once, by host and pool.", "host", "pool")
 	hostLeases     = metric("host_leases_total", "Leases, by host and pool.", "host", "pool")
@@ -156,6 +159,7 @@ func (s *scrape) states(d *prometheus.Desc, c manager.StateCounts, labels ...str
 
 func (s *scrape) whole(c *manager.Counts, k manager.Capacity) {
 	s.gauge(running, one(c.Running))
+	s.gauge(state, 1, c.State.String())
 	s.counter(successions, c.Successions)
 	s.states(connections, c.States)
 	s.gauge(keepLimit, max(k.Limit, 0))
@@ -191,11 +195,15 @@ func one(yes bool) int {
 }
 
 func (s *scrape) byPool(pools []manager.PoolCounts) {
-	states, hosts := map[string]manager.StateCounts{}, map[string]int{}
+	states, hosts, services := map[string]manager.StateCounts{}, map[string]int{}, map[labels]int{}
 	for _, p := range pools {
 		label := s.pools[p.Name]
 		states[label] = sum(states[label], p.States)
 		hosts[label] += p.Hosts
+		services[labels{p.Service.String(), label}]++
+	}
+	for key, n := range services {
+		s.gauge(poolState, n, key.pool, key.name)
 	}
 	for label, c := range states {
 		s.states(poolConnections, c, label)
@@ -227,17 +235,20 @@ func (s *scrape) byListener(listeners []manager.ListenerCounts, t *tally) {
 }
 
 func (s *scrape) byHost(hosts []manager.HostInfo, t *tally) {
-	leased, capacity, hung, counted := map[labels]int{}, map[labels]int{}, map[labels]int{}, map[uint32]counters{}
+	leased, capacity, counted := map[labels]int{}, map[labels]int{}, map[uint32]counters{}
+	hung, draining := map[labels]int{}, map[labels]int{}
 	for _, h := range hosts {
 		key := labels{valid(h.Name), s.pools[h.Pool]}
 		leased[key] += h.Leased
 		capacity[key] += h.Capacity
 		hung[key] += one(h.Hung)
+		draining[key] += one(h.Draining)
 		counted[uint32(h.ID)] = counters{labels: key, values: [4]uint64{h.Leases, h.Nacks, h.Stale, h.Violations}}
 	}
 	for key := range leased {
 		s.gauge(hostLeased, leased[key], key.name, key.pool)
 		s.gauge(hostHung, hung[key], key.name, key.pool)
+		s.gauge(hostDraining, draining[key], key.name, key.pool)
 		s.gauge(hostCapacity, capacity[key], key.name, key.pool)
 	}
 	for key, v := range t.sums(counted) {

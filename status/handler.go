@@ -26,32 +26,39 @@ const answerTimeout = 5 * time.Second
 //	/         a page for people
 //	/metrics  Prometheus metrics
 //	/healthz  200 if the manager's loop answers, else 503
-//	/readyz   200 if requests are served (serving says so), else 503
+//	/readyz   200 if requests are served, else 503; ?pool=NAME asks for one pool
 //
-// and nothing else. Version is the sidecar's.
-func Handler(s Source, serving func() bool, version string, log hclog.Logger) http.Handler {
+// and nothing else. Version is the sidecar's. Condition says whether a pool is served, or the whole
+// if the name is empty, and in words why not.
+func Handler(s Source, condition Condition, version string, log hclog.Logger) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /{$}", &page{source: s, serving: serving, version: version, log: log})
+	mux.Handle("GET /{$}", &page{source: s, condition: condition, version: version, log: log})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry(s, version), promhttp.HandlerOpts{ErrorLog: scrapeLog{log}}))
-	mux.Handle("GET /healthz", check("ok", "the manager does not answer", func(ctx context.Context) bool {
-		_, err := s.Capacity(ctx)
-		return err == nil
+	mux.Handle("GET /healthz", check(func(r *http.Request) (bool, string) {
+		if _, err := s.Capacity(r.Context()); err != nil {
+			return false, "the manager does not answer"
+		}
+		return true, "ok"
 	}))
-	mux.Handle("GET /readyz", check("serving", "not serving: no host is attached, or the manager is stopped", func(context.Context) bool {
-		return serving()
+	mux.Handle("GET /readyz", check(func(r *http.Request) (bool, string) {
+		return condition(r.URL.Query().Get("pool"))
 	}))
 	return plain(mux)
 }
 
-func check(yes, no string, ok func(context.Context) bool) http.Handler {
+// Condition says whether a pool is served, or the whole if the name is empty, and in words why not.
+type Condition func(pool string) (served bool, words string)
+
+func check(judge func(*http.Request) (ok bool, words string)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), answerTimeout)
 		defer cancel()
-		if !ok(ctx) {
-			http.Error(w, no, http.StatusServiceUnavailable)
+		ok, words := judge(r.WithContext(ctx))
+		if !ok {
+			http.Error(w, words, http.StatusServiceUnavailable)
 			return
 		}
-		_, _ = io.WriteString(w, yes+"\n") // a reader who has gone needs no answer
+		_, _ = io.WriteString(w, words+"\n") // a reader who has gone needs no answer
 	})
 }
 

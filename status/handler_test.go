@@ -33,24 +33,25 @@ func busy() *source {
 	s.counts = manager.Counts{
 		States: manager.StateCounts{Idle: 38, Ready: 3, Leased: 2, Closing: 1},
 		Listeners: []manager.ListenerCounts{
-			{ID: 1, Name: "public", Address: "tcp://192.0.2.1:80", Pool: "web", States: manager.StateCounts{Idle: 30}, Accepted: 70},
-			{ID: 2, Name: "app", Address: "tcp://192.0.2.1:81", Pool: "p7", Host: 3, States: manager.StateCounts{Idle: 8}, Accepted: 7, Paused: true},
+			{ID: 1, Name: "public", Address: "tcp://192.0.2.1:80", Pool: "web", Service: manager.Hung, States: manager.StateCounts{Idle: 30}, Accepted: 70},
+			{ID: 2, Name: "app", Address: "tcp://192.0.2.1:81", Pool: "p7", Host: 3, States: manager.StateCounts{Idle: 8}, Accepted: 7, Paused: true, Service: manager.Serving},
 		},
 		Pools: []manager.PoolCounts{
-			{Name: "web", Hosts: 2, States: manager.StateCounts{Idle: 30}},
-			{Name: "p7", Private: true, Hosts: 1, States: manager.StateCounts{Idle: 5}},
-			{Name: "p8", Private: true, Hosts: 1, States: manager.StateCounts{Idle: 3}},
+			{Name: "web", Service: manager.Hung, Fed: true, Hosts: 2, States: manager.StateCounts{Idle: 30}},
+			{Name: "p7", Service: manager.Serving, Private: true, Hosts: 1, States: manager.StateCounts{Idle: 5}},
+			{Name: "p8", Service: manager.Serving, Private: true, Hosts: 1, States: manager.StateCounts{Idle: 3}},
 		},
 		Hosts: []manager.HostInfo{
-			{ID: 1, Name: "worker", Pool: "web", Agent: "<b>go", Capacity: 8, Leased: 1, Leases: 100, Nacks: 1},
-			{ID: 2, Name: "worker", Pool: "web", Capacity: 8, Leased: 1, Leases: 50, Stale: 2},
-			{ID: 3, Name: "alone", Pool: "p7", Capacity: 1, Leases: 5, Violations: 4, Draining: true, Hung: true},
+			{ID: 1, Name: "worker", Pool: "web", Agent: "<b>go", Capacity: 8, Leased: 1, Leases: 100, Nacks: 1, Service: manager.Serving},
+			{ID: 2, Name: "worker", Pool: "web", Capacity: 8, Leased: 1, Leases: 50, Stale: 2, Service: manager.Serving},
+			{ID: 3, Name: "alone", Pool: "p7", Capacity: 1, Leases: 5, Violations: 4, Draining: true, Hung: true, Service: manager.Hung},
 		},
 		Totals: manager.Totals{Accepted: 77, Leases: 155, Requests: 150},
 		Uptime: 90 * time.Second,
 
 		Successions: 3,
 		Running:     true,
+		State:       manager.Hung,
 	}
 	s.counts.Totals.Closed[manager.ReasonExpired] = 9
 	s.counts.Totals.Answers[3] = 4 // 429
@@ -67,7 +68,16 @@ func ask(t *testing.T, h http.Handler, path string) *httptest.ResponseRecorder {
 }
 
 func handler(s Source, serving bool) http.Handler {
-	return Handler(s, func() bool { return serving }, "v1.2.3", hclog.NewNullLogger())
+	condition := func(pool string) (bool, string) {
+		switch {
+		case pool == "web" || pool == "" && !serving:
+			return false, "not serving: pool web is hung"
+		case pool == "nosuch":
+			return false, "not serving: there is no pool \"nosuch\""
+		}
+		return true, "serving"
+	}
+	return Handler(s, condition, "v1.2.3", hclog.NewNullLogger())
 }
 
 // series are the sidecar's own metrics, by what stands before the value.
@@ -95,7 +105,9 @@ func series(t *testing.T, h http.Handler) map[string]float64 {
 func TestMetrics(t *testing.T) {
 	got := series(t, handler(busy(), true))
 	for name, want := range map[string]float64{
-		`anteroom_running`:                                                            1,
+		`anteroom_running`:             1,
+		`anteroom_state{state="hung"}`: 1, `anteroom_pool_state{pool="web",state="hung"}`: 1,
+		`anteroom_pool_state{pool="(private)",state="serving"}`: 2, `anteroom_host_draining{host="alone",pool="(private)"}`: 1,
 		`anteroom_successions_total`:                                                  3,
 		`anteroom_connections{state="idle"}`:                                          38,
 		`anteroom_connections{state="ready"}`:                                         3,
@@ -188,6 +200,8 @@ func TestChecks(t *testing.T) {
 	}{
 		{busy(), true, "/healthz", 200}, {busy(), false, "/healthz", 200}, {dead, false, "/healthz", 503},
 		{busy(), true, "/readyz", 200}, {busy(), false, "/readyz", 503},
+		{busy(), true, "/readyz?pool=p7", 200}, {busy(), false, "/readyz?pool=p7", 200},
+		{busy(), true, "/readyz?pool=web", 503}, {busy(), true, "/readyz?pool=nosuch", 503},
 		{busy(), true, "/", 200}, {dead, true, "/", 503},
 		{busy(), true, "/other", 404},
 	} {
@@ -206,7 +220,7 @@ func TestPage(t *testing.T) {
 	answer := ask(t, handler(busy(), true), "/")
 	page := answer.Body.String()
 	for _, want := range []string{
-		"serving</span>", "v1.2.3 · up 1m30s", "<b>38</b>idle", "40 of 100 connections kept", "alone (draining)", "p7 (private)", "paused of host 3",
+		"serving</span>", "v1.2.3 · up 1m30s", "<b>38</b>idle", "40 of 100 connections kept", "alone (hung)", "<td>web</td><td>hung</td>", "p7 (private)", "paused of host 3",
 		"<dt>expired</dt><dd class=\"n\">9</dd>", "&lt;b&gt;go",
 	} {
 		if !strings.Contains(page, want) {
@@ -222,12 +236,8 @@ func TestPage(t *testing.T) {
 }
 
 func TestPageSaysWhatIsMissing(t *testing.T) {
-	empty := &source{counts: manager.Counts{Running: true}}
-	if page := ask(t, handler(empty, false), "/").Body.String(); !strings.Contains(page, "no host is attached</span>") {
-		t.Error("it does not say that there is no host")
-	}
-	if page := ask(t, handler(&source{}, false), "/").Body.String(); !strings.Contains(page, "stopped</span>") {
-		t.Error("it does not say that it is stopped")
+	if page := ask(t, handler(&source{}, false), "/").Body.String(); !strings.Contains(page, `<span class="is">not serving: pool web is hung</span>`) {
+		t.Error("it does not say what is not served")
 	}
 }
 

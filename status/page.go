@@ -26,16 +26,17 @@ var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 
 // page is the status page: the counts, as plain HTML that asks to be loaded anew every few seconds.
 type page struct {
-	source  Source
-	serving func() bool
-	version string
-	log     hclog.Logger
+	source    Source
+	condition Condition
+	version   string
+	log       hclog.Logger
 }
 
 // view is what the template shows.
 type view struct {
 	Version  string
 	Serving  bool
+	State    string // why not, in words
 	Counts   manager.Counts
 	Capacity manager.Capacity
 	Closed   []closedRow
@@ -75,7 +76,8 @@ func (p *page) look(ctx context.Context) (*view, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &view{Version: p.version, Serving: p.serving(), Counts: counts, Capacity: capacity, Closed: closedRows(&counts.Totals)}
+	served, words := p.condition("")
+	v := &view{Version: p.version, Serving: served, State: words, Counts: counts, Capacity: capacity, Closed: closedRows(&counts.Totals)}
 	v.MoreHosts = cut(&v.Counts.Hosts)
 	v.MoreListeners = cut(&v.Counts.Listeners)
 	v.MorePools = cut(&v.Counts.Pools)

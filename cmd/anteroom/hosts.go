@@ -40,17 +40,10 @@ func (o *operator) hosts(ctx context.Context) (all []*pb.Host, err error) {
 }
 
 func (o *operator) showHosts(all []*pb.Host) error {
-	t := o.table("HOST", "NAME", "POOL", "LEASED", "CAPACITY", "LEASES", "NACKS", "STALE", "VIOLATIONS", "ATTACHED", "PID", "UID", "AGENT", "")
+	t := o.table("HOST", "NAME", "POOL", "STATE", "LEASED", "CAPACITY", "LEASES", "NACKS", "STALE", "VIOLATIONS", "ATTACHED", "PID", "UID", "AGENT")
 	for _, h := range all {
-		note := ""
-		switch {
-		case h.GetHung():
-			note = "hung: no sign of life, no leases"
-		case h.GetDraining():
-			note = "draining"
-		}
-		t.row(h.GetHostId(), h.GetName(), h.GetPool(), h.GetLeased(), h.GetCapacity(), h.GetLeases(), h.GetNacks(), h.GetStale(), h.GetViolations(),
-			short(h.GetAttached()), h.GetPid(), h.GetUid(), h.GetAgent(), note)
+		t.row(h.GetHostId(), h.GetName(), h.GetPool(), serviceWord(h.GetState()), h.GetLeased(), h.GetCapacity(),
+			h.GetLeases(), h.GetNacks(), h.GetStale(), h.GetViolations(), short(h.GetAttached()), h.GetPid(), h.GetUid(), h.GetAgent())
 	}
 	return t.end()
 }

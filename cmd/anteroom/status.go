@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -64,15 +65,39 @@ func (o *operator) statusTables(c *pb.GetConnectionCountsResponse, k *pb.GetKeep
 	return firstError(o.listenerTable(c.GetListeners()), o.poolTable(c.GetPools()), o.busyTable(c.GetHosts()))
 }
 
+// condition says whether requests are served and, if they are not, which pools' are not.
 func condition(c *pb.GetConnectionCountsResponse) string {
-	switch {
-	case !c.GetRunning():
-		return "stopped"
-	case len(c.GetHosts()) == 0:
-		return "waiting for a host"
+	if !c.GetRunning() || c.GetState() == pb.ServiceState_SERVICE_STATE_SERVING {
+		return serviceWord(c.GetState())
 	}
-	return "serving"
+	return "not serving: " + unserved(c.GetPools())
 }
+
+// unserved says which pools keep the whole from serving: those that listeners feed or, if there is
+// no listener, all.
+func unserved(pools []*pb.PoolCounts) string {
+	isFed := func(p *pb.PoolCounts) bool { return p.GetFed() }
+	anyFed := slices.ContainsFunc(pools, isFed)
+	var parts []string
+	for _, p := range pools {
+		if p.GetState() != pb.ServiceState_SERVICE_STATE_SERVING && p.GetFed() == anyFed {
+			parts = append(parts, poolWords(p))
+		}
+	}
+	if pools == nil {
+		return "no host is attached"
+	}
+	return strings.Join(parts, "; ")
+}
+
+func poolWords(p *pb.PoolCounts) string {
+	if p.GetState() == pb.ServiceState_SERVICE_STATE_NO_HOST {
+		return "pool " + p.GetName() + " has no host"
+	}
+	return "pool " + p.GetName() + " is " + serviceWord(p.GetState())
+}
+
+func serviceWord(s pb.ServiceState) string { return enumWord(s, "SERVICE_STATE_") }
 
 func closedReasons(counts []*pb.ClosedCount) string {
 	var parts []string
@@ -92,14 +117,15 @@ func (o *operator) listenerTable(listeners []*pb.ListenerCounts) error {
 		return nil
 	}
 	fmt.Fprintln(o.out)
-	t := o.table("LISTENER", "ADDRESS", "POOL", "ACCEPTED", "IDLE", "READY", "LEASED", "FINISHING", "CLOSING", "")
+	t := o.table("LISTENER", "ADDRESS", "POOL", "STATE", "ACCEPTED", "IDLE", "READY", "LEASED", "FINISHING", "CLOSING", "")
 	for _, l := range listeners {
 		s := l.GetStates()
 		note := ""
 		if l.GetPaused() {
 			note = "paused"
 		}
-		t.row(l.GetName(), l.GetAddress(), l.GetPool(), l.GetAccepted(), s.GetIdle(), s.GetReady(), s.GetLeased(), s.GetFinishing(), s.GetClosing(), note)
+		t.row(l.GetName(), l.GetAddress(), l.GetPool(), serviceWord(l.GetState()), l.GetAccepted(),
+			s.GetIdle(), s.GetReady(), s.GetLeased(), s.GetFinishing(), s.GetClosing(), note)
 	}
 	return t.end()
 }
@@ -109,10 +135,10 @@ func (o *operator) poolTable(pools []*pb.PoolCounts) error {
 		return nil
 	}
 	fmt.Fprintln(o.out)
-	t := o.table("POOL", "HOSTS", "IDLE", "READY", "LEASED", "FINISHING", "CLOSING")
+	t := o.table("POOL", "STATE", "HOSTS", "IDLE", "READY", "LEASED", "FINISHING", "CLOSING")
 	for _, p := range pools {
 		s := p.GetStates()
-		t.row(p.GetName(), p.GetHosts(), s.GetIdle(), s.GetReady(), s.GetLeased(), s.GetFinishing(), s.GetClosing())
+		t.row(p.GetName(), serviceWord(p.GetState()), p.GetHosts(), s.GetIdle(), s.GetReady(), s.GetLeased(), s.GetFinishing(), s.GetClosing())
 	}
 	return t.end()
 }
@@ -122,9 +148,9 @@ func (o *operator) busyTable(hosts []*pb.HostCounts) error {
 		return nil
 	}
 	fmt.Fprintln(o.out)
-	t := o.table("HOST", "NAME", "POOL", "LEASED", "CAPACITY")
+	t := o.table("HOST", "NAME", "POOL", "STATE", "LEASED", "CAPACITY")
 	for _, h := range hosts {
-		t.row(h.GetHostId(), h.GetName(), h.GetPool(), h.GetLeased(), h.GetCapacity())
+		t.row(h.GetHostId(), h.GetName(), h.GetPool(), serviceWord(h.GetState()), h.GetLeased(), h.GetCapacity())
 	}
 	return t.end()
 }

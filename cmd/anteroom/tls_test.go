@@ -26,7 +26,7 @@ func TestOperatorsComeOverTCP(t *testing.T) {
 		code int
 		says string
 	}{
-		{"ours", ours, ca.File, exitOK, "waiting for a host"},
+		{"ours", ours, ca.File, exitOK, "not serving: no host is attached"},
 		{"another authority's", stranger, ca.File, exitUnreachable, "do both sides trust each other's certificate?"},
 		{"no files", certtest.Pair{}, "", exitUsage, "give --tls-cert, --tls-key and --tls-ca"},
 		{"no authority", ours, ours.Key, exitUsage, "holds no certificate"},

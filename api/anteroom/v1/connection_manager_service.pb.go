@@ -316,6 +316,79 @@ func (EventKind) EnumDescriptor() ([]byte, []int) {
 	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{2}
 }
 
+// ServiceState says whether the sidecar, a pool or a host serves requests, and why it does not. Logs, metrics and the command line use the same words.
+type ServiceState int32
+
+const (
+	// Not a state.
+	ServiceState_SERVICE_STATE_UNSPECIFIED ServiceState = 0
+	// A pool: a host takes requests. The sidecar: every pool that a listener feeds is served.
+	ServiceState_SERVICE_STATE_SERVING ServiceState = 1
+	// Every host that could serve takes no requests for now (capacity 0).
+	ServiceState_SERVICE_STATE_PAUSED ServiceState = 2
+	// Every host leaves, or the sidecar is ending.
+	ServiceState_SERVICE_STATE_DRAINING ServiceState = 3
+	// Hosts are attached, but none that could serve gives a sign of life.
+	ServiceState_SERVICE_STATE_HUNG ServiceState = 4
+	// No host is attached: requests wait for the limit queue_timeout.
+	ServiceState_SERVICE_STATE_NO_HOST ServiceState = 5
+	// A Stop waits for leases.
+	ServiceState_SERVICE_STATE_STOPPING ServiceState = 6
+	// Stopped, until Start.
+	ServiceState_SERVICE_STATE_STOPPED ServiceState = 7
+)
+
+// Enum value maps for ServiceState.
+var (
+	ServiceState_name = map[int32]string{
+		0: "SERVICE_STATE_UNSPECIFIED",
+		1: "SERVICE_STATE_SERVING",
+		2: "SERVICE_STATE_PAUSED",
+		3: "SERVICE_STATE_DRAINING",
+		4: "SERVICE_STATE_HUNG",
+		5: "SERVICE_STATE_NO_HOST",
+		6: "SERVICE_STATE_STOPPING",
+		7: "SERVICE_STATE_STOPPED",
+	}
+	ServiceState_value = map[string]int32{
+		"SERVICE_STATE_UNSPECIFIED": 0,
+		"SERVICE_STATE_SERVING":     1,
+		"SERVICE_STATE_PAUSED":      2,
+		"SERVICE_STATE_DRAINING":    3,
+		"SERVICE_STATE_HUNG":        4,
+		"SERVICE_STATE_NO_HOST":     5,
+		"SERVICE_STATE_STOPPING":    6,
+		"SERVICE_STATE_STOPPED":     7,
+	}
+)
+
+func (x ServiceState) Enum() *ServiceState {
+	p := new(ServiceState)
+	*p = x
+	return p
+}
+
+func (x ServiceState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ServiceState) Descriptor() protoreflect.EnumDescriptor {
+	return file_anteroom_v1_connection_manager_service_proto_enumTypes[3].Descriptor()
+}
+
+func (ServiceState) Type() protoreflect.EnumType {
+	return &file_anteroom_v1_connection_manager_service_proto_enumTypes[3]
+}
+
+func (x ServiceState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ServiceState.Descriptor instead.
+func (ServiceState) EnumDescriptor() ([]byte, []int) {
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{3}
+}
+
 // PutRequest names a leased connection.
 type PutRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -998,7 +1071,9 @@ type GetConnectionCountsResponse struct {
 	// False between Stop and Start.
 	Running bool `protobuf:"varint,7,opt,name=running,proto3" json:"running,omitempty"`
 	// How often a process has taken over from another, after its death or in an upgrade.
-	Successions   uint64 `protobuf:"varint,8,opt,name=successions,proto3" json:"successions,omitempty"`
+	Successions uint64 `protobuf:"varint,8,opt,name=successions,proto3" json:"successions,omitempty"`
+	// Of the whole: serving, or the worst state of a pool that a listener feeds. Without a listener one pool that is served suffices.
+	State         ServiceState `protobuf:"varint,9,opt,name=state,proto3,enum=anteroom.v1.ServiceState" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1087,6 +1162,13 @@ func (x *GetConnectionCountsResponse) GetSuccessions() uint64 {
 		return x.Successions
 	}
 	return 0
+}
+
+func (x *GetConnectionCountsResponse) GetState() ServiceState {
+	if x != nil {
+		return x.State
+	}
+	return ServiceState_SERVICE_STATE_UNSPECIFIED
 }
 
 // StateCounts is a number of connections by state.
@@ -1189,7 +1271,9 @@ type ListenerCounts struct {
 	// Connections accepted since it was added.
 	Accepted uint64 `protobuf:"varint,7,opt,name=accepted,proto3" json:"accepted,omitempty"`
 	// It accepts nothing now: stopped, at a limit, or out of descriptors.
-	Paused        bool `protobuf:"varint,8,opt,name=paused,proto3" json:"paused,omitempty"`
+	Paused bool `protobuf:"varint,8,opt,name=paused,proto3" json:"paused,omitempty"`
+	// Its pool's state.
+	State         ServiceState `protobuf:"varint,9,opt,name=state,proto3,enum=anteroom.v1.ServiceState" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1280,6 +1364,13 @@ func (x *ListenerCounts) GetPaused() bool {
 	return false
 }
 
+func (x *ListenerCounts) GetState() ServiceState {
+	if x != nil {
+		return x.State
+	}
+	return ServiceState_SERVICE_STATE_UNSPECIFIED
+}
+
 // PoolCounts describes a pool.
 type PoolCounts struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1290,7 +1381,11 @@ type PoolCounts struct {
 	// Attached hosts.
 	Hosts uint32 `protobuf:"varint,3,opt,name=hosts,proto3" json:"hosts,omitempty"`
 	// Its connections now.
-	States        *StateCounts `protobuf:"bytes,4,opt,name=states,proto3" json:"states,omitempty"`
+	States *StateCounts `protobuf:"bytes,4,opt,name=states,proto3" json:"states,omitempty"`
+	// Whether its requests are served. The health service's name of it is anteroom.v1.pool/NAME.
+	State ServiceState `protobuf:"varint,5,opt,name=state,proto3,enum=anteroom.v1.ServiceState" json:"state,omitempty"`
+	// A listener feeds it, so that its state counts for the whole.
+	Fed           bool `protobuf:"varint,6,opt,name=fed,proto3" json:"fed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1353,6 +1448,20 @@ func (x *PoolCounts) GetStates() *StateCounts {
 	return nil
 }
 
+func (x *PoolCounts) GetState() ServiceState {
+	if x != nil {
+		return x.State
+	}
+	return ServiceState_SERVICE_STATE_UNSPECIFIED
+}
+
+func (x *PoolCounts) GetFed() bool {
+	if x != nil {
+		return x.Fed
+	}
+	return false
+}
+
 // HostCounts says how busy a host is.
 type HostCounts struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1365,7 +1474,9 @@ type HostCounts struct {
 	// Leases it takes at once.
 	Capacity uint32 `protobuf:"varint,4,opt,name=capacity,proto3" json:"capacity,omitempty"`
 	// Leases it has now.
-	Leased        uint32 `protobuf:"varint,5,opt,name=leased,proto3" json:"leased,omitempty"`
+	Leased uint32 `protobuf:"varint,5,opt,name=leased,proto3" json:"leased,omitempty"`
+	// Whether it takes requests.
+	State         ServiceState `protobuf:"varint,6,opt,name=state,proto3,enum=anteroom.v1.ServiceState" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1433,6 +1544,13 @@ func (x *HostCounts) GetLeased() uint32 {
 		return x.Leased
 	}
 	return 0
+}
+
+func (x *HostCounts) GetState() ServiceState {
+	if x != nil {
+		return x.State
+	}
+	return ServiceState_SERVICE_STATE_UNSPECIFIED
 }
 
 // Totals counts since the start of the sidecar.
@@ -2944,7 +3062,9 @@ type Host struct {
 	// Times it had cleared O_NONBLOCK of a connection.
 	Violations uint64 `protobuf:"varint,15,opt,name=violations,proto3" json:"violations,omitempty"`
 	// It gives no sign of life, and gets no leases until it does.
-	Hung          bool `protobuf:"varint,16,opt,name=hung,proto3" json:"hung,omitempty"`
+	Hung bool `protobuf:"varint,16,opt,name=hung,proto3" json:"hung,omitempty"`
+	// Whether it takes requests, in one word.
+	State         ServiceState `protobuf:"varint,17,opt,name=state,proto3,enum=anteroom.v1.ServiceState" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3089,6 +3209,13 @@ func (x *Host) GetHung() bool {
 		return x.Hung
 	}
 	return false
+}
+
+func (x *Host) GetState() ServiceState {
+	if x != nil {
+		return x.State
+	}
+	return ServiceState_SERVICE_STATE_UNSPECIFIED
 }
 
 // WatchRequest says what to watch.
@@ -3345,7 +3472,7 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"\x03all\x18\x02 \x01(\bR\x03all\"'\n" +
 	"\rCloseResponse\x12\x16\n" +
 	"\x06closed\x18\x01 \x01(\rR\x06closed\"\x1c\n" +
-	"\x1aGetConnectionCountsRequest\"\x84\x03\n" +
+	"\x1aGetConnectionCountsRequest\"\xb5\x03\n" +
 	"\x1bGetConnectionCountsResponse\x120\n" +
 	"\x06states\x18\x01 \x01(\v2\x18.anteroom.v1.StateCountsR\x06states\x129\n" +
 	"\tlisteners\x18\x02 \x03(\v2\x1b.anteroom.v1.ListenerCountsR\tlisteners\x12-\n" +
@@ -3354,13 +3481,14 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"\x06totals\x18\x05 \x01(\v2\x13.anteroom.v1.TotalsR\x06totals\x121\n" +
 	"\x06uptime\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x06uptime\x12\x18\n" +
 	"\arunning\x18\a \x01(\bR\arunning\x12 \n" +
-	"\vsuccessions\x18\b \x01(\x04R\vsuccessions\"\x87\x01\n" +
+	"\vsuccessions\x18\b \x01(\x04R\vsuccessions\x12/\n" +
+	"\x05state\x18\t \x01(\x0e2\x19.anteroom.v1.ServiceStateR\x05state\"\x87\x01\n" +
 	"\vStateCounts\x12\x12\n" +
 	"\x04idle\x18\x01 \x01(\rR\x04idle\x12\x14\n" +
 	"\x05ready\x18\x02 \x01(\rR\x05ready\x12\x16\n" +
 	"\x06leased\x18\x03 \x01(\rR\x06leased\x12\x1c\n" +
 	"\tfinishing\x18\x04 \x01(\rR\tfinishing\x12\x18\n" +
-	"\aclosing\x18\x05 \x01(\rR\aclosing\"\xf2\x01\n" +
+	"\aclosing\x18\x05 \x01(\rR\aclosing\"\xa3\x02\n" +
 	"\x0eListenerCounts\x12\x1f\n" +
 	"\vlistener_id\x18\x01 \x01(\rR\n" +
 	"listenerId\x12\x12\n" +
@@ -3370,20 +3498,24 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"\ahost_id\x18\x05 \x01(\rR\x06hostId\x120\n" +
 	"\x06states\x18\x06 \x01(\v2\x18.anteroom.v1.StateCountsR\x06states\x12\x1a\n" +
 	"\baccepted\x18\a \x01(\x04R\baccepted\x12\x16\n" +
-	"\x06paused\x18\b \x01(\bR\x06paused\"\x82\x01\n" +
+	"\x06paused\x18\b \x01(\bR\x06paused\x12/\n" +
+	"\x05state\x18\t \x01(\x0e2\x19.anteroom.v1.ServiceStateR\x05state\"\xc5\x01\n" +
 	"\n" +
 	"PoolCounts\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aprivate\x18\x02 \x01(\bR\aprivate\x12\x14\n" +
 	"\x05hosts\x18\x03 \x01(\rR\x05hosts\x120\n" +
-	"\x06states\x18\x04 \x01(\v2\x18.anteroom.v1.StateCountsR\x06states\"\x81\x01\n" +
+	"\x06states\x18\x04 \x01(\v2\x18.anteroom.v1.StateCountsR\x06states\x12/\n" +
+	"\x05state\x18\x05 \x01(\x0e2\x19.anteroom.v1.ServiceStateR\x05state\x12\x10\n" +
+	"\x03fed\x18\x06 \x01(\bR\x03fed\"\xb2\x01\n" +
 	"\n" +
 	"HostCounts\x12\x17\n" +
 	"\ahost_id\x18\x01 \x01(\rR\x06hostId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
 	"\x04pool\x18\x03 \x01(\tR\x04pool\x12\x1a\n" +
 	"\bcapacity\x18\x04 \x01(\rR\bcapacity\x12\x16\n" +
-	"\x06leased\x18\x05 \x01(\rR\x06leased\"\x90\x05\n" +
+	"\x06leased\x18\x05 \x01(\rR\x06leased\x12/\n" +
+	"\x05state\x18\x06 \x01(\x0e2\x19.anteroom.v1.ServiceStateR\x05state\"\x90\x05\n" +
 	"\x06Totals\x12\x1a\n" +
 	"\baccepted\x18\x01 \x01(\x04R\baccepted\x12\x18\n" +
 	"\aadopted\x18\x02 \x01(\x04R\aadopted\x12\x16\n" +
@@ -3530,7 +3662,7 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"page_token\x18\x02 \x01(\tR\tpageToken\"d\n" +
 	"\x11ListHostsResponse\x12'\n" +
 	"\x05hosts\x18\x01 \x03(\v2\x11.anteroom.v1.HostR\x05hosts\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x9c\x03\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xcd\x03\n" +
 	"\x04Host\x12\x17\n" +
 	"\ahost_id\x18\x01 \x01(\rR\x06hostId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -3550,7 +3682,8 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"\n" +
 	"violations\x18\x0f \x01(\x04R\n" +
 	"violations\x12\x12\n" +
-	"\x04hung\x18\x10 \x01(\bR\x04hung\"<\n" +
+	"\x04hung\x18\x10 \x01(\bR\x04hung\x12/\n" +
+	"\x05state\x18\x11 \x01(\x0e2\x19.anteroom.v1.ServiceStateR\x05state\"<\n" +
 	"\fWatchRequest\x12,\n" +
 	"\x05kinds\x18\x01 \x03(\x0e2\x16.anteroom.v1.EventKindR\x05kinds\"9\n" +
 	"\rWatchResponse\x12(\n" +
@@ -3613,7 +3746,16 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"\x12\x1c\n" +
 	"\x18EVENT_KIND_LEASE_OVERDUE\x10\v\x12\x18\n" +
 	"\x14EVENT_KIND_HOST_HUNG\x10\f\x12\x19\n" +
-	"\x15EVENT_KIND_HOST_ALIVE\x10\r2\xcd\b\n" +
+	"\x15EVENT_KIND_HOST_ALIVE\x10\r*\xe8\x01\n" +
+	"\fServiceState\x12\x1d\n" +
+	"\x19SERVICE_STATE_UNSPECIFIED\x10\x00\x12\x19\n" +
+	"\x15SERVICE_STATE_SERVING\x10\x01\x12\x18\n" +
+	"\x14SERVICE_STATE_PAUSED\x10\x02\x12\x1a\n" +
+	"\x16SERVICE_STATE_DRAINING\x10\x03\x12\x16\n" +
+	"\x12SERVICE_STATE_HUNG\x10\x04\x12\x19\n" +
+	"\x15SERVICE_STATE_NO_HOST\x10\x05\x12\x1a\n" +
+	"\x16SERVICE_STATE_STOPPING\x10\x06\x12\x19\n" +
+	"\x15SERVICE_STATE_STOPPED\x10\a2\xcd\b\n" +
 	"\x18ConnectionManagerService\x128\n" +
 	"\x03Put\x12\x17.anteroom.v1.PutRequest\x1a\x18.anteroom.v1.PutResponse\x12A\n" +
 	"\x06Revoke\x12\x1a.anteroom.v1.RevokeRequest\x1a\x1b.anteroom.v1.RevokeResponse\x12;\n" +
@@ -3642,136 +3784,142 @@ func file_anteroom_v1_connection_manager_service_proto_rawDescGZIP() []byte {
 	return file_anteroom_v1_connection_manager_service_proto_rawDescData
 }
 
-var file_anteroom_v1_connection_manager_service_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_anteroom_v1_connection_manager_service_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
 var file_anteroom_v1_connection_manager_service_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_anteroom_v1_connection_manager_service_proto_goTypes = []any{
 	(ConnectionState)(0),                 // 0: anteroom.v1.ConnectionState
 	(CloseReason)(0),                     // 1: anteroom.v1.CloseReason
 	(EventKind)(0),                       // 2: anteroom.v1.EventKind
-	(*PutRequest)(nil),                   // 3: anteroom.v1.PutRequest
-	(*PutResponse)(nil),                  // 4: anteroom.v1.PutResponse
-	(*RevokeRequest)(nil),                // 5: anteroom.v1.RevokeRequest
-	(*RevokeResponse)(nil),               // 6: anteroom.v1.RevokeResponse
-	(*UpgradeRequest)(nil),               // 7: anteroom.v1.UpgradeRequest
-	(*UpgradeResponse)(nil),              // 8: anteroom.v1.UpgradeResponse
-	(*StopRequest)(nil),                  // 9: anteroom.v1.StopRequest
-	(*StopResponse)(nil),                 // 10: anteroom.v1.StopResponse
-	(*StartRequest)(nil),                 // 11: anteroom.v1.StartRequest
-	(*StartResponse)(nil),                // 12: anteroom.v1.StartResponse
-	(*ConnectionSelection)(nil),          // 13: anteroom.v1.ConnectionSelection
-	(*CloseRequest)(nil),                 // 14: anteroom.v1.CloseRequest
-	(*CloseResponse)(nil),                // 15: anteroom.v1.CloseResponse
-	(*GetConnectionCountsRequest)(nil),   // 16: anteroom.v1.GetConnectionCountsRequest
-	(*GetConnectionCountsResponse)(nil),  // 17: anteroom.v1.GetConnectionCountsResponse
-	(*StateCounts)(nil),                  // 18: anteroom.v1.StateCounts
-	(*ListenerCounts)(nil),               // 19: anteroom.v1.ListenerCounts
-	(*PoolCounts)(nil),                   // 20: anteroom.v1.PoolCounts
-	(*HostCounts)(nil),                   // 21: anteroom.v1.HostCounts
-	(*Totals)(nil),                       // 22: anteroom.v1.Totals
-	(*AnswerCount)(nil),                  // 23: anteroom.v1.AnswerCount
-	(*ClosedCount)(nil),                  // 24: anteroom.v1.ClosedCount
-	(*GetKeepAliveCapacityRequest)(nil),  // 25: anteroom.v1.GetKeepAliveCapacityRequest
-	(*GetKeepAliveCapacityResponse)(nil), // 26: anteroom.v1.GetKeepAliveCapacityResponse
-	(*Limits)(nil),                       // 27: anteroom.v1.Limits
-	(*SetLimitsRequest)(nil),             // 28: anteroom.v1.SetLimitsRequest
-	(*SetLimitsResponse)(nil),            // 29: anteroom.v1.SetLimitsResponse
-	(*GetLimitsRequest)(nil),             // 30: anteroom.v1.GetLimitsRequest
-	(*GetLimitsResponse)(nil),            // 31: anteroom.v1.GetLimitsResponse
-	(*ListConnectionsRequest)(nil),       // 32: anteroom.v1.ListConnectionsRequest
-	(*ListConnectionsResponse)(nil),      // 33: anteroom.v1.ListConnectionsResponse
-	(*GetConnectionRequest)(nil),         // 34: anteroom.v1.GetConnectionRequest
-	(*GetConnectionResponse)(nil),        // 35: anteroom.v1.GetConnectionResponse
-	(*Connection)(nil),                   // 36: anteroom.v1.Connection
-	(*TcpInfo)(nil),                      // 37: anteroom.v1.TcpInfo
-	(*ListHostsRequest)(nil),             // 38: anteroom.v1.ListHostsRequest
-	(*ListHostsResponse)(nil),            // 39: anteroom.v1.ListHostsResponse
-	(*Host)(nil),                         // 40: anteroom.v1.Host
-	(*WatchRequest)(nil),                 // 41: anteroom.v1.WatchRequest
-	(*WatchResponse)(nil),                // 42: anteroom.v1.WatchResponse
-	(*Event)(nil),                        // 43: anteroom.v1.Event
-	(*durationpb.Duration)(nil),          // 44: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),        // 45: google.protobuf.Timestamp
+	(ServiceState)(0),                    // 3: anteroom.v1.ServiceState
+	(*PutRequest)(nil),                   // 4: anteroom.v1.PutRequest
+	(*PutResponse)(nil),                  // 5: anteroom.v1.PutResponse
+	(*RevokeRequest)(nil),                // 6: anteroom.v1.RevokeRequest
+	(*RevokeResponse)(nil),               // 7: anteroom.v1.RevokeResponse
+	(*UpgradeRequest)(nil),               // 8: anteroom.v1.UpgradeRequest
+	(*UpgradeResponse)(nil),              // 9: anteroom.v1.UpgradeResponse
+	(*StopRequest)(nil),                  // 10: anteroom.v1.StopRequest
+	(*StopResponse)(nil),                 // 11: anteroom.v1.StopResponse
+	(*StartRequest)(nil),                 // 12: anteroom.v1.StartRequest
+	(*StartResponse)(nil),                // 13: anteroom.v1.StartResponse
+	(*ConnectionSelection)(nil),          // 14: anteroom.v1.ConnectionSelection
+	(*CloseRequest)(nil),                 // 15: anteroom.v1.CloseRequest
+	(*CloseResponse)(nil),                // 16: anteroom.v1.CloseResponse
+	(*GetConnectionCountsRequest)(nil),   // 17: anteroom.v1.GetConnectionCountsRequest
+	(*GetConnectionCountsResponse)(nil),  // 18: anteroom.v1.GetConnectionCountsResponse
+	(*StateCounts)(nil),                  // 19: anteroom.v1.StateCounts
+	(*ListenerCounts)(nil),               // 20: anteroom.v1.ListenerCounts
+	(*PoolCounts)(nil),                   // 21: anteroom.v1.PoolCounts
+	(*HostCounts)(nil),                   // 22: anteroom.v1.HostCounts
+	(*Totals)(nil),                       // 23: anteroom.v1.Totals
+	(*AnswerCount)(nil),                  // 24: anteroom.v1.AnswerCount
+	(*ClosedCount)(nil),                  // 25: anteroom.v1.ClosedCount
+	(*GetKeepAliveCapacityRequest)(nil),  // 26: anteroom.v1.GetKeepAliveCapacityRequest
+	(*GetKeepAliveCapacityResponse)(nil), // 27: anteroom.v1.GetKeepAliveCapacityResponse
+	(*Limits)(nil),                       // 28: anteroom.v1.Limits
+	(*SetLimitsRequest)(nil),             // 29: anteroom.v1.SetLimitsRequest
+	(*SetLimitsResponse)(nil),            // 30: anteroom.v1.SetLimitsResponse
+	(*GetLimitsRequest)(nil),             // 31: anteroom.v1.GetLimitsRequest
+	(*GetLimitsResponse)(nil),            // 32: anteroom.v1.GetLimitsResponse
+	(*ListConnectionsRequest)(nil),       // 33: anteroom.v1.ListConnectionsRequest
+	(*ListConnectionsResponse)(nil),      // 34: anteroom.v1.ListConnectionsResponse
+	(*GetConnectionRequest)(nil),         // 35: anteroom.v1.GetConnectionRequest
+	(*GetConnectionResponse)(nil),        // 36: anteroom.v1.GetConnectionResponse
+	(*Connection)(nil),                   // 37: anteroom.v1.Connection
+	(*TcpInfo)(nil),                      // 38: anteroom.v1.TcpInfo
+	(*ListHostsRequest)(nil),             // 39: anteroom.v1.ListHostsRequest
+	(*ListHostsResponse)(nil),            // 40: anteroom.v1.ListHostsResponse
+	(*Host)(nil),                         // 41: anteroom.v1.Host
+	(*WatchRequest)(nil),                 // 42: anteroom.v1.WatchRequest
+	(*WatchResponse)(nil),                // 43: anteroom.v1.WatchResponse
+	(*Event)(nil),                        // 44: anteroom.v1.Event
+	(*durationpb.Duration)(nil),          // 45: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),        // 46: google.protobuf.Timestamp
 }
 var file_anteroom_v1_connection_manager_service_proto_depIdxs = []int32{
-	44, // 0: anteroom.v1.PutRequest.keep_alive_timeout:type_name -> google.protobuf.Duration
-	44, // 1: anteroom.v1.StopRequest.grace:type_name -> google.protobuf.Duration
+	45, // 0: anteroom.v1.PutRequest.keep_alive_timeout:type_name -> google.protobuf.Duration
+	45, // 1: anteroom.v1.StopRequest.grace:type_name -> google.protobuf.Duration
 	0,  // 2: anteroom.v1.ConnectionSelection.states:type_name -> anteroom.v1.ConnectionState
-	13, // 3: anteroom.v1.CloseRequest.selection:type_name -> anteroom.v1.ConnectionSelection
-	18, // 4: anteroom.v1.GetConnectionCountsResponse.states:type_name -> anteroom.v1.StateCounts
-	19, // 5: anteroom.v1.GetConnectionCountsResponse.listeners:type_name -> anteroom.v1.ListenerCounts
-	20, // 6: anteroom.v1.GetConnectionCountsResponse.pools:type_name -> anteroom.v1.PoolCounts
-	21, // 7: anteroom.v1.GetConnectionCountsResponse.hosts:type_name -> anteroom.v1.HostCounts
-	22, // 8: anteroom.v1.GetConnectionCountsResponse.totals:type_name -> anteroom.v1.Totals
-	44, // 9: anteroom.v1.GetConnectionCountsResponse.uptime:type_name -> google.protobuf.Duration
-	18, // 10: anteroom.v1.ListenerCounts.states:type_name -> anteroom.v1.StateCounts
-	18, // 11: anteroom.v1.PoolCounts.states:type_name -> anteroom.v1.StateCounts
-	24, // 12: anteroom.v1.Totals.closed:type_name -> anteroom.v1.ClosedCount
-	23, // 13: anteroom.v1.Totals.answers:type_name -> anteroom.v1.AnswerCount
-	1,  // 14: anteroom.v1.ClosedCount.reason:type_name -> anteroom.v1.CloseReason
-	44, // 15: anteroom.v1.Limits.keep_alive_timeout:type_name -> google.protobuf.Duration
-	44, // 16: anteroom.v1.Limits.first_byte_timeout:type_name -> google.protobuf.Duration
-	44, // 17: anteroom.v1.Limits.request_timeout:type_name -> google.protobuf.Duration
-	44, // 18: anteroom.v1.Limits.queue_timeout:type_name -> google.protobuf.Duration
-	44, // 19: anteroom.v1.Limits.lease_timeout:type_name -> google.protobuf.Duration
-	44, // 20: anteroom.v1.Limits.send_timeout:type_name -> google.protobuf.Duration
-	44, // 21: anteroom.v1.Limits.linger_timeout:type_name -> google.protobuf.Duration
-	44, // 22: anteroom.v1.Limits.max_age:type_name -> google.protobuf.Duration
-	44, // 23: anteroom.v1.Limits.min_idle:type_name -> google.protobuf.Duration
-	44, // 24: anteroom.v1.Limits.lease_warn:type_name -> google.protobuf.Duration
-	44, // 25: anteroom.v1.Limits.ping_interval:type_name -> google.protobuf.Duration
-	44, // 26: anteroom.v1.Limits.ping_timeout:type_name -> google.protobuf.Duration
-	44, // 27: anteroom.v1.Limits.hang_timeout:type_name -> google.protobuf.Duration
-	27, // 28: anteroom.v1.SetLimitsRequest.limits:type_name -> anteroom.v1.Limits
-	27, // 29: anteroom.v1.SetLimitsResponse.limits:type_name -> anteroom.v1.Limits
-	27, // 30: anteroom.v1.GetLimitsResponse.limits:type_name -> anteroom.v1.Limits
-	13, // 31: anteroom.v1.ListConnectionsRequest.filter:type_name -> anteroom.v1.ConnectionSelection
-	36, // 32: anteroom.v1.ListConnectionsResponse.connections:type_name -> anteroom.v1.Connection
-	36, // 33: anteroom.v1.GetConnectionResponse.connection:type_name -> anteroom.v1.Connection
-	0,  // 34: anteroom.v1.Connection.state:type_name -> anteroom.v1.ConnectionState
-	44, // 35: anteroom.v1.Connection.age:type_name -> google.protobuf.Duration
-	44, // 36: anteroom.v1.Connection.time_in_state:type_name -> google.protobuf.Duration
-	37, // 37: anteroom.v1.Connection.tcp:type_name -> anteroom.v1.TcpInfo
-	44, // 38: anteroom.v1.TcpInfo.rtt:type_name -> google.protobuf.Duration
-	40, // 39: anteroom.v1.ListHostsResponse.hosts:type_name -> anteroom.v1.Host
-	44, // 40: anteroom.v1.Host.attached:type_name -> google.protobuf.Duration
-	2,  // 41: anteroom.v1.WatchRequest.kinds:type_name -> anteroom.v1.EventKind
-	43, // 42: anteroom.v1.WatchResponse.event:type_name -> anteroom.v1.Event
-	2,  // 43: anteroom.v1.Event.kind:type_name -> anteroom.v1.EventKind
-	45, // 44: anteroom.v1.Event.time:type_name -> google.protobuf.Timestamp
-	1,  // 45: anteroom.v1.Event.reason:type_name -> anteroom.v1.CloseReason
-	3,  // 46: anteroom.v1.ConnectionManagerService.Put:input_type -> anteroom.v1.PutRequest
-	5,  // 47: anteroom.v1.ConnectionManagerService.Revoke:input_type -> anteroom.v1.RevokeRequest
-	9,  // 48: anteroom.v1.ConnectionManagerService.Stop:input_type -> anteroom.v1.StopRequest
-	11, // 49: anteroom.v1.ConnectionManagerService.Start:input_type -> anteroom.v1.StartRequest
-	14, // 50: anteroom.v1.ConnectionManagerService.Close:input_type -> anteroom.v1.CloseRequest
-	16, // 51: anteroom.v1.ConnectionManagerService.GetConnectionCounts:input_type -> anteroom.v1.GetConnectionCountsRequest
-	25, // 52: anteroom.v1.ConnectionManagerService.GetKeepAliveCapacity:input_type -> anteroom.v1.GetKeepAliveCapacityRequest
-	28, // 53: anteroom.v1.ConnectionManagerService.SetLimits:input_type -> anteroom.v1.SetLimitsRequest
-	30, // 54: anteroom.v1.ConnectionManagerService.GetLimits:input_type -> anteroom.v1.GetLimitsRequest
-	32, // 55: anteroom.v1.ConnectionManagerService.ListConnections:input_type -> anteroom.v1.ListConnectionsRequest
-	34, // 56: anteroom.v1.ConnectionManagerService.GetConnection:input_type -> anteroom.v1.GetConnectionRequest
-	38, // 57: anteroom.v1.ConnectionManagerService.ListHosts:input_type -> anteroom.v1.ListHostsRequest
-	7,  // 58: anteroom.v1.ConnectionManagerService.Upgrade:input_type -> anteroom.v1.UpgradeRequest
-	41, // 59: anteroom.v1.ConnectionManagerService.Watch:input_type -> anteroom.v1.WatchRequest
-	4,  // 60: anteroom.v1.ConnectionManagerService.Put:output_type -> anteroom.v1.PutResponse
-	6,  // 61: anteroom.v1.ConnectionManagerService.Revoke:output_type -> anteroom.v1.RevokeResponse
-	10, // 62: anteroom.v1.ConnectionManagerService.Stop:output_type -> anteroom.v1.StopResponse
-	12, // 63: anteroom.v1.ConnectionManagerService.Start:output_type -> anteroom.v1.StartResponse
-	15, // 64: anteroom.v1.ConnectionManagerService.Close:output_type -> anteroom.v1.CloseResponse
-	17, // 65: anteroom.v1.ConnectionManagerService.GetConnectionCounts:output_type -> anteroom.v1.GetConnectionCountsResponse
-	26, // 66: anteroom.v1.ConnectionManagerService.GetKeepAliveCapacity:output_type -> anteroom.v1.GetKeepAliveCapacityResponse
-	29, // 67: anteroom.v1.ConnectionManagerService.SetLimits:output_type -> anteroom.v1.SetLimitsResponse
-	31, // 68: anteroom.v1.ConnectionManagerService.GetLimits:output_type -> anteroom.v1.GetLimitsResponse
-	33, // 69: anteroom.v1.ConnectionManagerService.ListConnections:output_type -> anteroom.v1.ListConnectionsResponse
-	35, // 70: anteroom.v1.ConnectionManagerService.GetConnection:output_type -> anteroom.v1.GetConnectionResponse
-	39, // 71: anteroom.v1.ConnectionManagerService.ListHosts:output_type -> anteroom.v1.ListHostsResponse
-	8,  // 72: anteroom.v1.ConnectionManagerService.Upgrade:output_type -> anteroom.v1.UpgradeResponse
-	42, // 73: anteroom.v1.ConnectionManagerService.Watch:output_type -> anteroom.v1.WatchResponse
-	60, // [60:74] is the sub-list for method output_type
-	46, // [46:60] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	14, // 3: anteroom.v1.CloseRequest.selection:type_name -> anteroom.v1.ConnectionSelection
+	19, // 4: anteroom.v1.GetConnectionCountsResponse.states:type_name -> anteroom.v1.StateCounts
+	20, // 5: anteroom.v1.GetConnectionCountsResponse.listeners:type_name -> anteroom.v1.ListenerCounts
+	21, // 6: anteroom.v1.GetConnectionCountsResponse.pools:type_name -> anteroom.v1.PoolCounts
+	22, // 7: anteroom.v1.GetConnectionCountsResponse.hosts:type_name -> anteroom.v1.HostCounts
+	23, // 8: anteroom.v1.GetConnectionCountsResponse.totals:type_name -> anteroom.v1.Totals
+	45, // 9: anteroom.v1.GetConnectionCountsResponse.uptime:type_name -> google.protobuf.Duration
+	3,  // 10: anteroom.v1.GetConnectionCountsResponse.state:type_name -> anteroom.v1.ServiceState
+	19, // 11: anteroom.v1.ListenerCounts.states:type_name -> anteroom.v1.StateCounts
+	3,  // 12: anteroom.v1.ListenerCounts.state:type_name -> anteroom.v1.ServiceState
+	19, // 13: anteroom.v1.PoolCounts.states:type_name -> anteroom.v1.StateCounts
+	3,  // 14: anteroom.v1.PoolCounts.state:type_name -> anteroom.v1.ServiceState
+	3,  // 15: anteroom.v1.HostCounts.state:type_name -> anteroom.v1.ServiceState
+	25, // 16: anteroom.v1.Totals.closed:type_name -> anteroom.v1.ClosedCount
+	24, // 17: anteroom.v1.Totals.answers:type_name -> anteroom.v1.AnswerCount
+	1,  // 18: anteroom.v1.ClosedCount.reason:type_name -> anteroom.v1.CloseReason
+	45, // 19: anteroom.v1.Limits.keep_alive_timeout:type_name -> google.protobuf.Duration
+	45, // 20: anteroom.v1.Limits.first_byte_timeout:type_name -> google.protobuf.Duration
+	45, // 21: anteroom.v1.Limits.request_timeout:type_name -> google.protobuf.Duration
+	45, // 22: anteroom.v1.Limits.queue_timeout:type_name -> google.protobuf.Duration
+	45, // 23: anteroom.v1.Limits.lease_timeout:type_name -> google.protobuf.Duration
+	45, // 24: anteroom.v1.Limits.send_timeout:type_name -> google.protobuf.Duration
+	45, // 25: anteroom.v1.Limits.linger_timeout:type_name -> google.protobuf.Duration
+	45, // 26: anteroom.v1.Limits.max_age:type_name -> google.protobuf.Duration
+	45, // 27: anteroom.v1.Limits.min_idle:type_name -> google.protobuf.Duration
+	45, // 28: anteroom.v1.Limits.lease_warn:type_name -> google.protobuf.Duration
+	45, // 29: anteroom.v1.Limits.ping_interval:type_name -> google.protobuf.Duration
+	45, // 30: anteroom.v1.Limits.ping_timeout:type_name -> google.protobuf.Duration
+	45, // 31: anteroom.v1.Limits.hang_timeout:type_name -> google.protobuf.Duration
+	28, // 32: anteroom.v1.SetLimitsRequest.limits:type_name -> anteroom.v1.Limits
+	28, // 33: anteroom.v1.SetLimitsResponse.limits:type_name -> anteroom.v1.Limits
+	28, // 34: anteroom.v1.GetLimitsResponse.limits:type_name -> anteroom.v1.Limits
+	14, // 35: anteroom.v1.ListConnectionsRequest.filter:type_name -> anteroom.v1.ConnectionSelection
+	37, // 36: anteroom.v1.ListConnectionsResponse.connections:type_name -> anteroom.v1.Connection
+	37, // 37: anteroom.v1.GetConnectionResponse.connection:type_name -> anteroom.v1.Connection
+	0,  // 38: anteroom.v1.Connection.state:type_name -> anteroom.v1.ConnectionState
+	45, // 39: anteroom.v1.Connection.age:type_name -> google.protobuf.Duration
+	45, // 40: anteroom.v1.Connection.time_in_state:type_name -> google.protobuf.Duration
+	38, // 41: anteroom.v1.Connection.tcp:type_name -> anteroom.v1.TcpInfo
+	45, // 42: anteroom.v1.TcpInfo.rtt:type_name -> google.protobuf.Duration
+	41, // 43: anteroom.v1.ListHostsResponse.hosts:type_name -> anteroom.v1.Host
+	45, // 44: anteroom.v1.Host.attached:type_name -> google.protobuf.Duration
+	3,  // 45: anteroom.v1.Host.state:type_name -> anteroom.v1.ServiceState
+	2,  // 46: anteroom.v1.WatchRequest.kinds:type_name -> anteroom.v1.EventKind
+	44, // 47: anteroom.v1.WatchResponse.event:type_name -> anteroom.v1.Event
+	2,  // 48: anteroom.v1.Event.kind:type_name -> anteroom.v1.EventKind
+	46, // 49: anteroom.v1.Event.time:type_name -> google.protobuf.Timestamp
+	1,  // 50: anteroom.v1.Event.reason:type_name -> anteroom.v1.CloseReason
+	4,  // 51: anteroom.v1.ConnectionManagerService.Put:input_type -> anteroom.v1.PutRequest
+	6,  // 52: anteroom.v1.ConnectionManagerService.Revoke:input_type -> anteroom.v1.RevokeRequest
+	10, // 53: anteroom.v1.ConnectionManagerService.Stop:input_type -> anteroom.v1.StopRequest
+	12, // 54: anteroom.v1.ConnectionManagerService.Start:input_type -> anteroom.v1.StartRequest
+	15, // 55: anteroom.v1.ConnectionManagerService.Close:input_type -> anteroom.v1.CloseRequest
+	17, // 56: anteroom.v1.ConnectionManagerService.GetConnectionCounts:input_type -> anteroom.v1.GetConnectionCountsRequest
+	26, // 57: anteroom.v1.ConnectionManagerService.GetKeepAliveCapacity:input_type -> anteroom.v1.GetKeepAliveCapacityRequest
+	29, // 58: anteroom.v1.ConnectionManagerService.SetLimits:input_type -> anteroom.v1.SetLimitsRequest
+	31, // 59: anteroom.v1.ConnectionManagerService.GetLimits:input_type -> anteroom.v1.GetLimitsRequest
+	33, // 60: anteroom.v1.ConnectionManagerService.ListConnections:input_type -> anteroom.v1.ListConnectionsRequest
+	35, // 61: anteroom.v1.ConnectionManagerService.GetConnection:input_type -> anteroom.v1.GetConnectionRequest
+	39, // 62: anteroom.v1.ConnectionManagerService.ListHosts:input_type -> anteroom.v1.ListHostsRequest
+	8,  // 63: anteroom.v1.ConnectionManagerService.Upgrade:input_type -> anteroom.v1.UpgradeRequest
+	42, // 64: anteroom.v1.ConnectionManagerService.Watch:input_type -> anteroom.v1.WatchRequest
+	5,  // 65: anteroom.v1.ConnectionManagerService.Put:output_type -> anteroom.v1.PutResponse
+	7,  // 66: anteroom.v1.ConnectionManagerService.Revoke:output_type -> anteroom.v1.RevokeResponse
+	11, // 67: anteroom.v1.ConnectionManagerService.Stop:output_type -> anteroom.v1.StopResponse
+	13, // 68: anteroom.v1.ConnectionManagerService.Start:output_type -> anteroom.v1.StartResponse
+	16, // 69: anteroom.v1.ConnectionManagerService.Close:output_type -> anteroom.v1.CloseResponse
+	18, // 70: anteroom.v1.ConnectionManagerService.GetConnectionCounts:output_type -> anteroom.v1.GetConnectionCountsResponse
+	27, // 71: anteroom.v1.ConnectionManagerService.GetKeepAliveCapacity:output_type -> anteroom.v1.GetKeepAliveCapacityResponse
+	30, // 72: anteroom.v1.ConnectionManagerService.SetLimits:output_type -> anteroom.v1.SetLimitsResponse
+	32, // 73: anteroom.v1.ConnectionManagerService.GetLimits:output_type -> anteroom.v1.GetLimitsResponse
+	34, // 74: anteroom.v1.ConnectionManagerService.ListConnections:output_type -> anteroom.v1.ListConnectionsResponse
+	36, // 75: anteroom.v1.ConnectionManagerService.GetConnection:output_type -> anteroom.v1.GetConnectionResponse
+	40, // 76: anteroom.v1.ConnectionManagerService.ListHosts:output_type -> anteroom.v1.ListHostsResponse
+	9,  // 77: anteroom.v1.ConnectionManagerService.Upgrade:output_type -> anteroom.v1.UpgradeResponse
+	43, // 78: anteroom.v1.ConnectionManagerService.Watch:output_type -> anteroom.v1.WatchResponse
+	65, // [65:79] is the sub-list for method output_type
+	51, // [51:65] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_anteroom_v1_connection_manager_service_proto_init() }
@@ -3785,7 +3933,7 @@ func file_anteroom_v1_connection_manager_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_anteroom_v1_connection_manager_service_proto_rawDesc), len(file_anteroom_v1_connection_manager_service_proto_rawDesc)),
-			NumEnums:      3,
+			NumEnums:      4,
 			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
