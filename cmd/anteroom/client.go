@@ -169,10 +169,21 @@ type failed struct{ cause error }
 func (e *failed) Unwrap() error { return e.cause }
 func (e *failed) Error() string { return status.Convert(e.cause).Message() }
 
+// explained is an error that says all there is to say.
+type explained interface {
+	error
+	explained()
+}
+
+func (e *unreachable) explained() {}
+func (e *failed) explained()      {}
+
+// explain puts the error of a call into words, unless that was done before.
 func (o *operator) explain(err error) error {
 	s, isStatus := status.FromError(err)
+	_, done := errors.AsType[explained](err)
 	switch {
-	case err == nil || !isStatus:
+	case err == nil || !isStatus || done:
 		return err
 	case codeOfCall(s.Code()) == exitUnreachable:
 		return &unreachable{o.control, err}

@@ -82,18 +82,16 @@ func (o *operator) becomesHealthy(ctx context.Context, c *healthcheck) error {
 	if err != nil {
 		return err
 	}
-	answered := false
 	for {
 		answer, err := stream.Recv()
 		switch {
-		case err != nil && answered && waiting.Err() != nil:
-			return fmt.Errorf("after %v: %w", c.wait, o.unhealthy(ctx, c))
+		case err != nil && waiting.Err() != nil:
+			return fmt.Errorf("after %v: %w", c.wait, o.explain(o.unhealthy(ctx, c)))
 		case err != nil:
 			return err
 		case c.content(answer):
 			return o.say(answer, "%s", enumWord(answer.GetStatus(), ""))
 		}
-		answered = true
 	}
 }
 
@@ -102,11 +100,11 @@ func (c *healthcheck) content(answer *healthpb.HealthCheckResponse) bool {
 	return c.live || answer.GetStatus() == healthpb.HealthCheckResponse_SERVING
 }
 
-// unhealthy says why requests are not served, as far as the sidecar tells.
+// unhealthy says why requests are not served, or why nothing is known of it.
 func (o *operator) unhealthy(ctx context.Context, c *healthcheck) error {
 	counts, err := call(ctx, 0, o.GetConnectionCounts, &pb.GetConnectionCountsRequest{})
 	if err != nil {
-		return errors.New("the sidecar is not serving")
+		return err
 	}
 	if c.pool == "" {
 		return errors.New(condition(counts))
