@@ -32,6 +32,9 @@ type Inbox struct {
 	*inboxMemory
 	now    cursor // as far as Next has given out; taken as far as that once it is called again
 	filled bool   // the last Recv took all the room there was
+
+	// Drop, if set, closes descriptors in the place of close(2), which may wait for whatever the peer has sent.
+	Drop func(fd int)
 }
 
 // inboxMemory is all that is known of a stream of frames. It may lie in memory that outlives the process: where it stands is changed by one
@@ -220,7 +223,11 @@ func (in *Inbox) Descriptors() []int {
 // Close closes the descriptors that nobody has claimed.
 func (in *Inbox) Close() {
 	for _, fd := range in.Descriptors() {
-		_ = unix.Close(fd)
+		if in.Drop != nil {
+			in.Drop(fd)
+		} else {
+			_ = unix.Close(fd)
+		}
 	}
 	in.now.firstFD = in.now.endFD
 }

@@ -109,14 +109,14 @@ func TestASuccessorKnowsWhatTheLastCallSent(t *testing.T) {
 	a, b := socketPair(t)
 	fds := descriptors(t, 2)
 	m := memory(t, OutboxSize)
-	dead := OutboxAt(m)
+	dead := OutboxAt(m, nil)
 	want := queue(t, &dead, 1, 10, 5, fds)
 	upTo, fd := dead.chunk(0)
 	p, q := dead.piece(0, upTo)
 	if _, err := dead.msg.send(a, p, q, fd, 0); err != nil {
 		t.Fatal(err)
 	}
-	out := OutboxAt(m)
+	out := OutboxAt(m, nil)
 	if err := out.Flush(a); err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +135,7 @@ func TestAStreamOutlivesManyProcesses(t *testing.T) {
 	var got []arrival
 	sent := 0
 	for generation := range 800 {
-		out, in := OutboxAt(outMemory), inboxAt(t, inMemory)
+		out, in := OutboxAt(outMemory, nil), inboxAt(t, inMemory)
 		for range 1 + generation%3 {
 			sent++
 			out.Add(&Frame{Type: TypeLease, Conn: uint64(sent), Payload: payload})
@@ -152,7 +152,7 @@ func TestAStreamOutlivesManyProcesses(t *testing.T) {
 		}
 		got = append(got, more...)
 	}
-	for out, in := OutboxAt(outMemory), inboxAt(t, inMemory); out.Len() > 0 || len(got) < sent; {
+	for out, in := OutboxAt(outMemory, nil), inboxAt(t, inMemory); out.Len() > 0 || len(got) < sent; {
 		if err := out.Flush(a); err != nil && !errors.Is(err, ErrAgain) {
 			t.Fatal(err)
 		}
@@ -174,7 +174,7 @@ func TestAStreamOutlivesManyProcesses(t *testing.T) {
 
 func TestAFixedOutboxHasAnEnd(t *testing.T) {
 	a, b := socketPair(t)
-	out := OutboxAt(memory(t, OutboxSize))
+	out := OutboxAt(memory(t, OutboxSize), nil)
 	payload := make([]byte, MaxPayload)
 	for range outboxRoom/(HeaderSize+MaxPayload) + 1 {
 		out.Add(&Frame{Type: TypeLease, Payload: payload})
@@ -200,7 +200,7 @@ func TestAFixedOutboxHasAnEnd(t *testing.T) {
 
 func TestLastIsTheFrameThatWasAddedLast(t *testing.T) {
 	a, _ := socketPair(t)
-	out := OutboxAt(memory(t, OutboxSize))
+	out := OutboxAt(memory(t, OutboxSize), nil)
 	var f Frame
 	if out.Last(&f) {
 		t.Error("an empty outbox has a last frame")

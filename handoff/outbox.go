@@ -20,11 +20,12 @@ var ErrOutboxFull = errors.New("handoff: more frames wait to be sent than there 
 // descriptor by itself. It is for one goroutine. The zero value is ready, and grows.
 type Outbox struct {
 	*outboxMemory
-	marks []mark // a ring, by number
-	buf   []byte // a ring, by position; its size is a power of two
-	fixed bool   // the rings cannot grow
-	full  bool   // a frame was lost
-	frame []byte // being added
+	marks []mark       // a ring, by number
+	buf   []byte       // a ring, by position; its size is a power of two
+	fixed bool         // the rings cannot grow
+	full  bool         // a frame was lost
+	frame []byte       // being added
+	drop  func(fd int) // closes duplicates; nil: close(2)
 }
 
 // outboxMemory is where an Outbox stands: positions in the stream of bytes, and numbers of marks, that are counted on until it is empty. It may lie in memory
@@ -65,8 +66,8 @@ const (
 const OutboxSize = int(unsafe.Sizeof(outboxMemory{})+marksRoom*unsafe.Sizeof(mark{})) + outboxRoom
 
 // OutboxAt makes an Outbox in memory of at least OutboxSize bytes, aligned to 8. Zeroed memory is an empty Outbox; what an Outbox in another process has left
-// in it goes on where that has been.
-func OutboxAt(memory []byte) Outbox {
+// in it goes on where that has been. drop, unless it is nil, closes duplicates in the place of close(2), which may wait.
+func OutboxAt(memory []byte, drop func(fd int)) Outbox {
 	state, rest := memory[:unsafe.Sizeof(outboxMemory{})], memory[unsafe.Sizeof(outboxMemory{}):OutboxSize]
 	ring := marksRoom * int(unsafe.Sizeof(mark{}))
 	o := Outbox{
@@ -74,6 +75,7 @@ func OutboxAt(memory []byte) Outbox {
 		marks:        unsafe.Slice((*mark)(unsafe.Pointer(unsafe.SliceData(rest))), marksRoom),
 		buf:          rest[ring:],
 		fixed:        true,
+		drop:         drop,
 	}
 	o.recover()
 	return o
@@ -273,7 +275,10 @@ func (o *Outbox) release() {
 	own, fd := m.own(), m.descriptor()
 	m.fd = int32(fd)
 	o.next++
-	if own {
+	switch {
+	case own && o.drop != nil:
+		o.drop(fd)
+	case own:
 		_ = unix.Close(fd)
 	}
 }

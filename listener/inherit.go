@@ -176,7 +176,7 @@ func openNumber(fd int, o Options) (*Listener, error) {
 }
 
 func openPassed(fd int, o Options) (*Listener, error) {
-	l, err := adopt(fd)
+	l, err := Adopt(fd)
 	if err != nil || o.Backlog == 0 {
 		return l, err
 	}

@@ -68,7 +68,7 @@ func open(a Address, o Options) (*Listener, error) {
 // The socket must be listening already, and accept streams over TCP or Unix. O_NONBLOCK and TCP_NODELAY are set on it, for all its holders.
 // The file of a Unix socket stays its creator's: Close does not remove it. Errors: ErrNotSocket, ErrNotListening, ErrNotStream, ErrFamily.
 func Take(fd int) (*Listener, error) {
-	l, err := adopt(fd)
+	l, err := Adopt(fd)
 	if err != nil {
 		_ = unix.Close(fd) // the reason for the refusal is what counts
 		return nil, err
@@ -76,8 +76,8 @@ func Take(fd int) (*Listener, error) {
 	return l, nil
 }
 
-// adopt is Take without closing.
-func adopt(fd int) (*Listener, error) {
+// Adopt is Take, but for one thing: if it fails, fd stays the caller's.
+func Adopt(fd int) (*Listener, error) {
 	kind, err := inspect(fd)
 	if err != nil {
 		return nil, err
@@ -148,6 +148,16 @@ func (l *Listener) Close() error {
 		err = errors.Join(err, fmt.Errorf("close: %w", cerr))
 	}
 	return err
+}
+
+// Release is Close, but for the descriptor, which is the caller's to close; -1 if it was closed before.
+func (l *Listener) Release() (fd int, err error) {
+	fd = l.fd
+	if fd >= 0 {
+		err = l.file.remove()
+		l.fd = -1
+	}
+	return fd, err
 }
 
 func listen(fd, backlog int) error {

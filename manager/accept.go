@@ -85,14 +85,19 @@ func (m *Manager) open(l *listener.Listener, d *door, to *pool, from *link) (*en
 	return e, nil
 }
 
-// closeEntrance stops listening. Connections that were accepted go on.
-func (m *Manager) closeEntrance(e *entrance) {
+// closeEntrance stops listening. Connections that were accepted go on. closed, unless it is nil, is called when the socket is closed.
+func (m *Manager) closeEntrance(e *entrance, closed func()) {
 	delete(m.doors, e.token)
 	delete(m.handoffs, e.token)
 	_ = m.sel.Unregister(e.listener.FD())
-	if err := e.listener.Close(); err != nil {
+	fd, err := e.listener.Release()
+	if err != nil {
 		m.log.Warn("closing a listener", "listener", e.listener.String(), "error", err)
 	}
+	if closed != nil {
+		m.onClosed[int32(fd)] = closed
+	}
+	m.closeSocket(fd) // with those that wait in its queue
 	if e.door != nil {
 		m.policy.closeDoor(e.door)
 		m.remember()
@@ -255,7 +260,7 @@ func (m *Manager) acceptHosts(e *entrance) {
 		m.pauseAccepting(m.policy.now+int64(acceptPause), err.Error())
 	default:
 		m.log.Error("the handoff socket failed, no more hosts can attach", "handoff", e.listener.String(), "error", err)
-		m.closeEntrance(e)
+		m.closeEntrance(e, nil)
 	}
 }
 
@@ -281,7 +286,7 @@ func (m *Manager) admitHost(fd int) {
 	l := m.newLink(note, fd, peer)
 	if err := m.sel.Register(fd, l.token, selector.Read); err != nil {
 		m.log.Error("a host cannot be watched", "error", err)
-		closeFD(fd)
+		m.closeSocket(fd)
 		return
 	}
 	note.state = linkYoung
@@ -295,7 +300,8 @@ func (m *Manager) newLink(note *linkNote, fd int, peer listener.Credentials) *li
 	note.token, note.fd, note.pid, note.uid, note.gid = token, int32(fd), peer.PID, peer.UID, peer.GID
 	l := &link{token: token, fd: fd, note: note, peer: peer, deadline: m.policy.now + int64(helloTimeout)}
 	l.in, _ = handoff.InboxAt(bytesOf(note.in[:])) // an empty one has no message that could be wrong
-	l.out = handoff.OutboxAt(bytesOf(note.out[:]))
+	l.out = handoff.OutboxAt(bytesOf(note.out[:]), m.closeSocket)
+	l.in.Drop = func(fd int) { m.closeForeign(fd, l.hostID()) }
 	return l
 }
 
@@ -312,5 +318,5 @@ func (m *Manager) refuse(fd int, peer listener.Credentials, why *handoff.Fault) 
 	f := why.Frame(handoff.TypeRefuse, 0)
 	out.Add(&f)
 	_ = out.Flush(fd) // a peer that cannot hear it is refused all the same
-	closeFD(fd)
+	m.closeSocket(fd)
 }

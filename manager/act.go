@@ -125,8 +125,12 @@ func (m *Manager) discard(fd int32) (ended bool) {
 	return false
 }
 
-func (a *acts) drop(fd int32, _ ConnID) {
+func (a *acts) drop(fd int32, _ ConnID, shared bool) {
 	_ = a.sel.Unregister(int(fd)) // before close(2): a duplicate in a host would keep the registration alive
+	if shared || a.inUse[fd] > 0 {
+		(*Manager)(a).closeSocket(int(fd))
+		return
+	}
 	closeFD(int(fd))
 }
 

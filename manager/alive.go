@@ -75,6 +75,9 @@ func (a *acts) giveUp(h *host) { a.hopeless = append(a.hopeless, h.link) }
 // reviewHopeless hangs up on hosts that have been hung for too long: their leases come back as those of the dead.
 func (m *Manager) reviewHopeless() {
 	for _, l := range m.hopeless {
+		if !l.gone && l.host.fault != nil {
+			m.fail(l, l.host.fault)
+		}
 		if !l.gone {
 			m.fail(l, handoff.Faultf(handoff.CodeNotAnswering, "no frame has come for %v, though one was asked for by PING",
 				time.Duration(m.policy.now-l.host.heard).Round(time.Millisecond)))

@@ -168,9 +168,11 @@ func (m *Manager) Freeze(f func() error) error {
 	m.post(func() {
 		err := ErrStopping
 		if !m.closing {
+			m.helpers.Settle(m.policy.now, helpersPatience)
 			err = f()
 		}
 		if err != nil {
+			m.helpers.Resume(m.policy.now)
 			done <- err
 			return
 		}
@@ -227,7 +229,7 @@ func (m *Manager) closeDoors() {
 	m.policy.draining = true
 	m.policy.reconsiderAll()
 	for _, e := range m.handoffs {
-		m.closeEntrance(e)
+		m.closeEntrance(e, nil)
 	}
 	for _, e := range m.doors {
 		m.closeListener(e)
@@ -314,6 +316,7 @@ func (m *Manager) SetLimits(ctx context.Context, change Limits) (Limits, error) 
 	}
 	return ask(ctx, m, func() (Limits, error) {
 		m.policy.setLimits(m.policy.limits.merge(change))
+		m.helpers.SetLimit(m.policy.limits.Helpers)
 		m.remember()
 		m.log.Info("limits changed", "limits", m.policy.limits)
 		return m.policy.limits, nil

@@ -36,6 +36,10 @@ type host struct {
 	hung     bool   // it has not given one in time
 	adopted  int    // connections that it has brought and that are still here
 
+	finishing int            // responses that it has left to the sidecar and that are not sent yet
+	fault     *handoff.Fault // why it is about to be hung up on
+	overruns  int            // jobs of helpers for it that blocked
+
 	link *link // the loop's side of it
 }
 
@@ -273,6 +277,7 @@ type door struct {
 	ready       Readiness
 	continues   bool              // answers "Expect: 100-continue"
 	proxies     []listener.Subnet // load balancers whose PROXY headers are believed
+	shared      bool              // others hold its socket, too
 	edge        bool              // its sockets cannot be told to count what they hold (SO_RCVLOWAT): Unix sockets
 	firstByte   time.Duration     // 0: the limit's
 	accepted    uint64

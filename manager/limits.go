@@ -33,6 +33,14 @@ type Limits struct {
 	// Redeliveries is how often a lease that a host could not take (NACK) is tried again before the connection is closed. Default 3.
 	Redeliveries int
 
+	// Finishing is how many responses the sidecar may be sending for hosts (FINISH) at once; one more is denied, and its connection reset. Default 1024.
+	Finishing int
+	// HostFinishing is how many of them one host may have left to the sidecar. Default 256.
+	HostFinishing int
+	// Helpers is how many processes may make system calls that may block, those that cannot be ended included. A quarter of them is kept for
+	// calls that can be. Default 16.
+	Helpers int
+
 	// ClientConnections is how many connections one client address may have, IPv6 counted by /64. Where requests are looked at, the request of one
 	// more is answered with 429; elsewhere, and beyond twice as many, a connection is closed as soon as it is here. Default: Off.
 	ClientConnections int
@@ -102,6 +110,9 @@ const (
 // maxConnections is what a slot number has room for, with margin: 2^24 slots (connection.go).
 const maxConnections = 1 << 20
 
+// MaxHelpers is the largest Limits.Helpers.
+const MaxHelpers = 64
+
 // maxPeek bounds what is looked at of one request's head, and of its body.
 const maxPeek = 1 << 20
 
@@ -134,6 +145,9 @@ func (l Limits) withDefaults(descriptors int) Limits {
 	set(&l.Adopted, max(l.Connections/2, 1))
 	set(&l.HostAdopted, max(l.Connections/4, 1))
 	set(&l.Redeliveries, 3)
+	set(&l.Finishing, 1024)
+	set(&l.HostFinishing, 256)
+	set(&l.Helpers, 16)
 	set(&l.ClientConnections, Off)
 	set(&l.ClientRate, Off)
 	set(&l.ClientBurst, 100)
@@ -196,6 +210,9 @@ func (l Limits) Check() error {
 	count("Calls", l.Calls, 1, 1<<16)
 	count("Adopted", l.Adopted, 1, maxConnections)
 	count("HostAdopted", l.HostAdopted, 1, maxConnections)
+	count("Finishing", l.Finishing, 1, maxConnections)
+	count("HostFinishing", l.HostFinishing, 1, maxConnections)
+	count("Helpers", l.Helpers, 4, MaxHelpers)
 	optional("ClientConnections", l.ClientConnections, maxConnections)
 	optional("ClientRate", l.ClientRate, 1<<20)
 	count("ClientBurst", l.ClientBurst, 1, 1<<20)
@@ -239,6 +256,9 @@ func (l Limits) merge(change Limits) Limits {
 	override(&l.Adopted, change.Adopted)
 	override(&l.HostAdopted, change.HostAdopted)
 	override(&l.Redeliveries, change.Redeliveries)
+	override(&l.Finishing, change.Finishing)
+	override(&l.HostFinishing, change.HostFinishing)
+	override(&l.Helpers, change.Helpers)
 	override(&l.ClientConnections, change.ClientConnections)
 	override(&l.ClientRate, change.ClientRate)
 	override(&l.ClientBurst, change.ClientBurst)

@@ -24,9 +24,18 @@ type link struct {
 	deadline int64       // of HELLO, or of hanging up
 	dirty    bool        // in Manager.dirty
 	blocked  bool        // the selector tells when there is room to write
+	held     bool        // its last frame is not obeyed yet, nor what came behind it
 	stalled  bool        // in Manager.stalled
 	leaving  bool        // to be hung up once all is sent
 	gone     bool
+}
+
+// hostID is the attached host's; 0 before HELLO.
+func (l *link) hostID() HostID {
+	if l.host == nil {
+		return 0
+	}
+	return l.host.id
 }
 
 // Times that hosts have.
@@ -48,7 +57,7 @@ func (m *Manager) linkReady(l *link, ready selector.Ready) {
 	if ready&selector.Writable != 0 {
 		m.markDirty(l)
 	}
-	if ready&^selector.Writable != 0 {
+	if ready&^selector.Writable != 0 && !l.held {
 		m.receive(l)
 	}
 }
@@ -64,7 +73,7 @@ func (m *Manager) receive(l *link) {
 			err = m.obeyFrames(l)
 		}
 		switch {
-		case l.gone:
+		case l.gone, err == nil && l.held:
 			return
 		case err == nil:
 			if !l.in.Full() {
@@ -84,7 +93,7 @@ func (m *Manager) receive(l *link) {
 
 // obeyFrames takes the complete frames out of the inbox.
 func (m *Manager) obeyFrames(l *link) error {
-	for !l.gone {
+	for !l.gone && !l.held {
 		var f handoff.Frame
 		fd, ok, err := l.in.Next(&f)
 		if !ok {
@@ -161,9 +170,17 @@ func (m *Manager) watchWritable(l *link, on bool) {
 		return
 	}
 	l.blocked = on
+	m.watch(l)
+}
+
+// watch has the selector tell of what the link waits for.
+func (m *Manager) watch(l *link) {
 	in := selector.Read
-	if on {
+	if l.blocked {
 		in |= selector.Write
+	}
+	if l.held {
+		in = quiet // its end would be told again and again
 	}
 	if err := m.sel.Modify(l.fd, l.token, in); err != nil {
 		m.fail(l, err)
@@ -233,16 +250,44 @@ func (m *Manager) hangUp(l *link, why string) {
 	l.out.Close()
 	_ = m.sel.Unregister(l.fd)
 	m.policy.memory.freeLink(l.note)
-	closeFD(l.fd)
+	m.closeSocket(l.fd)
 }
 
 // closeListener closes a listener that may have been brought by a host, which is told.
 func (m *Manager) closeListener(e *entrance) {
-	if l := e.link; l != nil {
+	m.unlisten(e, handoff.Frame{Type: handoff.TypeUnlistened, A: uint64(e.door.id)}, func() {})
+}
+
+// unlisten closes a listener, then sends the frame to the host that brought it, if one did, and calls then.
+func (m *Manager) unlisten(e *entrance, f handoff.Frame, then func()) {
+	l := e.link
+	if l != nil {
 		l.doors = slices.DeleteFunc(l.doors, func(x *entrance) bool { return x == e })
-		defer m.reply(l, handoff.Frame{Type: handoff.TypeUnlistened, A: uint64(e.door.id)})
 	}
-	m.closeEntrance(e)
+	m.closeEntrance(e, func() {
+		if l != nil {
+			m.reply(l, f)
+		}
+		then()
+	})
+}
+
+// hold lets nothing more of what a host has said be obeyed until goOn: its last frame takes a while. That frame counts as not obeyed meanwhile.
+func (m *Manager) hold(l *link) {
+	l.held = true
+	m.watch(l)
+}
+
+// goOn is the end of hold.
+func (m *Manager) goOn(l *link) {
+	if l.gone {
+		return
+	}
+	l.held = false
+	m.watch(l)
+	if err := m.obeyFrames(l); err != nil && !l.gone {
+		m.fail(l, err)
+	}
 }
 
 // reply queues a frame for a host.

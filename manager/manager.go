@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
+	"github.com/anteroom-io/anteroom/internal/blocking"
 	"github.com/anteroom-io/anteroom/listener"
 	"github.com/anteroom-io/anteroom/selector"
 )
@@ -74,8 +75,13 @@ type Manager struct {
 	lastObey []func()
 	behind   bool // more commands wait than one turn obeys
 	jobs     []*job
-	readBuf  []byte // for bytes nobody wants
-	peekBuf  []byte // for requests that are looked at
+	helpers  *blocking.Pool    // for system calls that may block
+	inUse    map[int32]int     // descriptors that helpers have jobs with, and how many
+	afterUse map[int32]release // to be closed when those are done
+	onClosed map[int32]func()  // called when a helper has closed the descriptor
+	released []int32           // sockets to be closed by helpers, at the end of the turn
+	readBuf  []byte            // for bytes nobody wants
+	peekBuf  []byte            // for requests that are looked at
 }
 
 // New makes a Manager; Run starts it.
@@ -103,15 +109,42 @@ func newManager(config Config) (*Manager, error) {
 	if err := config.fill(); err != nil {
 		return nil, errors.Join(err, sel.Close())
 	}
+	helpers, err := newHelpers(config.Memory, sel)
+	if err != nil {
+		return nil, errors.Join(err, sel.Close(), config.dropMemory())
+	}
 	m := &Manager{
 		config: config, log: config.Logger, sel: sel, start: time.Now().Add(time.Duration(config.Memory.head.base - monotonic())),
 		events: make([]selector.Event, eventsPerTurn), ended: make(chan struct{}),
+		helpers: helpers, inUse: map[int32]int{}, onClosed: map[int32]func(){}, afterUse: map[int32]release{},
 		doors: map[uint64]*entrance{}, handoffs: map[uint64]*entrance{}, links: map[uint64]*link{},
 		readBuf: make([]byte, 64<<10), peekBuf: make([]byte, 2*maxPeek+firstPeek),
 	}
 	m.policy = newPolicy(config.Limits.withDefaults(descriptors), (*acts)(m), config.Memory)
 	m.policy.exempt = config.Exempt
+	m.helpers.SetLimit(m.policy.limits.Helpers)
 	return m, nil
+}
+
+// newHelpers makes the pool of helpers, whose events the selector tells.
+func newHelpers(memory *Memory, sel *selector.Selector) (*blocking.Pool, error) {
+	helpers, err := blocking.New(memory.head.helpers[:])
+	if err != nil {
+		return nil, err
+	}
+	if err := sel.Register(helpers.FD(), helpersToken, selector.Read|selector.EdgeTriggered); err != nil {
+		helpers.End(0)
+		return nil, err
+	}
+	return helpers, nil
+}
+
+// dropMemory closes a memory that nobody else has.
+func (c *Config) dropMemory() error {
+	if !c.ownMemory {
+		return nil
+	}
+	return c.Memory.Close()
 }
 
 func (c *Config) fill() (err error) {

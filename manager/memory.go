@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/anteroom-io/anteroom/handoff"
+	"github.com/anteroom-io/anteroom/internal/blocking"
 	"github.com/anteroom-io/anteroom/listener"
 )
 
@@ -59,6 +60,8 @@ type head struct {
 	lengths     [2]uint32
 	totals      Totals
 	classes     [256]classNote
+	helpers     [MaxHelpers]blocking.Slot
+	closing     numbers // descriptors that helpers are to close
 }
 
 // classNote is an idleClass without its list.

@@ -28,7 +28,7 @@ func (m *Manager) obeyFrame(l *link, f *handoff.Frame, fd int, lost error) *hand
 		return m.obeyFinish(l, f, fd, lost)
 	}
 	if fd >= 0 {
-		closeFD(fd)
+		m.closeForeign(fd, l.hostID())
 		if f.Type.Known() {
 			return handoff.Faultf(handoff.CodeStrayDescriptor, "%s takes no descriptor", f.Type)
 		}
@@ -70,7 +70,7 @@ func (m *Manager) obeyPlain(l *link, f *handoff.Frame) *handoff.Fault {
 // welcome lets a host in that says a proper HELLO.
 func (m *Manager) welcome(l *link, f *handoff.Frame, fd int) *handoff.Fault {
 	if fd >= 0 {
-		closeFD(fd)
+		m.closeForeign(fd, l.hostID())
 		return handoff.Faultf(handoff.CodeStrayDescriptor, "%s takes no descriptor", f.Type)
 	}
 	hello, fault := handoff.HelloOf(f)
@@ -149,7 +149,7 @@ func (m *Manager) obeyAdopt(l *link, f *handoff.Frame, fd int, lost error) *hand
 		return nil
 	}
 	if err := prepareConnection(fd); err != nil {
-		closeFD(fd)
+		m.closeForeign(fd, l.hostID())
 		fault := handoff.Faultf(handoff.CodeBadDescriptor, "ADOPT: %v", err)
 		if !errors.Is(err, listener.ErrNotConnected) {
 			return fault
@@ -160,7 +160,7 @@ func (m *Manager) obeyAdopt(l *link, f *handoff.Frame, fd int, lost error) *hand
 	id, denied := m.policy.adopt(l.host, int32(fd), f)
 	if denied != nil {
 		if denied.Code != handoff.CodeOutOfDescriptors {
-			closeFD(fd) // else the policy has dropped it
+			m.closeForeign(fd, l.hostID()) // else the policy has dropped it
 		}
 		m.deny(l, f, denied)
 		return nil
@@ -189,16 +189,17 @@ func (m *Manager) obeyListen(l *link, f *handoff.Frame, fd int, lost error) *han
 	}
 	how, fault := handoff.ListenOf(f)
 	if fault != nil {
-		closeFD(fd)
+		m.closeForeign(fd, l.hostID())
 		return fault
 	}
 	if l.host.draining {
-		closeFD(fd)
+		m.closeForeign(fd, l.hostID())
 		m.deny(l, f, handoff.Faultf(handoff.CodeStopping, "no new listeners while draining"))
 		return nil
 	}
-	socket, err := listener.Take(fd)
+	socket, err := listener.Adopt(fd)
 	if err != nil {
+		m.closeForeign(fd, l.hostID())
 		return handoff.Faultf(handoff.CodeBadDescriptor, "LISTEN: %v", err)
 	}
 	m.listenFor(l, f, socket, how)
@@ -240,15 +241,20 @@ func (m *Manager) obeyFinish(l *link, f *handoff.Frame, fd int, lost error) *han
 		return fault
 	case denied != nil:
 		m.deny(l, f, denied)
-		return m.policy.closeLease(l.host, f)
+		return m.policy.cutShort(l.host, f)
 	case !l.host.finish:
-		closeFD(fd)
+		m.closeForeign(fd, l.hostID())
 		return handoff.Faultf(handoff.CodeNotAgreed, "FINISH needs the feature %q", handoff.FeatureFinish)
 	}
 	rest, fault := remainderOf(f, fd)
 	if fault != nil {
-		closeFD(fd)
+		m.closeForeign(fd, l.hostID())
 		return fault
+	}
+	if denied := m.policy.mayFinish(l.host); denied != nil {
+		m.closeForeign(fd, l.hostID())
+		m.deny(l, f, denied)
+		return m.policy.cutShort(l.host, f)
 	}
 	m.policy.totals.Finished++
 	return m.policy.finish(l.host, f, rest)
@@ -257,10 +263,8 @@ func (m *Manager) obeyFinish(l *link, f *handoff.Frame, fd int, lost error) *han
 func (m *Manager) obeyUnlisten(l *link, f *handoff.Frame) *handoff.Fault {
 	for _, e := range l.doors {
 		if uint64(e.door.id) == f.A {
-			e.link = nil // it is answered here, with its tag
-			l.doors = slices.DeleteFunc(l.doors, func(x *entrance) bool { return x == e })
-			m.closeEntrance(e)
-			m.reply(l, handoff.Frame{Type: handoff.TypeUnlistened, Seq: f.Seq, A: f.A})
+			m.hold(l)
+			m.unlisten(e, handoff.Frame{Type: handoff.TypeUnlistened, Seq: f.Seq, A: f.A}, func() { m.goOn(l) })
 			return nil
 		}
 	}
@@ -270,9 +274,23 @@ func (m *Manager) obeyUnlisten(l *link, f *handoff.Frame) *handoff.Fault {
 
 // obeyDrain: the host leaves. What only it could serve ends, and it is hung up on when its last lease is back.
 func (m *Manager) obeyDrain(l *link) {
-	for _, e := range slices.Clone(l.doors) {
-		m.closeListener(e)
+	left := len(l.doors)
+	if left == 0 {
+		m.drain(l)
+		return
 	}
+	m.hold(l)
+	for _, e := range slices.Clone(l.doors) {
+		m.unlisten(e, handoff.Frame{Type: handoff.TypeUnlistened, A: uint64(e.door.id)}, func() {
+			if left--; left == 0 && !l.gone {
+				m.drain(l)
+				m.goOn(l)
+			}
+		})
+	}
+}
+
+func (m *Manager) drain(l *link) {
 	m.reply(l, handoff.Frame{Type: handoff.TypeDraining, A: uint64(l.host.leases.len)})
 	m.policy.drain(l.host)
 }

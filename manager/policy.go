@@ -41,12 +41,14 @@ type actor interface {
 	settle(fd int32)
 	// watchRoom tells whenever the socket has room again, until arm.
 	watchRoom(fd int32, id ConnID) error
-	// send sends what it can of a remainder, and keeps its account.
-	send(fd int32, id ConnID, rest *remainder) progress
-	// left asks how much of a remainder a predecessor has not sent.
-	left(rest *remainder) int64
-	// closeFile closes the file of a remainder.
-	closeFile(file int32)
+	// maySend reports whether files can be sent at all now.
+	maySend() bool
+	// send has a part of a remainder sent, keeps its account, and then calls policy.sent: later, not within.
+	send(fd int32, id ConnID, rest *remainder)
+	// resume finds out what a predecessor's helper has sent of a remainder; false if it may still send more.
+	resume(id ConnID, rest *remainder) bool
+	// closeFile closes the file of a remainder, which the host has given.
+	closeFile(file int32, from HostID)
 	// base notes the kernel's counters at the outset of a lease.
 	base(fd int32) base
 	// fate finds out what a host has done to a request.
@@ -68,8 +70,8 @@ type actor interface {
 	// shut begins a proper close: our FIN goes out behind what is queued, and what still arrives is told (and must be read away). It
 	// returns false if the client's FIN is there already, or the connection is broken, so that there is nothing to wait for.
 	shut(fd int32, id ConnID) bool
-	// drop closes our descriptor.
-	drop(fd int32, id ConnID)
+	// drop closes our descriptor. shared: others may have, or have had, the socket.
+	drop(fd int32, id ConnID, shared bool)
 	// ping asks a host for a sign of life.
 	ping(h *host)
 	// giveUp ends the link to a host that gives none, after the turn.
@@ -190,7 +192,7 @@ func (p *policy) accepted(fd int32, door uint16) (ConnID, error) {
 func (p *policy) admit(fd int32, to *pool, door uint16, kind wait, timeout int64) (ConnID, error) {
 	r, slot, ok := p.table.add()
 	if !ok { // cannot be: Limits.Connections is below the number of slots, but for used-up generations
-		p.act.drop(fd, 0)
+		p.act.drop(fd, 0, true)
 		return 0, errTableFull
 	}
 	id := p.id(r, slot)
@@ -295,12 +297,19 @@ func (p *policy) gone(r *record, slot uint32) {
 	p.dropRest(r, slot)
 	fd := r.fd
 	r.fd = toBeClosed(fd)
-	p.act.drop(fd, p.id(r, slot))
+	p.act.drop(fd, p.id(r, slot), p.shared(r))
 	p.leave(r, slot)
 	to, door := p.pools[r.pool], p.listeners[r.listener]
 	p.table.remove(slot)
 	p.forgetDoor(door)
 	p.forgetPool(to)
+}
+
+// shared reports whether others may have a connection's socket, or have had it: a host, or who shares its listener. Unix sockets may have been
+// sent descriptors, which close with them.
+func (p *policy) shared(r *record) bool {
+	d := p.listeners[r.listener]
+	return r.seq > 0 || r.listener == 0 || d.edge || d.shared
 }
 
 // toBeClosed is what a record says of a descriptor that is not its connection's any more, whether it is closed already or not; and back.

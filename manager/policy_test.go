@@ -30,6 +30,7 @@ type world struct {
 	past     []answer // leases that were, for late answers
 	hosts    map[HostID]*attached
 	files    map[int32]bool          // of remainders, open
+	helps    map[ConnID]bool         // a helper sends a part of them
 	services map[string]ServiceState // of pools, as they were told
 	fired    []fired                 // events that the selector has reported and nobody has handled yet
 }
@@ -240,27 +241,46 @@ func (w *world) watchRoom(fd int32, id ConnID) error {
 	return nil
 }
 
-func (w *world) send(fd int32, id ConnID, rest *remainder) progress {
-	if s := w.sock(fd); !s.room || !w.files[rest.file] || rest.left <= 0 {
-		w.t.Fatalf("%d is sent to: room watched %v, file open %v, left %d", id, s.room, w.files[rest.file], rest.left)
+func (w *world) maySend() bool { return true }
+
+func (w *world) send(fd int32, id ConnID, rest *remainder) {
+	if s := w.sock(fd); !s.room || !w.files[rest.file] || rest.left <= 0 || w.helps[id] {
+		w.t.Fatalf("%d is sent to: room watched %v, file open %v, left %d, by a helper already %v", id, s.room, w.files[rest.file], rest.left, w.helps[id])
 	}
-	n := rapid.Int64Range(0, rest.left).Draw(w.t, "sent")
-	rest.left, rest.sent = rest.left-n, rest.sent+n
-	if rest.left == 0 {
-		return sendDone
-	}
-	return rapid.SampledFrom([]progress{sendFull, sendFull, sendYield, sendBroken}).Draw(w.t, "progress")
+	w.helps[id] = true
 }
 
-func (w *world) closeFile(file int32) {
+// helperSends is a part that a helper has sent.
+func (w *world) helperSends(t *rapid.T) {
+	if len(w.helps) == 0 {
+		t.Skip("no helper")
+	}
+	id := rapid.SampledFrom(sorted(w.helps)).Draw(t, "helper")
+	delete(w.helps, id)
+	rest := w.p.unfinished(id)
+	if rest == nil {
+		w.p.sent(id, sendYield, 1) // too late
+		return
+	}
+	n := rapid.Int64Range(0, rest.left).Draw(w.t, "sent")
+	how := rapid.SampledFrom([]progress{sendFull, sendFull, sendYield, sendBroken}).Draw(w.t, "progress")
+	if rest.left -= n; rest.left == 0 {
+		how = sendDone
+	}
+	w.p.sent(id, how, n)
+}
+
+func (w *world) resume(ConnID, *remainder) bool {
+	return rapid.IntRange(0, 9).Draw(w.t, "helper has gone") > 0
+}
+
+func (w *world) closeFile(file int32, _ HostID) {
 	if !w.files[file] {
 		w.t.Fatalf("file %d is closed twice", file)
 	}
 	delete(w.files, file)
 	w.mortal()
 }
-
-func (w *world) left(rest *remainder) int64 { return rest.left }
 
 func (w *world) fate(fd int32, o outset) fate {
 	if o.first && w.sock(fd).unread && rapid.Bool().Draw(w.t, "untouched") {
@@ -362,7 +382,7 @@ func (w *world) shut(fd int32, _ ConnID) bool {
 	return !s.ended
 }
 
-func (w *world) drop(fd int32, _ ConnID) {
+func (w *world) drop(fd int32, _ ConnID, _ bool) {
 	w.endLease(w.sock(fd).id)
 	delete(w.socks, fd)
 	w.mortal()
@@ -805,7 +825,7 @@ func (w *world) operatorRevokes(t *rapid.T) {
 
 func newWorld(t *rapid.T, memory *Memory) *world {
 	w := &world{
-		t: t, life: -1, said: map[ConnID]saying{}, nextFD: maxStdio, socks: map[int32]*sock{}, leases: map[ConnID]lent{}, files: map[int32]bool{}, services: map[string]ServiceState{}, hosts: map[HostID]*attached{},
+		t: t, life: -1, said: map[ConnID]saying{}, nextFD: maxStdio, socks: map[int32]*sock{}, leases: map[ConnID]lent{}, files: map[int32]bool{}, helps: map[ConnID]bool{}, services: map[string]ServiceState{}, hosts: map[HostID]*attached{},
 	}
 	w.p = newPolicy(Limits{
 		Connections: 12, KeepAlive: 6, Hosts: 4, KeepAliveTimeout: 100 * time.Millisecond, FirstByteTimeout: 60 * time.Millisecond,
@@ -843,6 +863,7 @@ func TestPolicy(t *testing.T) {
 			"capacity":      w.step("capacity", w.hostChangesCapacity),
 			"put":           w.step("put", put), "put 2": w.step("put", put), "put 3": w.step("put", put),
 			"finish": w.step("finish", w.hostFinishes), "client reads": w.step("client reads", w.clientReads),
+			"helper": w.step("helper", w.helperSends), "helper 2": w.step("helper", w.helperSends),
 			"close":   w.step("close", func(t *rapid.T) { w.hostAnswers(t, handoff.TypeClose, w.p.closeLease) }),
 			"detach":  w.step("detach", func(t *rapid.T) { w.hostAnswers(t, handoff.TypeDetach, w.p.detach) }),
 			"nack":    w.step("nack", func(t *rapid.T) { w.hostAnswers(t, handoff.TypeNack, w.p.nack) }),

@@ -11,10 +11,11 @@ import (
 
 // Tokens tell the loop what an event is about: connections by their id, everything else by its serial number and one of these bits.
 const (
+	helpersToken = uint64(1) << 59
 	doorToken    = uint64(1) << 60
 	handoffToken = uint64(1) << 61
 	linkToken    = uint64(1) << 62
-	tokenKinds   = doorToken | handoffToken | linkToken
+	tokenKinds   = helpersToken | doorToken | handoffToken | linkToken
 )
 
 // eventsPerTurn is how many events one turn of the loop takes from the selector.
@@ -90,6 +91,8 @@ func (m *Manager) handle(e selector.Event) {
 	switch e.Token & tokenKinds {
 	case 0:
 		m.connectionReady(ConnID(e.Token), e.Ready)
+	case helpersToken:
+		m.helpers.Turn(m.policy.now)
 	case linkToken:
 		if l := m.links[e.Token]; l != nil {
 			m.linkReady(l, e.Ready)
@@ -149,12 +152,14 @@ func (m *Manager) flush() {
 
 // tidy ends the turn: what waited for others' progress is looked at again.
 func (m *Manager) tidy() {
+	m.reviewHelpers()
 	m.reviewHopeless()
 	m.reviewYoung()
 	m.reviewStalled()
 	m.reviewPause()
 	m.reviewStop()
 	m.reviewService()
+	m.giveReleased()
 }
 
 // deadline is the first of those that the policy does not know.
@@ -169,7 +174,7 @@ func (m *Manager) deadline() int64 {
 	if m.leaving {
 		due = min(due, m.leaveBy)
 	}
-	return min(due, m.paused.until())
+	return min(due, m.paused.until(), m.helpers.Due())
 }
 
 // end closes everything; nobody waits for an answer afterwards.
@@ -183,11 +188,12 @@ func (m *Manager) end() {
 	}
 	m.policy.table.each(func(slot uint32, r *record) { m.policy.gone(r, slot) })
 	for _, d := range m.doors {
-		m.closeEntrance(d)
+		m.closeEntrance(d, nil)
 	}
 	for _, d := range m.handoffs {
-		m.closeEntrance(d)
+		m.closeEntrance(d, nil)
 	}
+	m.endHelpers()
 	_ = m.sel.Close()
 	if m.config.ownMemory {
 		_ = m.config.Memory.Close()

@@ -57,6 +57,8 @@ func Succeed(config Config, estate Estate) (*Manager, error) {
 		m.policy.limits = was.Limits
 	}
 	estate.claim(memory.fd)
+	m.helpers.Inherit(estate.claim, helpersPatience)
+	m.resumeClosing(estate)
 	p := m.policy
 	p.now = m.clock()
 	p.stopped = was.Stopped
@@ -168,10 +170,11 @@ func (m *Manager) restoreLink(note *linkNote) (l *link, err error) {
 		peer: listener.Credentials{PID: note.pid, UID: note.uid, GID: note.gid},
 	}
 	m.links[l.token] = l
-	l.out = handoff.OutboxAt(bytesOf(note.out[:]))
+	l.out = handoff.OutboxAt(bytesOf(note.out[:]), m.closeSocket)
 	if l.in, err = handoff.InboxAt(bytesOf(note.in[:])); err != nil {
 		return l, err
 	}
+	l.in.Drop = func(fd int) { m.closeForeign(fd, l.hostID()) }
 	if err := m.sel.Register(l.fd, l.token, selector.Read); err != nil {
 		return l, err
 	}
@@ -238,8 +241,9 @@ func (m *Manager) restoreDoors(was *notes, estate Estate) {
 }
 
 func (m *Manager) restoreDoor(d *door, l *link, fd int) {
-	socket, err := listener.Take(fd)
+	socket, err := listener.Adopt(fd)
 	if err != nil {
+		m.closeForeign(fd, l.hostID())
 		m.log.Error("a listener is lost", "listener", d.name, "error", err)
 		return
 	}
@@ -311,7 +315,7 @@ const maxStdio = 2
 func (p *policy) vacate(slot uint32, estate Estate) {
 	r := p.table.at(slot)
 	if fd := toBeClosed(r.fd); r.state != Free && fd > maxStdio && estate.claim(int(fd)) {
-		p.act.drop(fd, 0)
+		p.act.drop(fd, 0, true)
 	}
 	if r.state != Free && r.listener == 0 {
 		p.memory.extra(slot).bringer = 0
@@ -428,28 +432,22 @@ func (p *policy) settleLost(r *record, slot uint32) {
 // resumeFinishing goes on with the rest of a response where the kernel says that it stands.
 func (p *policy) resumeFinishing(r *record, slot uint32, estate Estate) {
 	rest := p.remainder(slot)
-	if rest.left > 0 && estate.claim(int(rest.file)) {
-		rest.left = p.act.left(rest)
-	} else {
+	if rest.left <= 0 || !estate.claim(int(rest.file)) {
 		rest.left = -1 // its file is closed, so all of it was sent
 	}
+	if h := p.hosts[rest.host]; h != nil {
+		h.finishing++
+	}
+	rest.asked, rest.room = false, false
+	resumed := rest.left < 0 || p.act.resume(p.id(r, slot), rest)
 	switch {
-	case r.marks&broken != 0: // the reset may not have been sent
+	case r.marks&broken != 0 || !resumed: // the reset may not have been sent, or the rest may be sent twice
 		p.close(r, slot, ReasonFailed)
 	case rest.left <= 0:
 		p.finished(r, slot, rest)
 	case p.act.watchRoom(r.fd, p.id(r, slot)) != nil:
 		p.close(r, slot, ReasonFailed)
 	}
-}
-
-// left asks how much of a remainder there is: of a file the kernel has counted what was sent, and a pipe holds what was not.
-func (a *acts) left(rest *remainder) int64 {
-	if !rest.pipe {
-		return rest.end - rest.offset
-	}
-	n, _ := unix.IoctlGetInt(int(rest.file), unix.TIOCINQ)
-	return int64(n)
 }
 
 // resumeLinks obeys what hosts had said when the predecessor ended, and sends what it had not sent.
@@ -470,6 +468,9 @@ func (m *Manager) obeyAgain(l *link) error {
 	fd, ok, lost := l.in.Next(&f)
 	if !ok {
 		return lost
+	}
+	if m.policy.memory.head.closing.has(fd) {
+		fd, lost = -1, handoff.ErrDescriptorLost // it was refused; the answer may not have been sent
 	}
 	if m.wasObeyed(l, &f, int32(fd)) {
 		return m.obeyFrames(l)
@@ -518,7 +519,7 @@ func (m *Manager) TakeStrays(estate Estate) error {
 	return m.tell(func() error {
 		for fd := range estate {
 			if !m.takeStray(fd) {
-				closeFD(fd)
+				m.closeForeign(fd, 0)
 			}
 		}
 		clear(estate)

@@ -51,7 +51,7 @@ func (w *world) dies(t *rapid.T) {
 	w.t = t
 	steps := []func(*rapid.T){
 		w.accept, w.handleEvent, w.handleEvent, w.hostAttaches, w.hostDies, w.hostDrains, w.hostChangesCapacity, w.hostPuts, w.hostPuts, w.hostFinishes,
-		w.clientReads, func(t *rapid.T) { w.hostAnswers(t, 3, w.p.closeLease) }, func(t *rapid.T) { w.hostAnswers(t, 4, w.p.detach) },
+		w.clientReads, w.helperSends, func(t *rapid.T) { w.hostAnswers(t, 3, w.p.closeLease) }, func(t *rapid.T) { w.hostAnswers(t, 4, w.p.detach) },
 		func(t *rapid.T) { w.hostAnswers(t, 5, w.p.nack) }, w.hostAdopts, w.timePasses, w.timePasses, w.operatorPuts, w.operatorCloses, w.operatorRevokes,
 	}
 	step := steps[rapid.IntRange(0, len(steps)-1).Draw(t, "step")]
@@ -146,6 +146,7 @@ func (w *world) stopWatching() Estate {
 		estate[int(fd)] = true
 	}
 	w.fired = nil
+	clear(w.helps)
 	return estate
 }
 

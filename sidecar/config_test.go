@@ -85,6 +85,7 @@ var all = map[string]string{
 	"client-exempt": "192.0.2.0/24, 2001:db8::1", "answers": "{503: {body: busy, retry-after: 9}}", "max-newcomers": "14", "max-client-connections": "15",
 	"client-rate": "16", "client-burst": "17", "max-clients": "18", "max-requests": "19", "min-idle": "20s", "max-age": "21s", "lease-warn": "none",
 	"ping-interval": "22s", "ping-timeout": "23s", "hang-timeout": "24s", "max-calls": "25", "max-adopted": "26", "max-host-adopted": "27",
+	"max-finishing": "28", "max-host-finishing": "29", "max-helpers": "30",
 }
 
 func wantAll(t *testing.T) Config {
@@ -105,7 +106,7 @@ func wantAll(t *testing.T) Config {
 			Head: 1000, WaitBody: 1001, Body: 1002, MinRate: 1003, RequestTimeout: 12 * time.Second, SendTimeout: 13 * time.Second,
 			Newcomers: 14, ClientConnections: 15, ClientRate: 16, ClientBurst: 17, Clients: 18, Requests: 19, MinIdle: 20 * time.Second, Age: 21 * time.Second,
 			LeaseWarn: manager.Off, PingInterval: 22 * time.Second, PingTimeout: 23 * time.Second, HangTimeout: 24 * time.Second,
-			Calls: 25, Adopted: 26, HostAdopted: 27,
+			Calls: 25, Adopted: 26, HostAdopted: 27, Finishing: 28, HostFinishing: 29, Helpers: 30,
 		},
 	}
 }

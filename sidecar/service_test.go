@@ -158,7 +158,7 @@ func TestBadRequestsAreExplained(t *testing.T) {
 				KeepAliveTimeout: d, FirstByteTimeout: d, QueueTimeout: d, LeaseTimeout: d, LingerTimeout: d,
 				MaxNewcomers: n, MaxClientConnections: n, ClientRate: n, ClientBurst: n, MaxClients: n, MaxRequests: n, MinIdle: long, MaxAge: long,
 				LeaseWarn: long, PingInterval: long, PingTimeout: d, HangTimeout: long,
-				MaxCalls: n, MaxAdopted: n, MaxHostAdopted: n,
+				MaxCalls: n, MaxAdopted: n, MaxHostAdopted: n, MaxFinishing: n, MaxHostFinishing: n, MaxHelpers: n,
 			}})
 			return err
 		}, limitFields("max_body")},

@@ -74,19 +74,20 @@ func (p *Pool) Resume(now int64) {
 // finish takes turns until no helper has a job.
 func (p *Pool) finish(now int64, patience time.Duration) {
 	began := time.Now()
-	for p.busy() {
+	for p.Busy() {
 		took := time.Since(began)
 		if took >= patience {
 			p.killBusy(now + int64(took))
 		}
 		p.Turn(now + int64(took))
-		if p.busy() {
+		if p.Busy() {
 			p.pause()
 		}
 	}
 }
 
-func (p *Pool) busy() bool {
+// Busy reports whether a helper has a job.
+func (p *Pool) Busy() bool {
 	for i := range p.helpers {
 		if p.helpers[i].job != nil {
 			return true
@@ -111,12 +112,15 @@ func (p *Pool) pause() {
 	_, _ = unix.Read(p.event, count[:])
 }
 
-// End does the jobs that wait, as far as patience goes, then ends every helper, and gives the pool's descriptors back.
-func (p *Pool) End(now int64, patience time.Duration) {
-	p.paused = false
-	p.assign(now)
+// Drain waits until every job is done, or ended: those that take longer than patience.
+func (p *Pool) Drain(now int64, patience time.Duration) {
+	p.Resume(now)
 	p.finish(now, patience)
-	p.paused = true
+}
+
+// End ends every helper, and gives the pool's descriptors back.
+func (p *Pool) End(now int64) {
+	p.Settle(now, 0)
 	for i := range p.helpers {
 		p.endHelper(&p.helpers[i])
 	}

@@ -55,10 +55,12 @@ const (
 // never is a deadline that does not come.
 const never = int64(math.MaxInt64)
 
-// Times of a helper.
+// JobTimeout is how long a job may take; then its helper is killed.
+const JobTimeout = time.Second
+
+// Other times of a helper.
 const (
-	jobTimeout = time.Second     // for a job; then its helper is killed
-	killGrace  = time.Second     // for the end of a helper; then it counts as stuck
+	killGrace  = time.Second // for the end of a helper; then it counts as stuck
 	lookPause  = 5 * time.Millisecond
 	stuckPause = time.Second // between two looks at stuck helpers
 )
@@ -88,6 +90,8 @@ type Pool struct {
 	due     int64 // when Turn has something to do though no event has come
 	paused  bool
 	stuck   int
+	retry   int64           // no helper is made before: the last could not be
+	fds     [MaxBatch]int32 // of the result that is given out
 }
 
 // New makes a pool with room for len(slots) helpers, of which it uses as many as SetLimit says. slots are zero, or a predecessor's (Inherit), and
@@ -139,11 +143,6 @@ func (p *Pool) Do(j *Job, now int64) {
 	}
 }
 
-// Cancel takes back the jobs of an owner that no helper has begun. Their Done is not called.
-func (p *Pool) Cancel(owner uint64) {
-	p.queue = slices.DeleteFunc(p.queue, func(j *Job) bool { return j.Owner == owner })
-}
-
 // Turn takes results, ends jobs whose time is over, and hands out those that wait.
 func (p *Pool) Turn(now int64) {
 	p.due = never
@@ -163,6 +162,7 @@ func (p *Pool) review(h *helper, now int64) {
 	case h.job == nil:
 	case atomic.LoadInt32(&h.slot.pidfd) == notStarted:
 		h.alive = false
+		p.retry = now + int64(stuckPause)
 		atomic.StoreInt32(&h.slot.pidfd, 0)
 		p.complete(h, Failed)
 	case h.killed:
@@ -242,13 +242,12 @@ func (p *Pool) complete(h *helper, outcome Outcome) {
 		if outcome == Ended && s.state == slotAsked {
 			r.Errno = unix.EINTR // what was killed may not have said why it ended
 		}
-		r.FDs = s.fds[:min(max(s.count, 0), MaxBatch)]
+		r.FDs = p.fds[:copy(p.fds[:], s.fds[:min(max(s.count, 0), MaxBatch)])]
+	}
+	if !h.stuck {
+		atomic.StoreUint32(&s.state, slotIdle) // Owner and Offset stay: a successor may ask before the caller has noted the result
 	}
 	j.Done(r)
-	if !h.stuck {
-		s.Owner = 0
-		atomic.StoreUint32(&s.state, slotIdle)
-	}
 }
 
 // assign hands jobs out, in their order but for those whose party, or kind, has all the helpers that it may have.
@@ -261,6 +260,10 @@ func (p *Pool) assign(now int64) {
 		}
 		h := p.free()
 		if h == nil {
+			return
+		}
+		if !h.alive && now < p.retry {
+			p.due = min(p.due, p.retry)
 			return
 		}
 		p.queue = slices.Delete(p.queue, i, i+1)
@@ -317,7 +320,7 @@ func (p *Pool) begin(h *helper, j *Job, now int64) {
 	if j.Op == Close {
 		s.length = int64(copy(s.fds[:], j.FDs))
 	}
-	h.job, h.deadline, h.killed = j, now+int64(jobTimeout), false
+	h.job, h.deadline, h.killed = j, now+int64(JobTimeout), false
 	p.due = min(p.due, h.deadline)
 	if j.Begin != nil {
 		j.Begin(p.number(h))

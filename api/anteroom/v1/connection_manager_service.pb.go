@@ -2056,8 +2056,15 @@ type Limits struct {
 	MaxAdopted *uint32 `protobuf:"varint,31,opt,name=max_adopted,json=maxAdopted,proto3,oneof" json:"max_adopted,omitempty"`
 	// Connections that one host has brought (ADOPT), 1 to 1048576; one more is denied. Default: a quarter of max_connections.
 	MaxHostAdopted *uint32 `protobuf:"varint,32,opt,name=max_host_adopted,json=maxHostAdopted,proto3,oneof" json:"max_host_adopted,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Responses that hosts have left to the sidecar (FINISH) and that are not sent yet, 1 to 1048576; one more is denied, and its connection
+	// reset. Default: 1024.
+	MaxFinishing *uint32 `protobuf:"varint,33,opt,name=max_finishing,json=maxFinishing,proto3,oneof" json:"max_finishing,omitempty"`
+	// Likewise of one host, 1 to 1048576. Default: 256.
+	MaxHostFinishing *uint32 `protobuf:"varint,34,opt,name=max_host_finishing,json=maxHostFinishing,proto3,oneof" json:"max_host_finishing,omitempty"`
+	// Processes that make system calls which may block, 4 to 64, those that cannot be ended included. Default: 16.
+	MaxHelpers    *uint32 `protobuf:"varint,35,opt,name=max_helpers,json=maxHelpers,proto3,oneof" json:"max_helpers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Limits) Reset() {
@@ -2310,6 +2317,27 @@ func (x *Limits) GetMaxAdopted() uint32 {
 func (x *Limits) GetMaxHostAdopted() uint32 {
 	if x != nil && x.MaxHostAdopted != nil {
 		return *x.MaxHostAdopted
+	}
+	return 0
+}
+
+func (x *Limits) GetMaxFinishing() uint32 {
+	if x != nil && x.MaxFinishing != nil {
+		return *x.MaxFinishing
+	}
+	return 0
+}
+
+func (x *Limits) GetMaxHostFinishing() uint32 {
+	if x != nil && x.MaxHostFinishing != nil {
+		return *x.MaxHostFinishing
+	}
+	return 0
+}
+
+func (x *Limits) GetMaxHelpers() uint32 {
+	if x != nil && x.MaxHelpers != nil {
+		return *x.MaxHelpers
 	}
 	return 0
 }
@@ -3551,7 +3579,7 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"\x1cGetKeepAliveCapacityResponse\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\rR\x05limit\x12\x15\n" +
 	"\x06in_use\x18\x02 \x01(\rR\x05inUse\x12\x17\n" +
-	"\acan_add\x18\x03 \x01(\bR\x06canAdd\"\xf6\x0e\n" +
+	"\acan_add\x18\x03 \x01(\bR\x06canAdd\"\xb2\x10\n" +
 	"\x06Limits\x12,\n" +
 	"\x0fmax_connections\x18\x01 \x01(\rH\x00R\x0emaxConnections\x88\x01\x01\x12-\n" +
 	"\x10keep_alive_limit\x18\x02 \x01(\rH\x01R\x0ekeepAliveLimit\x88\x01\x01\x12 \n" +
@@ -3590,7 +3618,11 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"\tmax_calls\x18\x1e \x01(\rH\x10R\bmaxCalls\x88\x01\x01\x12$\n" +
 	"\vmax_adopted\x18\x1f \x01(\rH\x11R\n" +
 	"maxAdopted\x88\x01\x01\x12-\n" +
-	"\x10max_host_adopted\x18  \x01(\rH\x12R\x0emaxHostAdopted\x88\x01\x01B\x12\n" +
+	"\x10max_host_adopted\x18  \x01(\rH\x12R\x0emaxHostAdopted\x88\x01\x01\x12(\n" +
+	"\rmax_finishing\x18! \x01(\rH\x13R\fmaxFinishing\x88\x01\x01\x121\n" +
+	"\x12max_host_finishing\x18\" \x01(\rH\x14R\x10maxHostFinishing\x88\x01\x01\x12$\n" +
+	"\vmax_helpers\x18# \x01(\rH\x15R\n" +
+	"maxHelpers\x88\x01\x01B\x12\n" +
 	"\x10_max_connectionsB\x13\n" +
 	"\x11_keep_alive_limitB\f\n" +
 	"\n" +
@@ -3613,7 +3645,10 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"\n" +
 	"_max_callsB\x0e\n" +
 	"\f_max_adoptedB\x13\n" +
-	"\x11_max_host_adopted\"?\n" +
+	"\x11_max_host_adoptedB\x10\n" +
+	"\x0e_max_finishingB\x15\n" +
+	"\x13_max_host_finishingB\x0e\n" +
+	"\f_max_helpers\"?\n" +
 	"\x10SetLimitsRequest\x12+\n" +
 	"\x06limits\x18\x01 \x01(\v2\x13.anteroom.v1.LimitsR\x06limits\"@\n" +
 	"\x11SetLimitsResponse\x12+\n" +

@@ -1,0 +1,311 @@
+package manager
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/anteroom-io/anteroom/handoff"
+	"github.com/anteroom-io/anteroom/internal/fusetest"
+)
+
+// What others share with the loop, and what they send to it, may make system calls block. Here they do, until the end of the test, and a bystander is
+// served meanwhile.
+
+// toggles changes what others share with the loop, without a pause, until the end of the test.
+func toggles(t *testing.T, change func(on bool)) {
+	t.Helper()
+	var stop atomic.Bool
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for on := false; !stop.Load(); on = !on {
+			change(on)
+			runtime.Gosched()
+		}
+	}()
+	t.Cleanup(func() {
+		stop.Store(true)
+		<-ended
+	})
+}
+
+// lent has a connection leased to the host, which keeps its descriptor, of which dup is one more.
+func (h *peer) lent(c *client) (lease handoff.Frame, fd int) {
+	h.t.Helper()
+	c.send("x")
+	lease, fd = h.want(handoff.TypeLease)
+	h.serve(fd, "x", "")
+	return lease, fd
+}
+
+// A client that does not read, and a host that clears O_NONBLOCK of its socket again and again.
+func TestSendingDoesNotBlock(t *testing.T) {
+	for _, kind := range []string{"file", "pipe"} {
+		t.Run(kind, func(t *testing.T) {
+			r := newRig(t, Config{})
+			other := r.bystander()
+			h := r.attach(handoff.Hello{Features: []string{handoff.FeatureFinish, handoff.FeatureCache}})
+			c := r.dial()
+			lease, fd := h.lent(c)
+			defer closeFD(fd)
+			f := finishFrame(lease, 0, 16<<20)
+			file := memfd(t, make([]byte, 16<<20))
+			if kind == "pipe" {
+				file = fullPipe(t, &f)
+				fill(t, fd)
+			}
+			toggles(t, func(on bool) { _ = unix.SetNonblock(fd, on) })
+			h.sendFD(f, file)
+			r.eventually("it is finishing", func(c Counts) bool { return c.States.Finishing == 1 })
+			for range 20 {
+				other.works()
+			}
+		})
+	}
+}
+
+// fullPipe is a pipe with as much as f is to send.
+func fullPipe(t *testing.T, f *handoff.Frame) int {
+	t.Helper()
+	out, in, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = out.Close(), in.Close() })
+	f.B = 60000
+	if _, err := in.Write(make([]byte, f.B)); err != nil {
+		t.Fatal(err)
+	}
+	return int(out.Fd())
+}
+
+// fill fills a socket's buffers.
+func fill(t *testing.T, fd int) {
+	t.Helper()
+	for p := make([]byte, 1<<16); ; {
+		if err := unix.Sendto(fd, p, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, nil); err != nil {
+			return
+		}
+	}
+}
+
+// blocksHelpers reads from a client whose response is being sent, but not while a helper sends, until a condition holds. O_NONBLOCK is cleared
+// again and again, so that helpers block.
+func (r *rig) blocksHelpers(c *client, lease handoff.Frame, fd int, is func() bool) (got []byte) {
+	r.t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for p := make([]byte, 1<<16); !is(); {
+		if time.Now().After(deadline) {
+			r.t.Fatal("not within 30 s")
+		}
+		_ = unix.SetNonblock(fd, false)
+		if r.sending(lease) {
+			continue
+		}
+		_ = c.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+		n, _ := c.Read(p)
+		got = append(got, p[:n]...)
+	}
+	return got
+}
+
+// sending reports whether a helper sends a part of a connection's response.
+func (r *rig) sending(lease handoff.Frame) bool {
+	yes, _ := ask(context.Background(), r.Manager, func() (bool, error) {
+		rest := r.policy.unfinished(ConnID(lease.Conn))
+		return rest != nil && rest.asked, nil
+	})
+	return yes
+}
+
+// A host that clears O_NONBLOCK time and again holds up helpers; after some times it is hung up on.
+func TestAHostThatKeepsHelpersBusyIsHungUpOn(t *testing.T) {
+	r := newRig(t, Config{})
+	h := r.attach(handoff.Hello{Features: []string{handoff.FeatureFinish, handoff.FeatureCache}})
+	c := r.dial()
+	lease, fd := h.lent(c)
+	defer closeFD(fd)
+	toggles(t, func(bool) { _ = unix.SetNonblock(fd, false) })
+	h.sendFD(finishFrame(lease, 0, 64<<20), memfd(t, make([]byte, 64<<20)))
+	r.blocksHelpers(c, lease, fd, func() bool { return r.counts().Totals.HostsFailed == 1 })
+	if n := r.journal.lines("a host clears O_NONBLOCK"); n != maxOverruns {
+		t.Errorf("it was warned of %d times", n)
+	}
+	c.wantReset()
+}
+
+// What is sent of a response is the same, wherever a helper was killed over it.
+func TestNothingIsSentTwiceWhenAHelperIsKilled(t *testing.T) {
+	r := newRig(t, Config{})
+	h := r.attach(handoff.Hello{Features: []string{handoff.FeatureFinish, handoff.FeatureCache}})
+	c := r.dial()
+	lease, fd := h.lent(c)
+	defer closeFD(fd)
+	content := make([]byte, 64<<20)
+	for i := range content {
+		content[i] = byte(i >> 8)
+	}
+	f := finishFrame(lease, 0, len(content))
+	f.Flags = handoff.FlagClose
+	h.sendFD(f, memfd(t, content))
+	t.Run("blocked", func(t *testing.T) {
+		toggles(t, func(bool) { _ = unix.SetNonblock(fd, false) })
+		got := r.blocksHelpers(c, lease, fd, func() bool { return r.journal.lines("a host clears O_NONBLOCK") > 0 })
+		if !bytes.Equal(got, content[:len(got)]) {
+			t.Fatalf("the first %d bytes are others", len(got))
+		}
+		content = content[len(got):]
+	})
+	_ = unix.SetNonblock(fd, true)
+	_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, content) {
+		t.Fatalf("%d bytes of %d, %v", len(got), len(content), err)
+	}
+}
+
+// A file whose system does not answer: when it is read, asked what it is, or closed.
+func TestAFileThatDoesNotAnswerHoldsUpNothing(t *testing.T) {
+	for _, hang := range []fusetest.Hang{fusetest.Read, fusetest.Stat, fusetest.Flush} {
+		t.Run(string(hang), func(t *testing.T) {
+			fs := fusetest.Mount(t, hang)
+			r := newRig(t, Config{})
+			other := r.bystander()
+			h := r.attach(handoff.Hello{Features: []string{handoff.FeatureFinish}})
+			c := r.dial()
+			lease, fd := h.lent(c)
+			closeFD(fd)
+			file := fs.Open(t)
+			h.sendFD(finishFrame(lease, 0, fusetest.Size), file)
+			go func() { _ = unix.Close(file) }()
+			c.wantReset()
+			other.works()
+			fs.Release()
+		})
+	}
+}
+
+// wantReset: the connection ends in a reset, once what was sent is read.
+func (c *client) wantReset() {
+	c.t.Helper()
+	_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if n, err := io.Copy(io.Discard, c); err == nil {
+		c.t.Errorf("%d bytes, then an end, want a reset", n)
+	}
+}
+
+// Any frame may bring a descriptor whose close waits.
+func TestARefusedDescriptorHoldsUpNothing(t *testing.T) {
+	fs := fusetest.Mount(t, fusetest.Flush)
+	r := newRig(t, Config{Limits: Limits{Helpers: 4}})
+	other := r.bystander()
+	for range 5 { // more than there are helpers
+		h := r.attach(handoff.Hello{})
+		file := fs.Open(t)
+		h.sendFD(handoff.Frame{Type: handoff.TypePong}, file)
+		go func() { _ = unix.Close(file) }()
+	}
+	r.eventually("all helpers for files are stuck", func(Counts) bool { return !r.filesLeft() })
+	other.works()
+
+	t.Run("FINISH is denied then", func(t *testing.T) {
+		h := r.attach(handoff.Hello{Features: []string{handoff.FeatureFinish}})
+		c := r.dial()
+		lease, fd := h.lent(c)
+		closeFD(fd)
+		h.sendFD(finishFrame(lease, 0, 4), memfd(t, []byte("rest")))
+		f, _ := h.want(handoff.TypeDenied)
+		if handoff.Code(f.A) != handoff.CodeAtLimit {
+			t.Errorf("%v", handoff.FaultOf(&f))
+		}
+		c.wantReset()
+	})
+	other.works()
+	fs.Release()
+	r.eventually("the helpers are back", func(Counts) bool { return r.stuck() == 0 })
+}
+
+func (r *rig) filesLeft() bool {
+	left, _ := ask(context.Background(), r.Manager, func() (bool, error) { return r.helpers.FilesLeft(), nil })
+	return left
+}
+
+func (r *rig) stuck() int {
+	n, _ := ask(context.Background(), r.Manager, func() (int, error) { return r.helpers.Stuck(), nil })
+	return n
+}
+
+// A host sets SO_LINGER on what it was lent, and lets go: this process has the last descriptor, of a connection with unsent bytes.
+func TestClosingDoesNotWaitForALinger(t *testing.T) {
+	for _, answer := range []handoff.Type{handoff.TypeClose, handoff.TypeDetach} {
+		t.Run(answer.String(), func(t *testing.T) {
+			r := newRig(t, Config{Limits: Limits{LingerTimeout: time.Millisecond}})
+			other := r.bystander()
+			h := r.attach(handoff.Hello{})
+			for range 20 {
+				c := r.dial()
+				lease, fd := h.lent(c)
+				fill(t, fd)
+				if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 3600}); err != nil {
+					t.Fatal(err)
+				}
+				closeFD(fd)
+				h.send(handoff.Frame{Type: answer, Conn: lease.Conn, Seq: lease.Seq})
+			}
+			r.eventually("they are gone", func(c Counts) bool { return c.States.Leased+c.States.Closing == 0 })
+			other.works()
+		})
+	}
+}
+
+// A link whose unread frames bring sockets with SO_LINGER: closing it closes them.
+func TestClosingALinkDoesNotWaitForWhatIsInIt(t *testing.T) {
+	r := newRig(t, Config{})
+	other := r.bystander()
+	h := r.attach(handoff.Hello{})
+	c := r.dial()
+	_, fd := h.lent(c)
+	fill(t, fd)
+	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 3600}); err != nil {
+		t.Fatal(err)
+	}
+	h.push(append(wire(handoff.Frame{Type: handoff.TypeHello}), wire(handoff.Frame{Type: handoff.TypeHello})...))
+	for range 20 {
+		_ = unix.Sendmsg(h.sock, []byte("x"), unix.UnixRights(fd), nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT) // it may be hung up on already
+	}
+	closeFD(fd)
+	h.wantFault(handoff.CodeHelloTwice)
+	other.works()
+}
+
+func TestFinishHasLimits(t *testing.T) {
+	for name, limits := range map[string]Limits{"in all": {Finishing: 1}, "per host": {HostFinishing: 1}} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, Config{Limits: limits})
+			h := r.attach(handoff.Hello{Capacity: 2, Features: []string{handoff.FeatureFinish}})
+			for n := range 2 {
+				c := r.dial()
+				lease, fd := h.lent(c)
+				closeFD(fd)
+				h.sendFD(finishFrame(lease, 0, 16<<20), memfd(t, make([]byte, 16<<20)))
+				if n == 1 {
+					f, _ := h.want(handoff.TypeDenied)
+					if handoff.Code(f.A) != handoff.CodeAtLimit || f.Seq != lease.Seq {
+						t.Errorf("%+v", f)
+					}
+					c.wantReset()
+				}
+			}
+			if c := r.counts(); c.States.Finishing != 1 || len(c.Hosts) != 1 {
+				t.Errorf("%+v", c)
+			}
+		})
+	}
+}
