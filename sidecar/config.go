@@ -34,7 +34,8 @@ type Config struct {
 
 	// Handoff is where hosts attach: a Unix socket, or an inherited one. Default: DefaultHandoff.
 	Handoff listener.Address
-	// HandoffMode is the mode of its file. Default: DefaultHandoffMode.
+	// HandoffMode is the mode of its file. Default: DefaultHandoffMode, or SharedMode if HandoffAllow
+	// names anyone.
 	HandoffMode fs.FileMode
 	// HandoffAllow names who may attach beside the sidecar's own user and root.
 	HandoffAllow Peers
@@ -43,7 +44,8 @@ type Config struct {
 	Control listener.Address
 	// ControlOff leaves that socket out.
 	ControlOff bool
-	// ControlMode is the mode of its file. Default: DefaultControlMode.
+	// ControlMode is the mode of its file. Default: DefaultControlMode, or SharedMode if ControlAllow
+	// names anyone.
 	ControlMode fs.FileMode
 	// ControlAllow names who may connect beside the sidecar's own user and root.
 	ControlAllow Peers
@@ -233,8 +235,12 @@ func (l Listen) readiness() (manager.Readiness, error) {
 
 func (c *Config) handoff() listener.Address   { return orAddress(c.Handoff, DefaultHandoff) }
 func (c *Config) control() listener.Address   { return orAddress(c.Control, DefaultControl) }
-func (c *Config) handoffMode() fs.FileMode    { return or(c.HandoffMode, DefaultHandoffMode) }
-func (c *Config) controlMode() fs.FileMode    { return or(c.ControlMode, DefaultControlMode) }
+func (c *Config) handoffMode() fs.FileMode {
+	return socketMode(c.HandoffMode, DefaultHandoffMode, c.HandoffAllow)
+}
+func (c *Config) controlMode() fs.FileMode {
+	return socketMode(c.ControlMode, DefaultControlMode, c.ControlAllow)
+}
 func (c *Config) logLevel() string            { return or(c.LogLevel, DefaultLogLevel) }
 func (c *Config) logFormat() string           { return or(c.LogFormat, DefaultLogFormat) }
 func (c *Config) drainTimeout() time.Duration { return or(c.DrainTimeout, DefaultDrainTimeout) }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
@@ -129,11 +130,30 @@ func makeDirectory(dir string, mode fs.FileMode) error {
 	}
 	switch err := os.Mkdir(dir, mode); {
 	case errors.Is(err, fs.ErrExist):
-		return nil
+		return widen(dir, mode)
 	case err != nil:
 		return fmt.Errorf("create the folder for the sockets: %w; create it for user %d, or give other paths by handoff and control", err, os.Geteuid())
 	}
 	return os.Chmod(dir, mode) // the umask may have taken bits away
+}
+
+// widen gives a folder that an earlier sidecar has made for its user alone the wider mode that is
+// wanted now. It leaves every other folder as it is: one of another user or mode, and one that holds
+// anything but sockets.
+func widen(dir string, mode fs.FileMode) error {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil || st.Uid != uint32(os.Geteuid()) || fs.FileMode(st.Mode)&fs.ModePerm != 0o700 || mode == 0o700 {
+		return nil
+	}
+	entries, err := os.ReadDir(dir)
+	notSocket := func(e fs.DirEntry) bool { return e.Type() != fs.ModeSocket }
+	if err != nil || slices.ContainsFunc(entries, notSocket) {
+		return nil
+	}
+	if err := os.Chmod(dir, mode); err != nil {
+		return fmt.Errorf("let others pass through the folder of the sockets: %w", err)
+	}
+	return nil
 }
 
 // netListener makes a net.Listener of l for servers that want one. It has a descriptor of its own; l stays the caller's.

@@ -117,6 +117,9 @@ func (s *sidecar) start() error {
 			return err
 		}
 	}
+	for _, warning := range s.config.Warnings() {
+		s.log.Warn(warning)
+	}
 	s.log.Info("started", "version", s.config.version(), "listen", listening, "handoff", s.config.handoff(), "control", s.config.control())
 	_, s.told = s.serving.condition("")
 	notify(s.log, append(s.succession.mainPID(), daemon.SdNotifyReady, "STATUS="+s.told)...)

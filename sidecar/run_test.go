@@ -396,16 +396,21 @@ func TestStrangersAreHungUpOn(t *testing.T) {
 	const stranger = 54321
 	for _, c := range []struct {
 		name  string
+		mode  os.FileMode
 		allow Peers
 		want  string
-	}{{"stranger", Peers{}, "refused"}, {"allowed user", Peers{UIDs: []uint32{stranger}}, "let in"}, {"allowed group", Peers{GIDs: []uint32{stranger + 1}}, "let in"}} {
+	}{
+		{"stranger", 0o666, Peers{}, "refused"},
+		{"allowed user", 0, Peers{UIDs: []uint32{stranger}}, "let in"},
+		{"allowed group", 0, Peers{GIDs: []uint32{stranger + 1}}, "let in"},
+	} {
 		t.Run(c.name, func(t *testing.T) {
 			folder := t.TempDir()
 			if err := os.Chmod(filepath.Dir(folder), 0o755); err != nil { // for others to pass through
 				t.Fatal(err)
 			}
 			r := start(t, func(config *Config) {
-				config.Control, config.ControlMode, config.ControlAllow = parsed(t, "unix://"+folder+"/control.sock"), 0o666, c.allow
+				config.Control, config.ControlMode, config.ControlAllow = parsed(t, "unix://"+folder+"/control.sock"), c.mode, c.allow
 			})
 			if got := dialAs(t, stranger, r.config.Control.Path); got != c.want {
 				t.Errorf("%s, want %s", got, c.want)

@@ -39,7 +39,7 @@ var settings = append([]setting{
 		show: func(c *Config) string { return joined(c.Listen) },
 	},
 	socket("handoff", DefaultHandoff, "where hosts attach", func(c *Config) *listener.Address { return &c.Handoff }),
-	mode("handoff-mode", DefaultHandoffMode, "mode of the handoff socket's file", func(c *Config) *fs.FileMode { return &c.HandoffMode }),
+	mode("handoff-mode", DefaultHandoffMode, "mode of the handoff socket's file", func(c *Config) *fs.FileMode { return &c.HandoffMode }, (*Config).handoffMode),
 	ids("handoff-allow-uid", "users", func(c *Config) *[]uint32 { return &c.HandoffAllow.UIDs }),
 	ids("handoff-allow-gid", "groups", func(c *Config) *[]uint32 { return &c.HandoffAllow.GIDs }),
 	{
@@ -53,7 +53,7 @@ var settings = append([]setting{
 			return c.control().String()
 		},
 	},
-	mode("control-mode", DefaultControlMode, "mode of the control socket's file", func(c *Config) *fs.FileMode { return &c.ControlMode }),
+	mode("control-mode", DefaultControlMode, "mode of the control socket's file", func(c *Config) *fs.FileMode { return &c.ControlMode }, (*Config).controlMode),
 	ids("control-allow-uid", "users", func(c *Config) *[]uint32 { return &c.ControlAllow.UIDs }),
 	ids("control-allow-gid", "groups", func(c *Config) *[]uint32 { return &c.ControlAllow.GIDs }),
 	address("control-tcp", "where operators connect from other machines, with mutual TLS", func(c *Config) *listener.Address { return &c.ControlTCP.Address }),
@@ -209,9 +209,9 @@ func word(key, standard string, words []string, field func(*Config) *string) set
 	}
 }
 
-func mode(key string, standard fs.FileMode, usage string, field func(*Config) *fs.FileMode) setting {
+func mode(key string, standard fs.FileMode, usage string, field func(*Config) *fs.FileMode, inForce func(*Config) fs.FileMode) setting {
 	return setting{
-		key: key, value: "mode", standard: octal(standard), usage: usage,
+		key: key, value: "mode", standard: octal(standard) + ", or " + octal(SharedMode) + " if others are let in", usage: usage,
 		parse: one(func(c *Config, v string) error {
 			n, err := strconv.ParseUint(strings.TrimPrefix(v, "0o"), 8, 32)
 			if err != nil || n == 0 || n > 0o777 {
@@ -220,7 +220,7 @@ func mode(key string, standard fs.FileMode, usage string, field func(*Config) *f
 			*field(c) = fs.FileMode(n)
 			return nil
 		}),
-		show: func(c *Config) string { return octal(or(*field(c), standard)) },
+		show: func(c *Config) string { return octal(inForce(c)) },
 	}
 }
 

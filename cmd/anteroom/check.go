@@ -16,12 +16,15 @@ func checkCommand() *cobra.Command {
 		Aliases: []string{"validate"},
 		Short:   "Check a configuration without running it, and show the values in force",
 		Long: `Reads the configuration exactly as serve does, from the same flags, variables and file, and reports every mistake. If there is none it shows each
-setting, its value and where that is from.`,
+setting, its value and where that is from, and warns of what will not do what it seems to.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, choices, err := sidecar.Load(cmd.Flags(), os.Getenv)
+			config, choices, err := sidecar.Load(cmd.Flags(), os.Getenv)
 			if err != nil {
 				return err
+			}
+			for _, warning := range config.Warnings() {
+				fmt.Fprintf(cmd.ErrOrStderr(), "anteroom: warning: %s\n", warning)
 			}
 			return showChoices(printer{cmd.OutOrStdout(), asJSON}, choices)
 		},
