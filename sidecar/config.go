@@ -233,8 +233,8 @@ func (l Listen) readiness() (manager.Readiness, error) {
 	return r, nil
 }
 
-func (c *Config) handoff() listener.Address   { return orAddress(c.Handoff, DefaultHandoff) }
-func (c *Config) control() listener.Address   { return orAddress(c.Control, DefaultControl) }
+func (c *Config) handoff() listener.Address { return orAddress(c.Handoff, DefaultHandoff) }
+func (c *Config) control() listener.Address { return orAddress(c.Control, DefaultControl) }
 func (c *Config) handoffMode() fs.FileMode {
 	return socketMode(c.HandoffMode, DefaultHandoffMode, c.HandoffAllow)
 }

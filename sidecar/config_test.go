@@ -83,7 +83,7 @@ var all = map[string]string{
 	"max-redeliveries": "6", "keep-alive-timeout": "7s", "first-byte-timeout": "8s", "queue-timeout": "9s", "lease-timeout": "10s", "linger-timeout": "11s",
 	"max-head": "1000", "wait-body": "1001", "max-body": "1002", "min-rate": "1003", "request-timeout": "12s", "send-timeout": "13s",
 	"client-exempt": "192.0.2.0/24, 2001:db8::1", "answers": "{503: {body: busy, retry-after: 9}}", "max-newcomers": "14", "max-client-connections": "15",
-	"client-rate": "16", "client-burst": "17", "max-clients": "18", "max-requests": "19", "min-idle": "20s", "max-age": "21s", "lease-warn": "none",
+	"client-rate": "16", "client-burst": "17", "max-clients": "18", "max-requests": "19", "min-idle": "20s", "max-age": "21s", "lease-warn": "off",
 	"ping-interval": "22s", "ping-timeout": "23s", "hang-timeout": "24s", "max-calls": "25", "max-adopted": "26", "max-host-adopted": "27",
 	"max-finishing": "28", "max-host-finishing": "29", "max-helpers": "30",
 }
@@ -288,6 +288,44 @@ func TestNearestWord(t *testing.T) {
 	for given, want := range map[string]string{"listn": "listen", "LOG_LEVEL": "log-level", "maxhosts": "max-hosts", "zzz": "", "": ""} {
 		if got := nearest(given, words); got != want {
 			t.Errorf("nearest to %q: %q, want %q", given, got, want)
+		}
+	}
+}
+
+// TestOffAndNoneMeanOneThing: off is no limit, none and 0 are nothing, in every limit; a word that a
+// limit has no state for is a mistake, whatever it may have meant elsewhere.
+func TestOffAndNoneMeanOneThing(t *testing.T) {
+	for _, l := range limits {
+		for _, word := range []string{"off", "none", "0"} {
+			var values manager.Limits
+			err := l.parse(&values, word)
+			want := l.none
+			if word == "off" {
+				want = l.off
+			}
+			if got := l.at(&values).Int(); (err == nil) != (want != 0) || err == nil && got != want {
+				t.Errorf("%s: %s is %d (%v), want %d", l.key, word, got, err, want)
+			}
+			if err == nil && word != "0" && l.show(&values) != word {
+				t.Errorf("%s: %s is shown as %s", l.key, word, l.show(&values))
+			}
+		}
+		if l.off != 0 && l.none != 0 {
+			t.Errorf("%s: 0 in the contract could be either", l.key)
+		}
+	}
+}
+
+// TestNoneIsAValueOfEveryList: what is shown for an empty list can be given, and then is nothing.
+func TestNoneIsAValueOfEveryList(t *testing.T) {
+	for i := range settings {
+		s := &settings[i]
+		var c Config
+		if !s.list {
+			continue
+		}
+		if err := s.parse(&c, []string{"none"}); err != nil || s.show(&c) != "none" {
+			t.Errorf("%s: none is %s (%v)", s.key, s.show(&c), err)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package sidecar
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -22,7 +23,8 @@ type limit struct {
 	name     string // of the field in manager.Limits
 	standard string // the default, for people
 	usage    string
-	none     int64 // what 0 and none stand for when they are given; 0: they may not be
+	off      int64 // the value at which it is no limit, written off; 0: it has none
+	none     int64 // the value at which it lets nothing through, written none or 0; 0: it has none
 }
 
 // limits lists every field of manager.Limits, once.
@@ -30,7 +32,7 @@ var limits = []limit{
 	{key: "max-connections", name: "Connections", standard: "the limit of open files less 256",
 		usage: "connections in all states together; at the limit kept ones make room, then accepting pauses"},
 	{key: "keep-alive-limit", name: "KeepAlive", standard: "max-connections", none: manager.KeepAliveNone,
-		usage: "connections kept between requests, or none; what comes on top evicts the least recently used"},
+		usage: "connections kept between requests, or none of them; what comes on top evicts the least recently used"},
 	{key: "max-queue", name: "Queue", standard: "max-connections",
 		usage: "requests waiting for a host in one pool; one more is closed"},
 	{key: "max-hosts", name: "Hosts", standard: "1024",
@@ -53,50 +55,50 @@ var limits = []limit{
 		usage: "processes for system calls that may block; a quarter is kept for calls that can be ended"},
 	{key: "max-redeliveries", name: "Redeliveries", standard: "3",
 		usage: "how often a lease that a host could not take is tried again before its connection is closed"},
-	{key: "max-client-connections", name: "ClientConnections", standard: "none", none: manager.Off,
-		usage: "connections of one client address, or none for no limit; the request of one more is answered with 429, or it is closed"},
-	{key: "client-rate", name: "ClientRate", standard: "none", none: manager.Off,
-		usage: "requests per second of one client address, where listeners wait for them, or none for no limit; one more is answered with 429"},
+	{key: "max-client-connections", name: "ClientConnections", standard: "off", off: manager.Off,
+		usage: "connections of one client address; off: no limit; the request of one more is answered with 429, or it is closed"},
+	{key: "client-rate", name: "ClientRate", standard: "off", off: manager.Off,
+		usage: "requests per second of one client address, where listeners wait for them; off: no limit; one more is answered with 429"},
 	{key: "client-burst", name: "ClientBurst", standard: "100",
 		usage: "requests of one client address that may come at once if none came for a while"},
 	{key: "max-clients", name: "Clients", standard: "max-connections",
 		usage: "client addresses known at once, where they are limited"},
-	{key: "max-requests", name: "Requests", standard: "none", none: manager.Off,
-		usage: "requests of one connection, or none for no limit; with the last, its host is told to answer with Connection: close"},
+	{key: "max-requests", name: "Requests", standard: "off", off: manager.Off,
+		usage: "requests of one connection; off: no limit; with the last, its host is told to answer with Connection: close"},
 	{key: "max-head", name: "Head", standard: "65536",
 		usage: "bytes of a request's head, where listeners wait for it; a longer one is answered with 431"},
 	{key: "wait-body", name: "WaitBody", standard: "262144",
 		usage: "bytes of a request's body that are waited for, where listeners do; a longer body is handed over with its head"},
-	{key: "max-body", name: "Body", standard: "none", none: math.MaxInt64,
-		usage: "bytes of body that a request may announce, where listeners wait for it, or none for no limit; a longer one is answered with 413"},
+	{key: "max-body", name: "Body", standard: "off", off: math.MaxInt64,
+		usage: "bytes of body that a request may announce, where listeners wait for it; off: no limit; a longer one is answered with 413"},
 	{key: "min-rate", name: "MinRate", standard: "100",
 		usage: "bytes per second that a request must bring on average, where listeners wait for it; a slower one is answered with 408"},
 	{key: "keep-alive-timeout", name: "KeepAliveTimeout", standard: "75s",
 		usage: "how long a connection stays idle between requests if its host names no other time"},
-	{key: "min-idle", name: "MinIdle", standard: "none", none: manager.Off,
-		usage: "how long a kept connection is idle before it may be evicted because of keep-alive-limit, or none"},
-	{key: "max-age", name: "Age", standard: "none", none: manager.Off,
-		usage: "how old a connection may become, or none for no limit; its next request is then its last"},
+	{key: "min-idle", name: "MinIdle", standard: "off", off: manager.Off,
+		usage: "how long a kept connection is idle before it may be evicted because of keep-alive-limit; off: not at all"},
+	{key: "max-age", name: "Age", standard: "off", off: manager.Off,
+		usage: "how old a connection may become; off: no limit; its next request is then its last"},
 	{key: "first-byte-timeout", name: "FirstByteTimeout", standard: "10s",
 		usage: "how long a new connection may be silent"},
 	{key: "request-timeout", name: "RequestTimeout", standard: "2m",
 		usage: "how long a request may take to arrive, where listeners wait for it; then it is answered with 408"},
 	{key: "queue-timeout", name: "QueueTimeout", standard: "30s",
 		usage: "how long a request waits for a host before its connection is closed"},
-	{key: "lease-warn", name: "LeaseWarn", standard: "5m", none: manager.Off,
-		usage: "how long a host may have a connection before that is logged, or none"},
+	{key: "lease-warn", name: "LeaseWarn", standard: "5m", off: manager.Off,
+		usage: "how long a host may have a connection before that is logged; off: never"},
 	{key: "lease-timeout", name: "LeaseTimeout", standard: "1h",
 		usage: "how long a host may have a connection before it is taken back and closed"},
 	{key: "send-timeout", name: "SendTimeout", standard: "1m",
 		usage: "how long a client may take nothing of a response that its host has left to the sidecar"},
 	{key: "linger-timeout", name: "LingerTimeout", standard: "5s",
 		usage: "how long a closed connection waits for its client to have read everything"},
-	{key: "ping-interval", name: "PingInterval", standard: "15s", none: manager.Off,
-		usage: "how long a host may be silent before it is asked for a sign of life, or none"},
+	{key: "ping-interval", name: "PingInterval", standard: "15s", off: manager.Off,
+		usage: "how long a host may be silent before it is asked for a sign of life; off: never"},
 	{key: "ping-timeout", name: "PingTimeout", standard: "5s",
 		usage: "how long it may take to give one; then it gets no leases until it does"},
-	{key: "hang-timeout", name: "HangTimeout", standard: "none", none: manager.Off,
-		usage: "how long a host may give no sign of life before it is hung up on, or none for ever"},
+	{key: "hang-timeout", name: "HangTimeout", standard: "off", off: manager.Off,
+		usage: "how long a host may give no sign of life before it is hung up on; off: never"},
 }
 
 // limitOf finds a limit by the name of its field in manager.Limits.
@@ -124,8 +126,8 @@ func (l limit) isTimeout() bool {
 func (l limit) parse(values *manager.Limits, text string) (err error) {
 	var n int64
 	switch {
-	case l.isTimeout() && l.none != 0 && (text == "none" || text == "0"):
-		n = l.none
+	case text == "off" || text == "none" || text == "0":
+		n, err = l.absent(text)
 	case l.isTimeout():
 		n, err = parseNanoseconds(text)
 	default:
@@ -135,6 +137,26 @@ func (l limit) parse(values *manager.Limits, text string) (err error) {
 	return err
 }
 
+// absent is what a limit is that is given as off, none or 0. Off is no limit, none and 0 are nothing:
+// a word that would mean the one here and the other there is a mistake.
+func (l limit) absent(word string) (int64, error) {
+	switch {
+	case word == "off" && l.off != 0:
+		return l.off, nil
+	case word != "off" && l.none != 0:
+		return l.none, nil
+	case l.off != 0:
+		return 0, fmt.Errorf("%q could mean nothing, or no limit; write off for no limit", word)
+	case word == "0":
+		return 0, errors.New("0 is out of range, give 1 or more")
+	}
+	return 0, fmt.Errorf("%q is no value of it; it has no such state, give a number or a time", word)
+}
+
+// absentValue is what 0 stands for in the contract, which says at each field what it means there; 0 if
+// it stands for nothing.
+func (l limit) absentValue() int64 { return cmp.Or(l.off, l.none) }
+
 func parseNanoseconds(text string) (int64, error) {
 	var d time.Duration
 	err := parseTimeout(&d, text)
@@ -142,9 +164,6 @@ func parseNanoseconds(text string) (int64, error) {
 }
 
 func (l limit) parseNumber(text string) (int64, error) {
-	if text == "none" {
-		text = "0"
-	}
 	n, err := strconv.ParseUint(text, 10, 63)
 	if err != nil {
 		return 0, fmt.Errorf("%q is not a number in range; give a whole number such as 1000", text)
@@ -157,8 +176,8 @@ func (l limit) number(n uint64) (int64, error) {
 	switch {
 	case n > 0:
 		return int64(min(n, math.MaxInt64)), nil
-	case l.none != 0:
-		return l.none, nil
+	case l.absentValue() != 0:
+		return l.absentValue(), nil
 	}
 	return 0, errors.New("0 is out of range, give 1 or more")
 }
@@ -168,6 +187,8 @@ func (l limit) show(values *manager.Limits) string {
 	switch n := l.at(values).Int(); {
 	case n == 0:
 		return l.standard
+	case n == l.off:
+		return "off"
 	case n == l.none:
 		return "none"
 	case l.isTimeout():
@@ -234,7 +255,7 @@ func limitsMessage(values manager.Limits) *pb.Limits {
 }
 
 func (l limit) message(n int64, kind protoreflect.Kind) protoreflect.Value {
-	if n == l.none {
+	if n == l.absentValue() {
 		n = 0
 	}
 	switch kind {
@@ -267,8 +288,8 @@ func (l limit) read(values *manager.Limits, given protoreflect.Value, bad *viola
 	field := "limits." + l.field()
 	if l.isTimeout() {
 		d, _ := given.Message().Interface().(*durationpb.Duration)
-		if l.none != 0 && d.AsDuration() == 0 {
-			l.at(values).SetInt(l.none)
+		if l.absentValue() != 0 && d.AsDuration() == 0 {
+			l.at(values).SetInt(l.absentValue())
 			return
 		}
 		l.at(values).SetInt(int64(bad.timeout(field, d)))

@@ -40,7 +40,7 @@ func TestEveryLimitIsInTheTable(t *testing.T) {
 			t.Errorf("%s: manager.Limits has no field %s", l.key, l.name)
 			continue
 		}
-		for _, n := range []int64{100_000_000, l.none} {
+		for _, n := range []int64{100_000_000, l.absentValue()} {
 			l.at(&values).SetInt(n)
 			if there, _ := limitsOf(limitsMessage(values)); there != values { // in range or not
 				t.Errorf("%s: %+v came back as %+v", l.key, values, there)
@@ -50,7 +50,7 @@ func TestEveryLimitIsInTheTable(t *testing.T) {
 }
 
 func TestLimitsSurviveTheirText(t *testing.T) {
-	change, err := ParseLimits([]string{"keep-alive-limit=none", "max-hosts=7", "lease-timeout=90s", "hang-timeout=none", "max-age=1h", "client-rate=0"})
+	change, err := ParseLimits([]string{"keep-alive-limit=none", "max-hosts=7", "lease-timeout=90s", "hang-timeout=off", "max-age=1h", "client-rate=off"})
 	if err != nil {
 		t.Fatal(err)
 	}

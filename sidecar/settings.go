@@ -75,7 +75,9 @@ var settings = append([]setting{
 		key: "answers", value: "file", standard: "none", inline: true,
 		usage: "what the sidecar itself says with a status: a YAML file, or that YAML",
 		parse: one(func(c *Config, v string) (err error) {
-			c.Answers, err = readAnswers(v)
+			if v != "none" {
+				c.Answers, err = readAnswers(v)
+			}
 			return err
 		}),
 		show: func(c *Config) string { return showAnswers(c.Answers) },
@@ -126,9 +128,13 @@ func one(parse func(*Config, string) error) func(*Config, []string) error {
 	}
 }
 
-// each reads a setting that has any number of values and reports what is wrong with all of them.
+// each reads a setting that has any number of values and reports what is wrong with all of them. The
+// one value none is no value, as it is shown.
 func each(parse func(*Config, string) error) func(*Config, []string) error {
 	return func(c *Config, values []string) error {
+		if len(values) == 1 && values[0] == "none" {
+			return nil
+		}
 		var errs []error
 		for _, v := range values {
 			errs = append(errs, parse(c, v))
