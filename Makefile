@@ -9,6 +9,8 @@ REPORT   ?=
 SERVE_FLAGS ?=
 # What polyglot and bench-languages do about a language that is not installed. Empty: fail. skip: leave it out.
 MISSING ?=
+# What test does about missing Debian packages. Empty: install them. skip: nothing.
+DEPS     ?=
 # The image that the containers are built on. Empty: one built here from Debian packages, without a registry.
 BASE_IMAGE ?=
 
@@ -37,7 +39,7 @@ MAKEFLAGS += --no-print-directory
 ##@ Everyday
 
 .PHONY: all
-all: build check ## Build, lint and test (the default target)
+all: build test ## Build and test (the default target)
 
 .PHONY: help
 help: ## Show this manual
@@ -52,6 +54,7 @@ help: ## Show this manual
 		REPORT     "where bench or slow puts its report; empty: bin/bench/report, bin/bench/slow" \
 		SERVE_FLAGS "more flags for anteroom serve while it is measured" \
 		MISSING    "skip: polyglot and bench-languages leave out languages that are not installed; empty: they fail" \
+		DEPS       "skip: test does not install Debian packages; empty: it does" \
 		BASE_IMAGE "image under the containers, such as debian:bookworm-slim; empty: built from Debian packages" \
 		VERSION    "what the binary calls itself: $(VERSION)"
 
@@ -64,10 +67,11 @@ demo: build ## Run the sidecar with a Go app behind it on http://127.0.0.1:8080 
 	bin/anteroom demo
 
 .PHONY: test
-test: ## Install what the tests need and pass all of them (the compose suite too, where a Docker engine runs)
-	@$(MAKE) deps
-	@$(MAKE) check
-	@if scripts/docker-engine; then $(MAKE) integration; else echo 'The compose suite was left out, for the reason above.'; fi
+test: ## Install what the tests need, and run every Go package's tests, every SDK's, and the process tests
+	@MAKE='$(MAKE)' DEPS='$(DEPS)' scripts/test
+
+.PHONY: ci
+ci: test ci-rest ## Everything: test, then the race detector, property, model, conformance, polyglot, chaos, compose, linters
 
 .PHONY: clean
 clean: ## Remove what was built
@@ -76,8 +80,16 @@ clean: ## Remove what was built
 
 ##@ Checks
 
-.PHONY: check
-check: lint unit property model sdks conformance process polyglot chaos-quick ## Everything that needs neither root nor a Docker engine
+# Linters come last: a newcomer's first news should be of tests.
+.PHONY: ci-rest
+ci-rest:
+	@for suite in race property model conformance polyglot chaos-quick compose lint; do \
+		began=$$(date +%s); $(MAKE) $$suite || exit 1; echo "ci: $$suite took $$(($$(date +%s) - began)) s"; \
+	done
+
+.PHONY: compose
+compose: ## The compose suite, where a Docker engine runs; elsewhere it is left out, with the reason
+	@if scripts/docker-engine; then $(MAKE) integration; else echo 'The compose suite was left out, for the reason above.'; fi
 
 .PHONY: lint
 lint: lint-go lint-proto lint-python lint-shell ## All linters, and that generated code is fresh
@@ -101,8 +113,8 @@ lint-python: ## pyflakes
 lint-shell: ## shellcheck
 	shellcheck $(SHELL_SCRIPTS)
 
-.PHONY: unit
-unit: ## Go tests under the race detector, fuzz seeds included
+.PHONY: race
+race: ## Go tests under the race detector, fuzz seeds included
 	go test -race -timeout $(UNIT_TIMEOUT) $$(go list ./... | grep -v /test/)
 
 .PHONY: property
@@ -132,7 +144,7 @@ conformance: build ## Play the sidecar against every language's host, print a go
 
 .PHONY: process
 process: build ## End to end with real processes
-	go test -race -count=1 -timeout $(PROCESS_TIMEOUT) ./test/process/...
+	go test -count=1 -timeout $(PROCESS_TIMEOUT) ./test/process/...
 
 .PHONY: chaos
 chaos: bin/chaos build ## Kill 10,000 hosts, sidecars and keepers under load, and count what clients notice (some minutes; SEED=n repeats a script)
@@ -141,6 +153,10 @@ chaos: bin/chaos build ## Kill 10,000 hosts, sidecars and keepers under load, an
 .PHONY: chaos-quick
 chaos-quick: bin/chaos build ## The same with 500 kills, in under a minute
 	bin/chaos -kills 500 $(if $(SEED),-seed $(SEED))
+
+.PHONY: chaos-short
+chaos-short: bin/chaos build ## The same with 40 kills of one sidecar's processes, in seconds
+	bin/chaos -kills 40 -places 1 $(if $(SEED),-seed $(SEED))
 
 .PHONY: bin/chaos
 bin/chaos:
