@@ -71,7 +71,7 @@ var servers = []server{
 		version: `node --print process.versions.node`,
 	},
 	{
-		name: "php", language: "PHP", server: "any PSR-15 app or script", attach: "`anteroom-php app.php`",
+		name: "php", language: "PHP", server: "any PSR-15 app", attach: "`anteroom-php app.php`",
 		program: "sdk/php/conformance",
 		version: `php -r 'echo PHP_VERSION;'`,
 	},

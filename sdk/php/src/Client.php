@@ -18,6 +18,7 @@ final class Client
     public const AGENT = 'anteroom-php/1';
 
     private const WELCOME_TIMEOUT = 5.0; // seconds for the answer to HELLO
+    private const MOST_DROPPED = 32; // kept connections that are let go of at once when the process is out of descriptors
     private const STABLE = 5.0; // seconds a link must have lasted for the next attempt to come without much delay
 
     private ?Link $link = null;
@@ -34,8 +35,9 @@ final class Client
     private array $arrived = [];
     /** @var array<int, Lease> leases that are out, by connection */
     private array $out = [];
-    /** @var array<int, \Socket> idle connections whose descriptor is kept */
+    /** @var array<int, \Socket> idle connections whose descriptor is kept, least recently used first */
     private array $held = [];
+    private bool $toldOfShortage = false;
 
     /** @param ?\Closure(string): void $log is told of links that are made and lost */
     public function __construct(private readonly Options $options, private readonly ?\Closure $log = null)
@@ -157,7 +159,7 @@ final class Client
     /** @param list<\Socket> $also */
     private function turn(?float $timeout, array $also): void
     {
-        $now = microtime(true);
+        $now = Clock::now();
         if ($this->link === null) {
             if ($now < $this->retryAt) {
                 Sockets::wait($also, [], min($this->retryAt - $now, $timeout ?? INF));
@@ -169,7 +171,7 @@ final class Client
         $ready = Sockets::wait([$this->link->socket, ...$also], [], $patience);
         if (in_array($this->link->socket, $ready, true)) {
             $this->hear();
-        } elseif (!$this->attached() && microtime(true) >= $this->openedAt + self::WELCOME_TIMEOUT) {
+        } elseif (!$this->attached() && Clock::now() >= $this->openedAt + self::WELCOME_TIMEOUT) {
             throw new LinkLost("The sidecar at {$this->options->path} took our HELLO and did not answer.");
         }
     }
@@ -177,7 +179,7 @@ final class Client
     private function connect(): void
     {
         $this->link = Link::open($this->options->path);
-        $this->openedAt = microtime(true);
+        $this->openedAt = Clock::now();
         try {
             $this->link->send($this->hello());
         } catch (LinkLost) {
@@ -221,15 +223,48 @@ final class Client
 
     private function onLease(Frame $frame, mixed $descriptor): void
     {
+        if ($descriptor === false) {
+            $this->onLostDescriptor($frame);
+            return;
+        }
         $socket = $descriptor ?? $this->held[$frame->conn] ?? null;
         unset($this->held[$frame->conn]);
         if (!$socket instanceof \Socket) {
-            $this->link->send(new Frame(Type::NACK, seq: $frame->seq, conn: $frame->conn, a: NackReason::Unknown->value));
+            $this->refuse($frame, NackReason::Unknown);
             return;
         }
         $peer = $frame->payload === '' ? null : ($frame->members()['peer'] ?? null);
         $lease = new Lease($this, $this->link, $frame, $socket, $peer);
         $this->arrived[] = $this->out[$frame->conn] = $lease;
+    }
+
+    /** The process is out of descriptors: make room, so that the lease can come again, and refuse it for now. */
+    private function onLostDescriptor(Frame $frame): void
+    {
+        $dropped = $this->makeRoom();
+        $this->refuse($frame, NackReason::NoDescriptor);
+        if (!$this->toldOfShortage) {
+            $this->toldOfShortage = true; // the next shortage has the same cause
+            $this->say("this process has no descriptor left for a connection; $dropped idle ones that it kept were let go of."
+                . ' Raise its limit of open files (ulimit -n), or keep fewer (cache)');
+        }
+    }
+
+    /** Let go of an eighth of the kept connections, one at least. Returns how many. */
+    private function makeRoom(): int
+    {
+        $connections = array_slice(array_keys($this->held), 0, min((int) ceil(count($this->held) / 8), self::MOST_DROPPED));
+        foreach ($connections as $conn) {
+            socket_close($this->held[$conn]);
+            unset($this->held[$conn]);
+            $this->link->send(new Frame(Type::DROPPED, conn: $conn));
+        }
+        return count($connections);
+    }
+
+    private function refuse(Frame $frame, NackReason $reason): void
+    {
+        $this->link->send(new Frame(Type::NACK, seq: $frame->seq, conn: $frame->conn, a: $reason->value));
     }
 
     private function onForget(Frame $frame): void
@@ -251,7 +286,7 @@ final class Client
 
     private function lose(AnteroomException $why): void
     {
-        $lived = $this->link !== null && $this->attached() && microtime(true) - $this->openedAt >= self::STABLE;
+        $lived = $this->link !== null && $this->attached() && Clock::now() - $this->openedAt >= self::STABLE;
         $this->hangUp();
         if ($this->leaving) {
             $this->left = true;
@@ -260,7 +295,7 @@ final class Client
         if ($lived) {
             $this->backoff->reset();
         }
-        $this->retryAt = microtime(true) + $this->backoff->delay();
+        $this->retryAt = Clock::now() + $this->backoff->delay();
         if ($why->getMessage() !== $this->complaint) { // once for each outage, not for each attempt
             $this->complaint = $why->getMessage();
             $this->say($this->complaint);

@@ -50,7 +50,8 @@ final class Link
     /**
      * Read once, without waiting: the frames that are complete, each with its descriptor.
      *
-     * PING is answered here, and a LEASE whose descriptor was lost; neither is returned. Throws LinkLost when the sidecar has hung up.
+     * The descriptor is null in a frame that has none, and false where it was lost, because this process had no room for it. PING is
+     * answered here and not returned. Throws LinkLost when the sidecar has hung up.
      *
      * @return list<array{Frame, mixed}>
      */
@@ -91,8 +92,6 @@ final class Link
             $descriptor = $frame->flags & Flag::FD ? $this->claim($frame) : null;
             if ($frame->type === Type::PING) {
                 $this->send(new Frame(Type::PONG, a: $frame->a));
-            } elseif ($descriptor === false && $frame->type === Type::LEASE) {
-                $this->send(new Frame(Type::NACK, seq: $frame->seq, conn: $frame->conn, a: NackReason::NoDescriptor->value));
             } else {
                 $frames[] = [$frame, $descriptor];
             }

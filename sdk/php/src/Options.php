@@ -12,7 +12,7 @@ final class Options
 
     /** The handoff socket: ANTEROOM_HANDOFF, else /run/anteroom/handoff.sock. */
     public readonly string $path;
-    /** The pool to serve: ANTEROOM_POOL, else "default". */
+    /** The pool to serve: ANTEROOM_POOL, else "default". '': a private one, which ends with this host. */
     public readonly string $pool;
     /** What operators see, need not be unique: ANTEROOM_NAME, else "php-" and the process id. */
     public readonly string $name;
@@ -32,7 +32,7 @@ final class Options
         public readonly int $cache = 256,
     ) {
         $this->path = $path ?? (getenv('ANTEROOM_HANDOFF') ?: self::DEFAULT_PATH);
-        $this->pool = self::word('pool', $pool ?? (getenv('ANTEROOM_POOL') ?: 'default'));
+        $this->pool = $pool === '' ? '' : self::word('pool', $pool ?? (getenv('ANTEROOM_POOL') ?: 'default'));
         $this->name = self::word('name', $name ?? (getenv('ANTEROOM_NAME') ?: 'php-' . getmypid()));
         if ($capacity < 1 || $capacity > self::MAX_CAPACITY) {
             throw new \ValueError("The capacity is 1 to 4096, not $capacity.");

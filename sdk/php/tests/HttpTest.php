@@ -49,6 +49,27 @@ final class HttpTest extends TestCase
         $this->assertSame('a, b', $request->serverVariables()['HTTP_ACCEPT']);
     }
 
+    /** @return list<array{string, array<string, mixed>}> */
+    public static function variables(): array
+    {
+        return [
+            ["Host: a.test:8080\r\nX_Forwarded_For: forged\r\nX-Forwarded-For: b\r\n", ['SERVER_NAME' => 'a.test', 'HTTP_X_FORWARDED_FOR' => 'b']],
+            ["Host: a.test\r\nX_Forwarded_For: forged\r\nContent_Length: 5\r\n", ['SERVER_NAME' => 'a.test', 'HTTP_X_FORWARDED_FOR' => null, 'CONTENT_LENGTH' => null]],
+            ["Host: [2001:db8::1]:8080\r\n", ['SERVER_NAME' => '[2001:db8::1]', 'HTTP_HOST' => '[2001:db8::1]:8080']],
+            ["Host: [::1]\r\nProxy: forged\r\n", ['SERVER_NAME' => '[::1]', 'HTTP_PROXY' => null, 'SERVER_PORT' => 80, 'REQUEST_SCHEME' => 'http']],
+            ["Host:\r\n", ['SERVER_NAME' => 'localhost']],
+        ];
+    }
+
+    /** @dataProvider variables */
+    public function testVariables(string $fields, array $wanted): void
+    {
+        [$head] = $this->read("GET / HTTP/1.1\r\n$fields\r\n");
+        $variables = (new Request($head, null, ['192.0.2.1', 5], ['', 0]))->serverVariables();
+        $found = array_combine(array_keys($wanted), array_map(static fn ($name) => $variables[$name] ?? null, array_keys($wanted)));
+        $this->assertSame($wanted, $found);
+    }
+
     public function testTheAbsoluteForm(): void
     {
         [$head] = $this->read("GET http://example.com?x HTTP/1.1\r\nHost: x\r\n\r\n");

@@ -15,8 +15,9 @@ final class Rig
     /**
      * @param ?list<string> $arguments of anteroom-php; null: the sidecar alone
      * @param list<string> $options of PHP
+     * @param ?int $limit how many files each process of the host may have open
      */
-    public function __construct(private readonly ?array $arguments, private readonly array $options = [])
+    public function __construct(private readonly ?array $arguments, private readonly array $options = [], private readonly ?int $limit = null)
     {
         $this->folder = sys_get_temp_dir() . '/anteroom-php-' . bin2hex(random_bytes(6));
         mkdir($this->folder, 0700);
@@ -43,7 +44,9 @@ final class Rig
 
     public function startHost(): void
     {
-        $this->host = $this->start('host', [PHP_BINARY, ...$this->options, __DIR__ . '/../bin/anteroom-php', ...$this->arguments]);
+        $alone = 'for fd in /proc/self/fd/*; do fd=${fd##*/}; ((fd < 3)) || exec {fd}>&-; done; ulimit -n "$0" && exec "$@"'; // without what it inherits
+        $limited = $this->limit === null ? [] : ['bash', '-c', $alone, (string) $this->limit];
+        $this->host = $this->start('host', [...$limited, PHP_BINARY, ...$this->options, __DIR__ . '/../bin/anteroom-php', ...$this->arguments]);
     }
 
     /** @param list<string> $command */

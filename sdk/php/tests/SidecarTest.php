@@ -279,77 +279,74 @@ final class SidecarTest extends TestCase
         $this->assertSame(file_get_contents(__FILE__), $browser->ask('GET', '/sendfile?' . rawurlencode(__FILE__))[2]);
     }
 
-    public function testAPlainScript(): void
+    public function testUploadsOfAPsr15Handler(): void
     {
-        $this->start('--script', __DIR__ . '/apps/script.php');
-        $browser = $this->rig->connect();
-        [$status, $head, $body] = $browser->ask('POST', '/x/y?q=1', 'a=1', "Content-Type: application/x-www-form-urlencoded\r\nCookie: k=v\r\n");
-        $this->assertSame(201, $status);
-        $this->assertStringContainsString("Content-Type: application/json\r\n", $head);
-        $this->assertStringContainsString("Set-Cookie: seen=yes; path=/; HttpOnly\r\n", $head);
-        $this->assertSame(
-            ['get' => ['q' => '1'], 'post' => ['a' => '1'], 'cookie' => ['k' => 'v'], 'method' => 'POST', 'uri' => '/x/y?q=1', 'input' => 'a=1', 'global' => 'seen'],
-            json_decode($body, true),
-        );
-        $pid = $browser->ask('GET', '/?pid')[2];
-        $this->assertNotSame($pid, $browser->ask('GET', '/?pid')[2], 'each request has a process of its own');
-        $this->assertSame([302, '/elsewhere'], $this->redirect($browser->ask('GET', '/?redirect')));
-        $this->assertSame([200, 'half'], $this->brief($browser->ask('GET', '/?exit')));
-        $this->assertSame(500, $browser->ask('GET', '/?throw')[0]);
-        $this->assertSame(500, $browser->ask('GET', '/?fatal')[0]);
-        $this->assertSame([500, "The script died.\n"], $this->brief($browser->ask('GET', '/?die')));
-        $this->assertSame(3_000_000, strlen($browser->ask('GET', '/?long')[2]));
-        $this->assertSame([200, 'flushed'], $this->brief($browser->ask('GET', '/?flush')));
-    }
-
-    public function testWhatTheCommandLineLacksIsThere(): void
-    {
-        $this->start('--script', __DIR__ . '/apps/script.php');
-        $browser = $this->rig->connect();
-
-        [$status, $head, $body] = $browser->ask('GET', '/?headers');
-        $this->assertSame(202, $status);
-        $this->assertStringContainsString("X-A: 1\r\nX-A: 2\r\n", $head);
-        $this->assertStringNotContainsString('X-B', $head);
-        $this->assertStringContainsString("Set-Cookie: a=b%20c; path=/p; domain=example.com; secure; HttpOnly\r\n", $head);
-        $this->assertStringContainsString('Set-Cookie: gone=deleted; expires=Thu, 01 Jan 1970 00:00:01 GMT; Max-Age=0', $head);
-        $this->assertSame([false, 202], array_slice(json_decode($body, true), 1));
-
-        [, $head, $body] = $browser->ask('GET', '/?session');
-        $this->assertSame('1', $body);
-        $this->assertSame(1, preg_match('/^Set-Cookie: (PHPSESSID=[^;]+)/m', $head, $cookie));
-        [, $head, $body] = $browser->ask('GET', '/?session', '', "Cookie: $cookie[1]\r\n");
-        $this->assertSame('2', $body);
-        $this->assertStringNotContainsString('Set-Cookie', $head);
-
-        $this->assertSame('from memory, by output, 3', $browser->ask('POST', '/?streams', 'abc')[2]);
-    }
-
-    public function testOptionsOfPhpAreKept(): void
-    {
-        $this->rig = new Rig(['--script', __DIR__ . '/apps/ini.php'], ['-d', 'disable_functions=exec', '-d', 'memory_limit=77M']);
-        $this->assertSame('77M, no exec', $this->rig->connect()->ask('GET', '/')[2]);
-    }
-
-    public function testAnUpload(): void
-    {
-        $this->start('--script', __DIR__ . '/apps/script.php');
+        $this->start(__DIR__ . '/apps/psr15.php');
         $part = static fn (string $disposition, string $content) => "--bound\r\nContent-Disposition: form-data; $disposition\r\n\r\n$content\r\n";
-        $body = $part('name="a"', '1') . $part('name="b[]"', "two\r\nlines") . $part('name="f"; filename="dir/x \"y\".txt"', "file\r\n-bound--")
+        $body = $part('name="a"', '1') . $part('name="b[]"', "two\r\nlines")
+            . $part("name=\"f\"; filename=\"dir/x \\\"y\\\".txt\"\r\nContent-Type: text/plain", "file\r\n-bound--")
             . $part('name="g[k]"; filename="z"', '') . $part('name="none"; filename=""', '') . "--bound--\r\n";
-        $answer = $this->rig->connect()->ask('POST', '/?upload', $body, "Content-Type: multipart/form-data; boundary=bound\r\n");
-        $got = json_decode($answer[2], true);
-        $this->assertSame(['a' => '1', 'b' => ["two\r\nlines"]], $got['post']);
-        $this->assertSame("file\r\n-bound--", $got['moved']);
-        $this->assertSame(['x "y".txt', 0, 14], [$got['files']['f']['name'], $got['files']['f']['error'], $got['files']['f']['size']]);
-        $this->assertSame([['k' => 'z'], ['k' => 0]], [$got['files']['g']['name'], $got['files']['g']['size']]);
-        $this->assertSame(UPLOAD_ERR_NO_FILE, $got['files']['none']['error']);
-        $this->assertFileDoesNotExist($got['files']['g']['tmp_name']['k']);
+        $answer = $this->rig->connect()->ask('POST', '/upload', $body, "Content-Type: multipart/form-data; boundary=bound\r\n");
+        $this->assertSame(
+            ['form' => ['a' => '1', 'b' => ["two\r\nlines"]], 'files' => [
+                'f' => ['x "y".txt', 'text/plain', UPLOAD_ERR_OK, "file\r\n-bound--"],
+                'g' => ['k' => ['z', null, UPLOAD_ERR_OK, '']],
+                'none' => ['', null, UPLOAD_ERR_NO_FILE],
+            ]],
+            json_decode($answer[2], true),
+        );
     }
 
-    private function redirect(array $response): array
+    public function testWhatIsNoUriIsTheClientsMistake(): void
     {
-        return [$response[0], preg_match('/^Location: (.*)\r$/m', $response[1], $part) ? $part[1] : ''];
+        $this->start(__DIR__ . '/apps/psr15.php');
+        $this->assertSame(400, $this->rig->connect()->ask('GET', 'http://test:99999/')[0]);
+        $this->assertStringNotContainsString('Exception', $this->rig->log());
+    }
+
+    /** Every function of PHP that tells the wall clock fails in this host. */
+    public function testNothingWaitsByTheWallClock(): void
+    {
+        $this->rig = new Rig(['--workers', '2', '--grace', '20', __DIR__ . '/apps/conformance.php'], ['-d', 'auto_prepend_file=' . __DIR__ . '/apps/no_wall_clock.php']);
+        $browser = $this->rig->connect();
+        $this->assertSame(200, $browser->ask('POST', '/echo', str_repeat('x', 100_000))[0]);
+        $this->rig->killSidecar();
+        $this->rig->startSidecar(); // found again after a delay
+        $browser = $this->rig->connect();
+        posix_kill((int) $browser->ask('GET', '/pid')[2], SIGKILL); // started again after a delay
+        $this->rig->await(fn () => substr_count($this->rig->ask('hosts'), 'default') === 2, 'the dead worker is replaced');
+        $this->rig->signal(SIGHUP);
+        $this->rig->await(fn () => str_contains($this->rig->log(), 'replacing'), 'SIGHUP');
+        $browser = $this->rig->connect();
+        $browser->send('GET', '/sleep?ms=300');
+        $this->rig->await(fn () => !str_contains($this->rig->ask('status'), 'leased 0'), 'the request is served');
+        $this->rig->signal(SIGTERM);
+        $this->assertSame([200, "slept\n"], $this->brief($browser->receive()));
+        $this->assertSame(0, $this->rig->hostsEnd());
+        $this->assertStringNotContainsString('wall clock', $this->rig->log());
+    }
+
+    public function testOutOfDescriptorsItServesAllTheSame(): void
+    {
+        $this->rig = new Rig(['--workers', '1', __DIR__ . '/apps/conformance.php'], limit: 32);
+        $browsers = [];
+        for ($i = 0; $i < 50; $i++) {
+            $browsers[$i] = $this->rig->connect();
+            $this->assertSame(200, $browsers[$i]->ask('GET', '/')[0], "client $i");
+        }
+        foreach ($browsers as $browser) {
+            $this->assertSame(200, $browser->ask('GET', '/')[0]);
+        }
+        $this->assertSame(1, preg_match_all('/no descriptor left for a connection; \d+ idle ones that it kept were let go of/', $this->rig->log()));
+    }
+
+    public function testScriptsAreForPhpFpm(): void
+    {
+        $this->rig = new Rig(null);
+        $program = escapeshellarg(__DIR__ . '/../bin/anteroom-php');
+        exec("$program --script " . escapeshellarg(__FILE__) . ' 2>&1', $printed, $status);
+        $this->assertSame(2, $status);
+        $this->assertStringContainsString('There is no option --script.', implode($printed));
     }
 
     private function brief(array $response): array

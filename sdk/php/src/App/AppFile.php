@@ -25,7 +25,7 @@ final class AppFile
             return self::wantsPsr($function) ? new PsrApp($function, PsrApp::factory()) : new CallableApp($function);
         }
         throw new \UnexpectedValueException("$path returned " . get_debug_type($app)
-            . '. It must return a function or a PSR-15 request handler; for a script that prints its response, say --script.');
+            . '. It must return a function or a PSR-15 request handler; a script that prints its response is for php-fpm.');
     }
 
     private static function wantsPsr(\Closure $function): bool

@@ -6,15 +6,15 @@ namespace Anteroom\App;
 
 use Anteroom\Http\Request;
 
-/** What PHP makes of a request before a script sees it. */
+/** What PHP makes of a request before an app sees it. */
 final class Form
 {
-    /** @return array<string, mixed> the fields of an urlencoded body; multipart bodies are left alone */
-    public static function fields(Request $request): array
+    /** @return ?array<string, mixed> the fields of a form, as in $_POST; null if the request is none that PHP reads: that is the app's */
+    public static function fields(Request $request): ?array
     {
         $type = strtolower(trim(explode(';', $request->header('content-type') ?? '')[0]));
         if ($request->method !== 'POST' || $type !== 'application/x-www-form-urlencoded') {
-            return [];
+            return null;
         }
         parse_str($request->body(), $fields);
         return $fields;

@@ -4,11 +4,13 @@ declare(strict_types=1);
 
 namespace Anteroom\App;
 
+use Anteroom\Http\BadRequest;
 use Anteroom\Http\Request;
 use Anteroom\Http\Response;
 use Psr\Http\Message\ResponseInterface;
 use Psr\Http\Message\ServerRequestInterface;
 use Psr\Http\Message\StreamInterface;
+use Psr\Http\Message\UriInterface;
 
 /** An app that speaks PSR-7: a PSR-15 request handler, or a function from ServerRequestInterface to ResponseInterface. */
 final class PsrApp implements App
@@ -44,11 +46,11 @@ final class PsrApp implements App
         return new Response($response->getStatusCode(), $response->getHeaders(), $small ? (string) $body : self::pieces($body));
     }
 
+    /** Throws BadRequest. */
     private function toPsr(Request $request): ServerRequestInterface
     {
-        $host = $request->header('host') ?: 'localhost';
-        $uri = str_starts_with($request->target, '/') ? "http://$host$request->target" : $request->target;
-        $psr = $this->factory->createServerRequest($request->method, $uri, $request->serverVariables());
+        $psr = $this->factory->createServerRequest($request->method, $this->uri($request), $request->serverVariables());
+        $form = Multipart::of($request);
         foreach ($request->headers() as $name => $values) {
             $psr = $psr->withHeader((string) $name, $values);
         }
@@ -59,7 +61,18 @@ final class PsrApp implements App
             ->withRequestTarget($request->target)
             ->withQueryParams($request->parameters())
             ->withCookieParams(Form::cookies($request))
-            ->withParsedBody(Form::fields($request) ?: null);
+            ->withParsedBody($form?->fields() ?? Form::fields($request))
+            ->withUploadedFiles($form?->files($this->factory) ?? []);
+    }
+
+    private function uri(Request $request): UriInterface
+    {
+        $host = $request->header('host') ?: 'localhost';
+        try {
+            return $this->factory->createUri(str_starts_with($request->target, '/') ? "http://$host$request->target" : $request->target);
+        } catch (\InvalidArgumentException) {
+            throw new BadRequest(400, 'The Host and the target make no URI.');
+        }
     }
 
     /** @return \Generator<string> */

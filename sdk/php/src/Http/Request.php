@@ -78,38 +78,44 @@ final class Request
     }
 
     /** @return array<string, string|int|float> what a web server puts into $_SERVER */
-    public function serverVariables(string $script = ''): array
+    public function serverVariables(): array
     {
-        [$host] = explode(':', $this->header('host') ?? $this->local[0]);
+        [$name, $port] = $this->authority();
         $variables = [
             'REQUEST_METHOD' => $this->method,
             'REQUEST_URI' => $this->target,
             'QUERY_STRING' => $this->query,
             'SERVER_PROTOCOL' => "HTTP/$this->version",
             'SERVER_SOFTWARE' => 'anteroom-php',
-            'SERVER_NAME' => $host,
+            'SERVER_NAME' => $name,
             'SERVER_ADDR' => $this->local[0],
-            'SERVER_PORT' => $this->local[1],
+            'SERVER_PORT' => $this->local[1] ?: $port,
             'REMOTE_ADDR' => $this->peer[0],
             'REMOTE_PORT' => $this->peer[1],
-            'REQUEST_TIME' => time(),
-            'REQUEST_TIME_FLOAT' => microtime(true),
+            'REQUEST_SCHEME' => 'http',
+            'REQUEST_TIME' => \time(),
+            'REQUEST_TIME_FLOAT' => \microtime(true),
         ];
-        if ($script !== '') {
-            $variables += [
-                'SCRIPT_FILENAME' => $script,
-                'SCRIPT_NAME' => '/' . basename($script),
-                'PHP_SELF' => '/' . basename($script),
-                'DOCUMENT_ROOT' => dirname($script),
-            ];
-        }
-        foreach ($this->head->fields as $name => $values) {
-            $key = strtoupper(strtr((string) $name, '-', '_'));
+        foreach ($this->head->fields as $field => $values) {
+            if (str_contains((string) $field, '_')) {
+                continue; // it could pass for the field with a hyphen there
+            }
+            $key = strtoupper(strtr((string) $field, '-', '_'));
             $key = in_array($key, ['CONTENT_TYPE', 'CONTENT_LENGTH'], true) ? $key : "HTTP_$key";
             if ($key !== 'HTTP_PROXY') { // libraries take it for an environment variable
                 $variables[$key] = implode(', ', $values);
             }
         }
         return $variables;
+    }
+
+    /** @return array{string, int} the name and port that the client asked for; an IPv6 address is in brackets */
+    private function authority(): array
+    {
+        $host = $this->header('host') ?: $this->local[0];
+        if (!preg_match('/^(\[.*\]|[^:]*)(?::([0-9]*))?$/D', $host, $part)) {
+            return [$host, 80];
+        }
+        return [$part[1] !== '' ? $part[1] : 'localhost', (int) ($part[2] ?? 0) ?: 80];
     }
 }

@@ -4,6 +4,7 @@ declare(strict_types=1);
 
 namespace Anteroom\Http;
 
+use Anteroom\Clock;
 use Anteroom\Sockets;
 
 /** A client's connection: reads and writes that wait, on a socket that does not. It neither closes the socket nor shuts it down. */
@@ -18,14 +19,14 @@ final class Stream
     /** Some bytes, at most 64 KiB, or '' at the end. Throws BadRequest 408 if none comes in time, and ClientGone. */
     public function read(?float $timeout = null): string
     {
-        $deadline = microtime(true) + ($timeout ?? $this->limits->readTimeout);
+        $deadline = Clock::now() + ($timeout ?? $this->limits->readTimeout);
         while (true) {
             $count = @socket_recv($this->socket, $data, self::CHUNK, MSG_DONTWAIT);
             if ($count !== false) {
                 return $data ?? '';
             }
             $this->expectPatience();
-            if (($left = $deadline - microtime(true)) <= 0) {
+            if (($left = $deadline - Clock::now()) <= 0) {
                 throw new BadRequest(408, 'The request did not arrive in time.');
             }
             Sockets::wait([$this->socket], [], $left);
@@ -36,9 +37,9 @@ final class Stream
     public function write(string $data): void
     {
         for ($sent = $this->writeNow($data); $sent < strlen($data); $sent += $count) {
-            $deadline = microtime(true) + $this->limits->writeTimeout;
+            $deadline = Clock::now() + $this->limits->writeTimeout;
             while (($count = $this->writeNow($data, $sent)) === 0) {
-                if (($left = $deadline - microtime(true)) <= 0) {
+                if (($left = $deadline - Clock::now()) <= 0) {
                     throw new ClientGone('The client takes nothing.');
                 }
                 Sockets::wait([], [$this->socket], $left);

@@ -4,11 +4,13 @@ declare(strict_types=1);
 
 namespace Anteroom\Runner;
 
+use Anteroom\Clock;
+
 /** A worker as the master sees it. */
 final class Child
 {
     public bool $loaded = false;
-    /** When it is killed if it has not left, by microtime; null while it may stay. */
+    /** When it is killed if it has not left, by Clock; null while it may stay. */
     public ?float $deadline = null;
     public readonly float $began;
     private ?\Socket $control;
@@ -16,7 +18,7 @@ final class Child
     public function __construct(public readonly int $pid, \Socket $control)
     {
         $this->control = $control;
-        $this->began = microtime(true);
+        $this->began = Clock::now();
     }
 
     /** Look whether it has said that the app is loaded. */
@@ -30,7 +32,7 @@ final class Child
     /** Have it finish and leave, within $grace seconds. */
     public function retire(float $grace): void
     {
-        $this->deadline ??= microtime(true) + $grace;
+        $this->deadline ??= Clock::now() + $grace;
         $this->letGo();
     }
 

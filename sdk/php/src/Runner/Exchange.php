@@ -5,7 +5,6 @@ declare(strict_types=1);
 namespace Anteroom\Runner;
 
 use Anteroom\App\App;
-use Anteroom\App\Script\RunScript;
 use Anteroom\Client;
 use Anteroom\CloseReason;
 use Anteroom\Http\BadRequest;
@@ -58,8 +57,6 @@ final class Exchange
             $this->refuse($why);
         } catch (ClientGone) {
             $this->lease->close(CloseReason::Client, $this->requests);
-        } catch (RunScript $elsewhere) {
-            throw $elsewhere;
         } catch (\Throwable $why) { // in the middle of a response
             ($this->log)((string) $why);
             $this->lease->close(CloseReason::App, $this->requests);
@@ -111,8 +108,8 @@ final class Exchange
     {
         try {
             return $this->app->handle($request)->resolved();
-        } catch (RunScript $elsewhere) {
-            throw $elsewhere;
+        } catch (BadRequest $why) {
+            throw $why;
         } catch (\Throwable $why) {
             ($this->log)((string) $why);
             return Response::text("The app failed.\n", 500);

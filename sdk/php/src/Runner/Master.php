@@ -4,6 +4,7 @@ declare(strict_types=1);
 
 namespace Anteroom\Runner;
 
+use Anteroom\Clock;
 use Anteroom\Sockets;
 
 /**
@@ -34,8 +35,7 @@ final class Master
     }
 
     /**
-     * Keep the workers running until told to stop; returns the exit status. In a worker it returns when that has left, and throws RunScript
-     * in a process that is to run a script.
+     * Keep the workers running until told to stop; returns the exit status. In a worker it returns when that has left.
      */
     public function run(): int
     {
@@ -65,7 +65,7 @@ final class Master
     private function isDue(Slot $slot): bool
     {
         $next = $this->rolling[0] ?? null;
-        $absent = $slot->child === null && microtime(true) >= $slot->startAt;
+        $absent = $slot->child === null && Clock::now() >= $slot->startAt;
         return !$this->stopping && $slot->successor === null && ($absent || $slot === $next);
     }
 
@@ -74,7 +74,7 @@ final class Master
     {
         if (!socket_create_pair(AF_UNIX, SOCK_STREAM, 0, $pair) || ($pid = pcntl_fork()) === -1) {
             ($this->log)('cannot start a worker: ' . socket_strerror(socket_last_error() ?: pcntl_get_last_error()));
-            $slot->startAt = microtime(true) + $slot->backoff->delay();
+            $slot->startAt = Clock::now() + $slot->backoff->delay();
             return null;
         }
         if ($pid === 0) {
@@ -159,7 +159,7 @@ final class Master
     private function loseWorker(Slot $slot, int $status): void
     {
         $left = pcntl_wifexited($status) && pcntl_wexitstatus($status) === 0;
-        if ($left || microtime(true) - $slot->child->began >= self::STABLE) {
+        if ($left || Clock::now() - $slot->child->began >= self::STABLE) {
             $slot->backoff->reset();
         }
         if (!$left) {
@@ -167,7 +167,7 @@ final class Master
         }
         $slot->child->letGo();
         [$slot->child, $slot->successor] = [$slot->successor, null];
-        $slot->startAt = microtime(true) + ($left ? 0 : $slot->backoff->delay());
+        $slot->startAt = Clock::now() + ($left ? 0 : $slot->backoff->delay());
     }
 
     private function loseSuccessor(Slot $slot): void
@@ -181,7 +181,7 @@ final class Master
     private function killOverdue(): void
     {
         foreach ($this->retired as $child) {
-            if (microtime(true) >= $child->deadline) {
+            if (Clock::now() >= $child->deadline) {
                 ($this->log)("worker $child->pid did not finish in {$this->settings->grace} s and is killed");
                 $child->kill();
             }

@@ -16,7 +16,6 @@ final class Settings
         Serves the app that APP.php returns: a function from Anteroom\Http\Request to Anteroom\Http\Response, or from a PSR-7 request to a
         PSR-7 response, or a PSR-15 request handler.
 
-          --script             APP.php prints its response, as for php-fpm; each request runs it in a process of its own
           --workers N          processes, each of which serves one request at a time (ANTEROOM_CAPACITY, else 4)
           --handoff PATH       the sidecar's handoff socket (ANTEROOM_HANDOFF, else /run/anteroom/handoff.sock)
           --pool NAME          the pool to serve (ANTEROOM_POOL, else default)
@@ -33,7 +32,6 @@ final class Settings
 
     private function __construct(
         public readonly string $app,
-        public readonly bool $script,
         public readonly int $workers,
         public readonly ?string $path,
         public readonly ?string $pool,
@@ -52,12 +50,10 @@ final class Settings
      */
     public static function of(array $arguments): self
     {
-        $given = ['script' => false];
+        $given = [];
         while ($arguments && str_starts_with($arguments[0], '--')) {
             [$key, $value] = explode('=', substr(array_shift($arguments), 2), 2) + [1 => null];
-            if ($key === 'script') {
-                $given['script'] = true;
-            } elseif (in_array($key, ['workers', 'handoff', 'pool', 'name', 'cache', 'max-requests', 'max-body', 'grace'], true)) {
+            if (in_array($key, ['workers', 'handoff', 'pool', 'name', 'cache', 'max-requests', 'max-body', 'grace'], true)) {
                 $given[$key] = $value ?? array_shift($arguments) ?? throw new \ValueError("--$key needs a value.");
             } else {
                 throw new \ValueError("There is no option --$key.");
@@ -69,7 +65,6 @@ final class Settings
         }
         $settings = new self(
             $app,
-            $given['script'],
             self::number('workers', $given['workers'] ?? (getenv('ANTEROOM_CAPACITY') ?: '4'), 1, Options::MAX_CAPACITY),
             $given['handoff'] ?? null,
             $given['pool'] ?? null,

@@ -6,7 +6,6 @@ namespace Anteroom\Runner;
 
 use Anteroom\App\App;
 use Anteroom\App\AppFile;
-use Anteroom\App\Script\ScriptApp;
 use Anteroom\Client;
 use Anteroom\Lease;
 
@@ -30,7 +29,7 @@ final class Worker
         $this->client = new Client($settings->hostOptions($number), $log);
     }
 
-    /** Serve until told to leave. Throws what the app's file throws, and RunScript in a process that is to run a script. */
+    /** Serve until told to leave. Throws what the app's file throws. */
     public function run(): void
     {
         pcntl_async_signals(true);
@@ -40,23 +39,9 @@ final class Worker
         foreach ([SIGINT, SIGHUP] as $signal) { // a terminal sends them to the whole group; the master decides
             pcntl_signal($signal, static fn () => null);
         }
-        $app = $this->load();
+        $app = AppFile::load($this->settings->app);
         socket_write($this->control, '.'); // the app is loaded
         $this->serve($app);
-    }
-
-    private function load(): App
-    {
-        if (!$this->settings->script) {
-            return AppFile::load($this->settings->app);
-        }
-        return new ScriptApp($this->settings->app, function (): void {
-            $this->client->close();
-            socket_close($this->control);
-            foreach ([SIGTERM, SIGINT, SIGHUP] as $signal) {
-                pcntl_signal($signal, SIG_DFL);
-            }
-        });
     }
 
     private function serve(App $app): void

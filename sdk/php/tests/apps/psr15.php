@@ -4,6 +4,7 @@ use Nyholm\Psr7\Response;
 use Nyholm\Psr7\Stream;
 use Psr\Http\Message\ResponseInterface;
 use Psr\Http\Message\ServerRequestInterface;
+use Psr\Http\Message\UploadedFileInterface;
 use Psr\Http\Server\RequestHandlerInterface;
 
 require 'Nyholm/Psr7/autoload.php';
@@ -19,6 +20,10 @@ return new class () implements RequestHandlerInterface {
     {
         return match ($request->getUri()->getPath()) {
             '/long' => new Response(200, [], Stream::create(str_repeat('abc', 100_000))),
+            '/upload' => new Response(200, [], json_encode([
+                'form' => $request->getParsedBody(),
+                'files' => self::describe($request->getUploadedFiles()),
+            ])),
             '/sendfile' => new Response(200, ['X-Sendfile' => rawurldecode($request->getUri()->getQuery())]),
             default => new Response(201, ['X-Many' => ['one', 'two']], json_encode([
                 'method' => $request->getMethod(),
@@ -29,5 +34,14 @@ return new class () implements RequestHandlerInterface {
                 'body' => (string) $request->getBody(),
             ])),
         };
+    }
+
+    private static function describe(array|UploadedFileInterface $file): array
+    {
+        if (is_array($file)) {
+            return array_map(self::describe(...), $file);
+        }
+        $content = $file->getError() === UPLOAD_ERR_OK ? [(string) $file->getStream()] : [];
+        return [$file->getClientFilename(), $file->getClientMediaType(), $file->getError(), ...$content];
     }
 };
