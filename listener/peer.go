@@ -52,6 +52,21 @@ func Peer(fd int) (PeerAddress, error) {
 	return PeerAddress{}, ErrFamily
 }
 
+// ConnectedWhere reports whether fd is a Unix socket that is connected to where the Unix socket accepted was accepted.
+func ConnectedWhere(accepted, fd int) bool {
+	ours, err := unix.Getsockname(accepted)
+	if err != nil {
+		return false
+	}
+	its, err := unix.Getpeername(fd)
+	if err != nil {
+		return false
+	}
+	where, ok := ours.(*unix.SockaddrUnix)
+	there, alsoUnix := its.(*unix.SockaddrUnix)
+	return ok && alsoUnix && where.Name != "" && where.Name == there.Name
+}
+
 // PeerCredentials returns who connected the Unix socket fd. ErrNotUnix: other sockets do not know.
 func PeerCredentials(fd int) (Credentials, error) {
 	family, err := socketOption(fd, unix.SO_DOMAIN, "SO_DOMAIN")

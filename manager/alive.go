@@ -11,12 +11,19 @@ import (
 // Whether hosts live. Any frame is a sign of life. A host that has been silent for Limits.PingInterval is asked for one (PING); if none comes within
 // Limits.PingTimeout it is hung: it gets no leases until one does, and after Limits.HangTimeout it is hung up on.
 
+// orphanInterval takes the place of Limits.PingInterval, if that is off, for hosts whose process has ended.
+const orphanInterval = 15 * time.Second
+
 // alive: a frame of a host is here.
 func (p *policy) alive(h *host) {
 	h.heard = p.now
-	if h.asked == 0 {
-		return
+	if h.asked != 0 && !h.orphaned {
+		p.revive(h)
 	}
+}
+
+// revive: a host has given a sign of life that it was asked for.
+func (p *policy) revive(h *host) {
 	h.asked = 0
 	if h.hung {
 		h.hung = false
@@ -39,17 +46,21 @@ func (p *policy) askHosts() {
 func (p *policy) doubt(h *host) {
 	switch {
 	case h.asked == 0:
-		h.asked = max(p.now, 1)
-		p.act.ping(h)
+		p.ask(h)
 	case !h.hung:
-		h.hung = true
-		p.totals.HostsHung++
-		p.reconsider(h.pool)
-		p.act.tell(Event{Kind: EventHostHung, Host: h.id, Name: h.name, Pool: h.pool.name})
+		p.hangs(h, "")
 	default:
 		h.gone = true
 		p.act.giveUp(h)
 	}
+}
+
+// hangs: a host gets no leases until it gives a sign of life.
+func (p *policy) hangs(h *host, why string) {
+	h.hung = true
+	p.totals.HostsHung++
+	p.reconsider(h.pool)
+	p.act.tell(Event{Kind: EventHostHung, Host: h.id, Name: h.name, Pool: h.pool.name, Detail: why})
 }
 
 // aliveDue is when something is to be done about a host if it stays silent.
@@ -58,16 +69,14 @@ func (p *policy) aliveDue(h *host) int64 {
 	case h.gone:
 	case h.asked == 0 && p.limits.PingInterval > 0:
 		return h.heard + int64(p.limits.PingInterval)
-	case h.asked != 0 && !h.hung:
+	case h.asked == 0 && h.orphaned:
+		return h.heard + int64(orphanInterval)
+	case h.asked != 0 && (!h.hung || h.orphaned):
 		return h.asked + int64(p.limits.PingTimeout)
 	case h.hung && p.limits.HangTimeout > 0:
 		return h.asked + int64(p.limits.PingTimeout) + int64(p.limits.HangTimeout)
 	}
 	return never
-}
-
-func (a *acts) ping(h *host) {
-	(*Manager)(a).reply(h.link, handoff.Frame{Type: handoff.TypePing, A: uint64(h.asked)})
 }
 
 func (a *acts) giveUp(h *host) { a.hopeless = append(a.hopeless, h.link) }

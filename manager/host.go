@@ -34,6 +34,8 @@ type host struct {
 	heard    int64  // when its last frame came
 	asked    int64  // when it was asked for a sign of life and has not given one since; 0: it was not
 	hung     bool   // it has not given one in time
+	orphaned bool   // the process that has attached it has ended
+	number   uint64 // of the last PING
 	adopted  int    // connections that it has brought and that are still here
 
 	finishing int            // responses that it has left to the sidecar and that are not sent yet

@@ -22,6 +22,7 @@ type link struct {
 	host     *host       // nil before HELLO
 	doors    []*entrance // that it brought
 	deadline int64       // of HELLO, or of hanging up
+	frameBy  int64       // when a frame that has begun must be here; 0: none has
 	dirty    bool        // in Manager.dirty
 	blocked  bool        // the selector tells when there is room to write
 	held     bool        // its last frame is not obeyed yet, nor what came behind it
@@ -42,6 +43,7 @@ func (l *link) hostID() HostID {
 const (
 	helloTimeout  = 2 * time.Second      // to say HELLO
 	hangUpTimeout = 5 * time.Second      // to read what is queued before the link ends
+	frameTimeout  = 10 * time.Second     // to send the rest of a frame
 	stallPause    = 5 * time.Millisecond // until sending is tried again when too many descriptors are in flight
 )
 
@@ -100,13 +102,55 @@ func (m *Manager) obeyFrames(l *link) error {
 			if err == nil {
 				err = l.in.Settled()
 			}
-			return err
+			return errors.Join(err, m.checkHalf(l))
 		}
+		l.frameBy = 0
 		if fault := m.obeyFrame(l, &f, fd, err); fault != nil {
 			return fault
 		}
 	}
 	return nil
+}
+
+// checkHalf looks at a frame that has begun: its time begins, and a descriptor that has come with it must not be a link's end.
+func (m *Manager) checkHalf(l *link) error {
+	if len(l.in.Pending()) == 0 {
+		l.frameBy = 0
+		return nil
+	}
+	if l.frameBy == 0 {
+		l.frameBy = m.policy.now + int64(frameTimeout)
+		if !slices.Contains(m.halves, l) {
+			m.halves = append(m.halves, l)
+		}
+	}
+	if slices.ContainsFunc(l.in.Descriptors(), func(fd int) bool { return listener.ConnectedWhere(l.fd, fd) }) {
+		return errLinkSent
+	}
+	return nil
+}
+
+// errLinkSent: while the sidecar itself has the host's end of a link, that link does not end.
+var errLinkSent = handoff.Faultf(handoff.CodeBadDescriptor, "this is a host's end of a handoff socket, which must stay with its process")
+
+// reviewHalves hangs up on hosts that have not sent the rest of a frame in time. A descriptor may have come with its beginning, which would be kept for as
+// long as the link lives.
+func (m *Manager) reviewHalves() {
+	if len(m.halves) == 0 {
+		return
+	}
+	late := []*link{}
+	m.halves = slices.DeleteFunc(m.halves, func(l *link) bool {
+		if !l.gone && l.frameBy != 0 && l.frameBy <= m.policy.now {
+			late = append(late, l)
+		}
+		return l.gone || l.frameBy <= m.policy.now
+	})
+	for _, l := range late {
+		if !l.gone {
+			m.fail(l, handoff.Faultf(handoff.CodeTooSlow, "the rest of a frame has not come within %v", frameTimeout))
+		}
+	}
 }
 
 // fail tells a peer what it did wrong and hangs up.
@@ -249,6 +293,7 @@ func (m *Manager) hangUp(l *link, why string) {
 	l.in.Close()
 	l.out.Close()
 	_ = m.sel.Unregister(l.fd)
+	m.unwatchProcess(l)
 	m.policy.memory.freeLink(l.note)
 	m.closeSocket(l.fd)
 }

@@ -66,6 +66,8 @@ type Manager struct {
 	resumed  []*link // of a predecessor, whose last frames are to be obeyed
 	young    []*link // have a deadline: no HELLO yet, or hanging up
 	paused   pause
+	halves   []*link // a frame of theirs has begun
+	bereaved []*link // their process has ended
 	hopeless []*link // to be hung up on after the turn: they give no sign of life
 	warnNext int64   // no pause is warned about before
 	stops    []chan<- StopReport

@@ -124,6 +124,7 @@ type linkNote struct {
 	fd       int32
 	pid      int32
 	uid, gid uint32
+	process  int32 // a descriptor of its process; 0: none
 	token    uint64
 	host     hostState
 	hello    [handoff.MaxPayload]byte

@@ -56,7 +56,8 @@ func (m *Manager) obeyPlain(l *link, f *handoff.Frame) *handoff.Fault {
 		m.obeyDrain(l)
 	case handoff.TypeUnlisten:
 		return m.obeyUnlisten(l, f)
-	case handoff.TypePong: // a sign of life, as every frame
+	case handoff.TypePong:
+		p.pong(h, f.A)
 	case handoff.TypeHello:
 		return handoff.Faultf(handoff.CodeHelloTwice, "HELLO was said before")
 	default:
@@ -75,6 +76,9 @@ func (m *Manager) welcome(l *link, f *handoff.Frame, fd int) *handoff.Fault {
 	}
 	hello, fault := handoff.HelloOf(f)
 	if fault != nil {
+		return fault
+	}
+	if fault := m.watchProcess(l); fault != nil {
 		return fault
 	}
 	h, fault := m.policy.attach(hello, l.peer, &l.note.host)
@@ -147,6 +151,10 @@ func (m *Manager) obeyAdopt(l *link, f *handoff.Frame, fd int, lost error) *hand
 	if denied != nil {
 		m.deny(l, f, denied)
 		return nil
+	}
+	if listener.ConnectedWhere(l.fd, fd) {
+		closeFD(fd)
+		return errLinkSent
 	}
 	if err := prepareConnection(fd); err != nil {
 		m.closeForeign(fd, l.hostID())

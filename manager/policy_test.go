@@ -104,7 +104,7 @@ func (w *world) peer(fd int32) netip.Addr {
 // ping: whoever answers, does so at once.
 func (w *world) ping(h *host) {
 	a := w.hosts[h.id]
-	if a == nil || a.pinged {
+	if a == nil || a.pinged && !h.orphaned {
 		w.t.Fatalf("host %d is asked twice, or is not there: %v", h.id, a)
 	}
 	a.pinged = true
@@ -811,10 +811,22 @@ func (w *world) hostHangs(t *rapid.T) {
 	w.answers(a)
 }
 
+// processEnds: who has attached a host ends, and leaves the link to another, who answers or does not.
+func (w *world) processEnds(t *rapid.T) {
+	a := w.anyHost(t)
+	if a.h.orphaned {
+		t.Skip("it has ended")
+	}
+	if w.p.left(a.h); a.h.asked == 0 || w.p.hasRoom(a.h) {
+		t.Fatalf("host %d has room for leases, asked %d", a.h.id, a.h.asked)
+	}
+}
+
 func (w *world) answers(a *attached) {
 	if a.pinged && !a.mute {
 		a.pinged = false
 		w.p.alive(a.h)
+		w.p.pong(a.h, a.h.number)
 	}
 }
 
@@ -879,6 +891,7 @@ func TestPolicy(t *testing.T) {
 			"limits": w.step("limits", w.limitsChange), "client limits": w.step("client limits", w.clientLimitsChange),
 			"liveness limits": w.step("liveness limits", w.livenessChanges),
 			"host hangs":      w.step("host hangs", w.hostHangs),
+			"process ends":    w.step("process ends", w.processEnds),
 			"revoke":          w.step("revoke", w.operatorRevokes),
 			"dies":            w.dies, "dies 2": w.dies, "dies 3": w.dies,
 		})

@@ -15,7 +15,8 @@ const (
 	doorToken    = uint64(1) << 60
 	handoffToken = uint64(1) << 61
 	linkToken    = uint64(1) << 62
-	tokenKinds   = helpersToken | doorToken | handoffToken | linkToken
+	processToken = uint64(1) << 63 // of a link
+	tokenKinds   = helpersToken | doorToken | handoffToken | linkToken | processToken
 )
 
 // eventsPerTurn is how many events one turn of the loop takes from the selector.
@@ -50,6 +51,7 @@ func (m *Manager) turn(patience time.Duration) error {
 	for _, e := range m.events[:n] {
 		m.handle(e)
 	}
+	m.reviewBereaved()
 	m.obey()
 	m.work()
 	m.policy.expire()
@@ -96,6 +98,10 @@ func (m *Manager) handle(e selector.Event) {
 	case linkToken:
 		if l := m.links[e.Token]; l != nil {
 			m.linkReady(l, e.Ready)
+		}
+	case processToken:
+		if l := m.links[e.Token^processToken|linkToken]; l != nil {
+			m.processEnded(l)
 		}
 	case doorToken:
 		if d := m.doors[e.Token]; d != nil {
@@ -154,6 +160,7 @@ func (m *Manager) flush() {
 func (m *Manager) tidy() {
 	m.reviewHelpers()
 	m.reviewHopeless()
+	m.reviewHalves()
 	m.reviewYoung()
 	m.reviewStalled()
 	m.reviewPause()
@@ -167,6 +174,9 @@ func (m *Manager) deadline() int64 {
 	due := never
 	for _, l := range m.young {
 		due = min(due, l.deadline)
+	}
+	for _, l := range m.halves {
+		due = min(due, l.frameBy)
 	}
 	if len(m.stalled) > 0 {
 		due = min(due, m.policy.now+int64(stallPause))

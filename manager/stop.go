@@ -123,7 +123,9 @@ func (p *policy) setLimits(l Limits) {
 	}
 	if l.PingInterval == Off {
 		for h := range p.eachHost {
-			p.alive(h)
+			if !h.orphaned && h.asked != 0 {
+				p.revive(h)
+			}
 		}
 	}
 }

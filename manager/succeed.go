@@ -143,7 +143,7 @@ func (m *Manager) restoreLinks(estate Estate) map[ConnID]saying {
 			m.config.Memory.freeLink(note) // a free one, too: it may not have been cleared any more
 			continue
 		}
-		l, err := m.restoreLink(note)
+		l, err := m.restoreLink(note, estate)
 		if err != nil {
 			m.log.Error("a host is lost", "error", err)
 			m.hangUp(l, err.Error())
@@ -164,7 +164,7 @@ type saying struct {
 	seq  uint32
 }
 
-func (m *Manager) restoreLink(note *linkNote) (l *link, err error) {
+func (m *Manager) restoreLink(note *linkNote, estate Estate) (l *link, err error) {
 	l = &link{
 		token: note.token, fd: int(note.fd), note: note, deadline: m.policy.now + int64(helloTimeout),
 		peer: listener.Credentials{PID: note.pid, UID: note.uid, GID: note.gid},
@@ -195,6 +195,7 @@ func (m *Manager) restoreLink(note *linkNote) (l *link, err error) {
 		return l, errors.New("its pool is not known")
 	}
 	l.host.link = l
+	m.rewatchProcess(l, estate)
 	return l, nil
 }
 
