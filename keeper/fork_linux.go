@@ -15,12 +15,13 @@ import (
 type plan struct {
 	path        *byte
 	argv, envv  **byte
-	name        *byte   // of the child's process, until it execs
-	parent      int     // pidfd: wait for its death before anything else; -1: go on at once
-	owner       *uint32 // shared with the parent: who owns the connections
-	own         uint32  // what it says while the parent does; something else when it dies means that another took over, or nobody is to
-	mask        uint64  // signals blocked in the successor: those that were before the fork
-	descriptors uintptr // one more than the highest that may be open
+	name        *byte       // of the child's process, until it execs
+	parent      int         // pidfd: wait for its death before anything else; -1: go on at once
+	owner       *uint32     // shared with the parent: who owns the connections
+	own         uint32      // what it says while the parent does; something else when it dies means that another took over, or nobody is to
+	mask        uint64      // signals blocked in the successor: those that were before the fork
+	descriptors uintptr     // one more than the highest that may be open
+	files       unix.Rlimit // of open files in the successor: all of them, with what was kept in reserve for it
 }
 
 // The kernel's struct sigaction (rt_sigaction(2)); 8 is sizeof(sigset_t) there.
@@ -77,6 +78,7 @@ func follow(p *plan) {
 			leave(0)
 		}
 	}
+	_, _, _ = syscall.RawSyscall6(unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NOFILE, uintptr(unsafe.Pointer(&p.files)), 0, 0, 0)
 	passAll(p.descriptors)
 	defaultSignals(p)
 	_, _, errno := syscall.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(p.path)), uintptr(unsafe.Pointer(p.argv)), uintptr(unsafe.Pointer(p.envv)))

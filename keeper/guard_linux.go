@@ -128,6 +128,9 @@ func Become(program Program) error {
 	if err != nil {
 		return err
 	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &p.files); err != nil {
+		return fmt.Errorf("setrlimit(RLIMIT_NOFILE): %w", err)
+	}
 	passAll(p.descriptors)
 	return fmt.Errorf("execve %s: %w", program.Path, unix.Exec(program.Path, program.Args, program.Env))
 }
@@ -153,7 +156,10 @@ func newPlan(program Program) (*plan, error) {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return nil, fmt.Errorf("getrlimit: %w", err)
 	}
-	return &plan{path: path, argv: &argv[0], envv: &envv[0], name: name, descriptors: uintptr(min(limit.Cur, maxDescriptors))}, nil
+	limit.Cur = limit.Max
+	return &plan{
+		path: path, argv: &argv[0], envv: &envv[0], name: name, files: limit, descriptors: uintptr(min(limit.Max, maxDescriptors)),
+	}, nil
 }
 
 // maxDescriptors is the default of fs.nr_open (proc_sys_fs(5)), beyond which no descriptor's number goes.

@@ -117,6 +117,10 @@ func (m *Manager) acceptClients(e *entrance) {
 			m.pauseAccepting(never, fmt.Sprintf("%d connections, the limit, and none of them is idle", m.policy.table.live))
 			return
 		}
+		if !m.roomForOne() {
+			m.pauseAccepting(m.policy.now+int64(acceptPause), m.noRoom())
+			return
+		}
 		fd, err := e.listener.Accept()
 		if err != nil {
 			m.acceptFailed(e, err)
@@ -251,6 +255,10 @@ func (m *Manager) accepting() bool { return (!m.paused.on || m.paused.trying) &&
 
 // acceptHosts lets peers of the handoff socket in whose user may attach.
 func (m *Manager) acceptHosts(e *entrance) {
+	if !m.roomForOne() {
+		m.pauseAccepting(m.policy.now+int64(acceptPause), m.noRoom())
+		return
+	}
 	fd, err := e.listener.Accept()
 	switch {
 	case err == nil:

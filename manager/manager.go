@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"golang.org/x/sys/unix"
 
 	"github.com/anteroom-io/anteroom/internal/blocking"
 	"github.com/anteroom-io/anteroom/listener"
@@ -53,6 +52,8 @@ type Manager struct {
 	mu       sync.Mutex
 	commands []func() // posted, not yet obeyed; mu
 	running  bool     // commands are the loop's, no longer the caller's; mu
+
+	descriptors Descriptors // how they are divided; does not change
 
 	// The loop's own.
 	turns    uint64       // of the loop
@@ -100,7 +101,7 @@ func newManager(config Config) (*Manager, error) {
 	if err := errors.Join(config.Limits.Check(), config.Answers.Check()); err != nil {
 		return nil, err
 	}
-	descriptors, err := descriptorLimit()
+	descriptors, err := ProcessDescriptors()
 	if err != nil {
 		return nil, err
 	}
@@ -116,13 +117,13 @@ func newManager(config Config) (*Manager, error) {
 		return nil, errors.Join(err, sel.Close(), config.dropMemory())
 	}
 	m := &Manager{
-		config: config, log: config.Logger, sel: sel, start: time.Now().Add(time.Duration(config.Memory.head.base - monotonic())),
+		config: config, log: config.Logger, sel: sel, descriptors: descriptors, start: time.Now().Add(time.Duration(config.Memory.head.base - monotonic())),
 		events: make([]selector.Event, eventsPerTurn), ended: make(chan struct{}),
 		helpers: helpers, inUse: map[int32]int{}, onClosed: map[int32]func(){}, afterUse: map[int32]release{},
 		doors: map[uint64]*entrance{}, handoffs: map[uint64]*entrance{}, links: map[uint64]*link{},
 		readBuf: make([]byte, 64<<10), peekBuf: make([]byte, 2*maxPeek+firstPeek),
 	}
-	m.policy = newPolicy(config.Limits.withDefaults(descriptors), (*acts)(m), config.Memory)
+	m.policy = newPolicy(config.Limits.withDefaults(descriptors.Limit), (*acts)(m), config.Memory)
 	m.policy.exempt = config.Exempt
 	m.helpers.SetLimit(m.policy.limits.Helpers)
 	return m, nil
@@ -178,13 +179,4 @@ func allowSelf(peer listener.Credentials) error {
 		return fmt.Errorf("user %d is not allowed, only %d and root", peer.UID, own)
 	}
 	return nil
-}
-
-// descriptorLimit is the soft limit of open files; Go has raised it to the hard limit at start (os package).
-func descriptorLimit() (int, error) {
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		return 0, fmt.Errorf("getrlimit: %w", err)
-	}
-	return int(min(limit.Cur, maxConnections*2)), nil
 }

@@ -15,6 +15,10 @@ import (
 // obeyFrame does what one frame of a host says. fd is its descriptor, which is ours to keep or close, -1 without one; lost is set if one
 // was due and this process had no room for it. A fault ends the link.
 func (m *Manager) obeyFrame(l *link, f *handoff.Frame, fd int, lost error) *handoff.Fault {
+	if fd >= m.descriptors.Shared { // one of the reserve
+		closeFD(fd)
+		fd, lost = -1, handoff.ErrDescriptorLost
+	}
 	if l.host == nil {
 		return m.welcome(l, f, fd)
 	}

@@ -34,7 +34,6 @@ func (m *Manager) Run() error {
 	m.policy.now = m.clock()
 	m.resumeLinks()
 	err := m.turn(0) // without waiting: commands were obeyed before there was a loop
-	m.settled()
 	for err == nil && !m.quit {
 		err = m.turn(m.patience())
 	}

@@ -30,7 +30,7 @@ func (e Estate) claim(fd int) bool {
 	return had
 }
 
-// maxUnsettled is how many successors in a row may die before they have turned once. What kills them would kill the next one too.
+// maxUnsettled is how many successors in a row may die before they serve (Settle). What kills them would kill the next one too.
 const maxUnsettled = 5
 
 // ErrHopeless means that too many successors have died at once.
@@ -564,5 +564,10 @@ func (m *Manager) known(fd int) bool {
 	return found
 }
 
-// settled: this process has turned once, so it was not its inheritance that would have killed it.
-func (m *Manager) settled() { m.config.Memory.head.unsettled = 0 }
+// Settle says that this process serves: if it dies from now on, it was not of what it had inherited.
+func (m *Manager) Settle() error {
+	return m.tell(func() error {
+		m.config.Memory.head.unsettled = 0
+		return nil
+	})
+}

@@ -33,7 +33,7 @@ func openSockets(c *Config, from *succession, log hclog.Logger) (_ *sockets, err
 	s := new(sockets)
 	defer func() {
 		if err != nil {
-			s.close()
+			s.closeUnless(from.heir)
 		}
 	}()
 	if err := s.openRunDirectory(c); err != nil {
@@ -95,6 +95,13 @@ func dropUnused(in *listener.Inheritance, log hclog.Logger) {
 	}
 	if err := in.Close(); err != nil {
 		log.Warn("closing sockets that nobody uses failed", "error", err)
+	}
+}
+
+// closeUnless leaves the sockets of a predecessor open: who takes over next has the very same.
+func (s *sockets) closeUnless(inherited bool) {
+	if !inherited {
+		s.close()
 	}
 }
 

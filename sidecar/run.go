@@ -34,6 +34,7 @@ type sidecar struct {
 	program    string // this process's, whatever has become of the file
 	succession *succession
 	replaced   chan struct{} // an upgrade has succeeded
+	upgrading  sync.Mutex    // one at a time
 
 	sockets *sockets
 	serving *serving
@@ -60,12 +61,14 @@ func Run(ctx context.Context, c Config) error {
 	}
 	defer s.succession.close()
 	if err := s.open(); err != nil {
-		return err
+		return s.succession.failed(err)
 	}
 	defer s.sockets.close()
 	err := s.start()
 	if err == nil {
 		err = s.untilEnd(ctx)
+	} else {
+		err = s.succession.failed(err)
 	}
 	return errors.Join(err, s.end(err != nil))
 }
@@ -93,7 +96,7 @@ func (s *sidecar) open() (err error) {
 		OnService: s.serving.set,
 	})
 	if err != nil {
-		s.sockets.close()
+		s.sockets.closeUnless(s.succession.heir)
 		return err
 	}
 	s.control = &control{log: s.root.Named("control"), service: newService(managed{s.manager}, s.Upgrade), health: s.serving}
@@ -112,7 +115,7 @@ func (m managed) Watch(buffer int, kinds ...manager.EventKind) eventSource {
 // start lets operators in, then hosts, then clients.
 func (s *sidecar) start() error {
 	listening := addresses(s.sockets.clients)
-	for _, step := range []func() error{s.startControl, s.startControlTCP, s.startStatus, s.startHandoff, s.startClients, s.takeStrays, s.succession.serving} {
+	for _, step := range []func() error{s.startControl, s.startControlTCP, s.startStatus, s.startHandoff, s.startClients, s.takeStrays, keepReserve, s.succession.serving, s.manager.Settle} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -141,7 +144,7 @@ func (s *sidecar) startControl() error {
 	if s.sockets.control == nil {
 		return nil
 	}
-	l, err := netListener(s.sockets.control)
+	l, err := s.operatorListener(s.sockets.control)
 	if err != nil {
 		return err
 	}
@@ -157,7 +160,7 @@ func (s *sidecar) startControlTCP() error {
 	if err != nil {
 		return err
 	}
-	l, err := netListener(s.sockets.controlTCP)
+	l, err := s.operatorListener(s.sockets.controlTCP)
 	if err != nil {
 		return err
 	}
@@ -179,7 +182,7 @@ func (s *sidecar) startStatus() error {
 	if s.sockets.metrics == nil {
 		return nil
 	}
-	l, err := netListener(s.sockets.metrics)
+	l, err := s.operatorListener(s.sockets.metrics)
 	if err != nil {
 		return err
 	}

@@ -43,7 +43,7 @@ func inherit(guarded bool, log hclog.Logger) (_ *succession, err error) {
 	}
 	if guarded && s.offer == nil {
 		if err := s.beGuarded(atomic.LoadUint32(s.memory.Owner())); err != nil {
-			return nil, errors.Join(err, s.memory.Close())
+			return nil, s.failed(errors.Join(err, s.memory.Close()))
 		}
 	}
 	return s, nil
@@ -128,6 +128,21 @@ func (s *succession) serving() error {
 	_ = s.offer.Close()
 	s.offer = nil
 	return nil
+}
+
+// failed ends a process that cannot take over. It closes nothing, and so does not return: it dies as of kill -9, and its keeper, or a predecessor that
+// waits, tries again. Where that is hopeless nobody follows, and a supervisor starts anew. A first process returns the error.
+func (s *succession) failed(err error) error {
+	if !s.heir {
+		return err
+	}
+	s.log.Error("this process cannot take over", "error", err)
+	if errors.Is(err, manager.ErrHopeless) {
+		s.close()
+	}
+	flushLog()
+	_ = unix.Kill(unix.Getpid(), unix.SIGKILL)
+	select {}
 }
 
 // mainPID tells a service manager that this process has taken the place of the one it has started, unless a supervisor stands for both.

@@ -43,6 +43,10 @@ var ErrNotUpgraded = errors.New("the upgrade was given up, nothing has changed")
 // Upgrade replaces this process by a new one of the program that is now where this one's was, which goes on with every connection and host. On success
 // this process is about to end. Error: ErrNotUpgraded.
 func (s *sidecar) Upgrade(ctx context.Context) (pid int, err error) {
+	if !s.upgrading.TryLock() {
+		return 0, fmt.Errorf("%w: another upgrade is under way", ErrNotUpgraded)
+	}
+	defer s.upgrading.Unlock()
 	if err := s.checkProgram(ctx, s.program); err != nil {
 		return 0, fmt.Errorf("%w: %w", ErrNotUpgraded, err)
 	}

@@ -1,0 +1,66 @@
+package manager
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// Descriptors says how the descriptors of the process are divided. The kernel gives out the lowest free number (open(2)), so a number says
+// that all lower ones are in use:
+//
+//	0 … Shared           clients, hosts, and what hosts bring
+//	Shared … Operators   operators, too
+//	Operators … Process  the process itself, too, such as for an upgrade
+//	Process … Limit      only a process that takes over: until it serves, its soft limit is Limit, then it is Process
+type Descriptors struct {
+	Shared, Operators, Process int
+	Limit                      int // RLIMIT_NOFILE, the hard limit; Go has raised the soft limit to it at start (os package)
+}
+
+// The reserves, where the limit is not very low. A process that takes over opens at most half of successorReserve while its
+// predecessor's own are still open (a test counts them), and what it has opened may stand in the way of the next one.
+const (
+	successorReserve = 32
+	processReserve   = 8
+	operatorReserve  = 16
+)
+
+// ProcessDescriptors divides the descriptors of this process.
+func ProcessDescriptors() (Descriptors, error) {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return Descriptors{}, fmt.Errorf("getrlimit(RLIMIT_NOFILE): %w", err)
+	}
+	return divide(int(min(limit.Max, maxDescriptors))), nil
+}
+
+// maxDescriptors is more than any process can use here.
+const maxDescriptors = maxConnections * 2
+
+func divide(limit int) Descriptors {
+	d := Descriptors{Limit: limit}
+	d.Process = d.Limit - min(successorReserve, limit/4)
+	d.Operators = d.Process - min(processReserve, limit/16)
+	d.Shared = d.Operators - min(operatorReserve, limit/8)
+	return d
+}
+
+// roomForOne reports whether one more descriptor may be opened for a client or a host. Only if a third of them may be in use it asks
+// the kernel for the lowest free number.
+func (m *Manager) roomForOne() bool {
+	if m.policy.table.live+len(m.links) < m.descriptors.Shared/3 {
+		return true
+	}
+	fd, err := unix.FcntlInt(uintptr(m.policy.memory.fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	closeFD(fd)
+	return fd < m.descriptors.Shared
+}
+
+// noRoom is why accepting pauses.
+func (m *Manager) noRoom() string {
+	return fmt.Sprintf("all descriptors for clients and hosts are in use: %d, the limit of open files less a reserve", m.descriptors.Shared)
+}

@@ -1,0 +1,83 @@
+package manager
+
+import (
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/anteroom-io/anteroom/handoff"
+)
+
+func TestDivide(t *testing.T) {
+	for _, want := range []Descriptors{{968, 984, 992, 1024}, {1<<20 - 56, 1<<20 - 40, 1<<20 - 32, 1 << 20}, {72, 88, 96, 128}, {36, 44, 48, 64}} {
+		if got := divide(want.Limit); got != want {
+			t.Errorf("%+v, want %+v", got, want)
+		}
+	}
+}
+
+// The kernel gives out the lowest free number, which is what the division rests on.
+func TestTheLowestFreeDescriptorIsGivenOut(t *testing.T) {
+	first, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := unix.Dup(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeFD(second)
+	closeFD(first)
+	again, err := unix.FcntlInt(uintptr(second), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeFD(again)
+	if again > first {
+		t.Errorf("descriptor %d was free, %d was given out", first, again)
+	}
+}
+
+// share has the loop take so many descriptors for all that clients and hosts may use.
+func (r *rig) share(n int) {
+	r.t.Helper()
+	if err := r.tell(func() error {
+		r.descriptors.Shared = n
+		return nil
+	}); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// What a host brings is refused when only the reserve is left, and closed: the rig counts descriptors at the end.
+func TestTheReserveIsNotForWhatHostsBring(t *testing.T) {
+	r := newRig(t, Config{})
+	h := r.attach(handoff.Hello{})
+	near, _ := aPair(t, unix.SOCK_STREAM)
+	shared := r.descriptors.Shared
+	r.share(0)
+	h.sendFD(handoff.Frame{Type: handoff.TypeAdopt, Seq: 1}, near)
+	denied, _ := h.want(handoff.TypeDenied)
+	if denied.Seq != 1 || handoff.Code(denied.A) != handoff.CodeOutOfDescriptors {
+		t.Errorf("denied: %+v %q", denied, denied.Payload)
+	}
+	r.share(shared)
+	h.sendFD(handoff.Frame{Type: handoff.TypeAdopt, Seq: 2}, near)
+	h.want(handoff.TypeAdopted)
+}
+
+// Clients and hosts wait in the backlog while only the reserve is left, and come in when something is closed.
+func TestTheReserveIsNotForClientsAndHosts(t *testing.T) {
+	r := newRig(t, Config{})
+	h := r.attach(handoff.Hello{})
+	shared := r.descriptors.Shared
+	r.share(1)
+	c := r.dial()
+	c.send("x")
+	r.eventually("accepting pauses", func(c Counts) bool { return c.Totals.AcceptPauses == 1 })
+	r.wantLog(1, "accepting pauses", "less a reserve")
+	r.share(shared)
+	lease, fd := h.want(handoff.TypeLease)
+	h.answer(lease, fd, "x", "y")
+	c.want("y")
+}
