@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -311,7 +312,7 @@ func (m *Manager) Limits(ctx context.Context) (Limits, error) {
 // SetLimits puts the non-zero fields of change in force and returns what then is. Error: *LimitsError with every violation; nothing has
 // changed then.
 func (m *Manager) SetLimits(ctx context.Context, change Limits) (Limits, error) {
-	if err := change.Check(); err != nil {
+	if err := cmp.Or(change.Check(), m.descriptors.Check(change)); err != nil {
 		return Limits{}, err
 	}
 	return ask(ctx, m, func() (Limits, error) {

@@ -46,6 +46,16 @@ func divide(limit int) Descriptors {
 	return d
 }
 
+// Check reports limits for which there are not enough descriptors as a *LimitsError, or nil.
+func (d Descriptors) Check(l Limits) error {
+	if l.Connections <= d.Shared {
+		return nil
+	}
+	return &LimitsError{[]Violation{{"Connections", fmt.Sprintf(
+		"%d is out of range, give 1 to %d: the limit of open files is %d, less a reserve of %d; raise it (ulimit -n, LimitNOFILE=) for more",
+		l.Connections, d.Shared, d.Limit, d.Limit-d.Shared)}}}
+}
+
 // roomForOne reports whether one more descriptor may be opened for a client or a host. Only if a third of them may be in use it asks
 // the kernel for the lowest free number.
 func (m *Manager) roomForOne() bool {

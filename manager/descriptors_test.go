@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"errors"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -80,4 +81,18 @@ func TestTheReserveIsNotForClientsAndHosts(t *testing.T) {
 	lease, fd := h.want(handoff.TypeLease)
 	h.answer(lease, fd, "x", "y")
 	c.want("y")
+}
+
+func TestMoreConnectionsThanDescriptors(t *testing.T) {
+	d := divide(1024)
+	if err := d.Check(Limits{Connections: d.Shared}); err != nil {
+		t.Error(err)
+	}
+	if _, ok := errors.AsType[*LimitsError](d.Check(Limits{Connections: d.Shared + 1})); !ok {
+		t.Error("one too many is no mistake")
+	}
+	r := newRig(t, Config{})
+	if _, err := r.SetLimits(t.Context(), Limits{Connections: r.descriptors.Shared + 1}); err == nil {
+		t.Error("an operator may set one too many")
+	}
 }

@@ -125,7 +125,11 @@ func (c *Config) Check() error {
 	if c.DrainTimeout != 0 && (c.DrainTimeout < manager.MinTimeout || c.DrainTimeout > manager.MaxTimeout) {
 		m.add("drain-timeout", "%v is out of range, give %v to %v", c.DrainTimeout, manager.MinTimeout, manager.MaxTimeout)
 	}
-	return append(m, limitMistakes(c.Limits)...).err()
+	m = append(m, limitMistakes(c.Limits.Check())...)
+	if d, err := manager.ProcessDescriptors(); err == nil && !m.about("max-connections") {
+		m = append(m, limitMistakes(d.Check(c.Limits))...)
+	}
+	return m.err()
 }
 
 func (c *Config) checkListen(m *Mistakes) {

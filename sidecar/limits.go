@@ -215,7 +215,7 @@ func ParseLimits(assignments []string) (*pb.Limits, error) {
 			mistakes = append(mistakes, Mistake{Key: key, Problem: err.Error()})
 		}
 	}
-	mistakes = append(mistakes, limitMistakes(change)...)
+	mistakes = append(mistakes, limitMistakes(change.Check())...)
 	return limitsMessage(change), mistakes.err()
 }
 
@@ -230,8 +230,9 @@ func parseLimit(change *manager.Limits, key, value string) error {
 	return unknown("limit", key, keys)
 }
 
-func limitMistakes(values manager.Limits) (m Mistakes) {
-	bad, ok := errors.AsType[*manager.LimitsError](values.Check())
+// limitMistakes are the violations that a check has found.
+func limitMistakes(err error) (m Mistakes) {
+	bad, ok := errors.AsType[*manager.LimitsError](err)
 	if !ok {
 		return nil
 	}
