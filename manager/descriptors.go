@@ -32,11 +32,11 @@ func ProcessDescriptors() (Descriptors, error) {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return Descriptors{}, fmt.Errorf("getrlimit(RLIMIT_NOFILE): %w", err)
 	}
-	return divide(int(min(limit.Max, maxDescriptors))), nil
+	return divide(int(min(limit.Max, mostDescriptors))), nil
 }
 
-// maxDescriptors is more than any process can use here.
-const maxDescriptors = maxConnections * 2
+// mostDescriptors is more than any process can use here.
+const mostDescriptors = maxConnections * 2
 
 func divide(limit int) Descriptors {
 	d := Descriptors{Limit: limit}
