@@ -48,9 +48,9 @@ BACKLOG = 1024
 FOREVER = 604800.0
 """Seconds an idle connection is kept if ``server.timeout`` is None: as long as the protocol can say."""
 
-TRANSIT = 1.0
+TRANSIT = 0.2
 """Seconds for which an idle connection is kept beyond ``server.timeout`` if its client was told that (``Keep-Alive: timeout=``): its request may be on
-its way."""
+its way. cheroot alone ends it up to ``expiration_interval`` (0.5) late, and its tests and users expect the end by then."""
 
 AHEAD = 4
 """Leases per thread for a server with a private pool. Nobody else could serve what waits in its queue, and threads that never find the queue
