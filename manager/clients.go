@@ -165,6 +165,17 @@ func (c *account) takes(now int64, rate, burst int) bool {
 	return true
 }
 
+// charge takes requests from the bucket of a connection's client though they have been answered: the next ones pay for
+// them, until the bucket has a token again.
+func (p *policy) charge(r *record, slot uint32, requests uint32) {
+	c := p.clients.at(slot)
+	if c == nil || requests == 0 || p.limits.ClientRate <= 0 || p.listeners[r.listener].once() {
+		return
+	}
+	each := int64(time.Second) / int64(p.limits.ClientRate)
+	c.due = max(c.due, p.now) + each*int64(requests)
+}
+
 // at is the client of a connection, nil if it is not counted.
 func (s *clients) at(slot uint32) *account {
 	if int(slot) >= len(s.of) || s.of[slot] == 0 {

@@ -79,6 +79,33 @@ func TestConnectionsThatAreTurnedAway(t *testing.T) {
 	}
 }
 
+// Each request of a lease is charged: those that a host has found behind the first are paid for by the next ones.
+func TestPipelinedRequestsAreCharged(t *testing.T) {
+	for name, end := range map[string]func(lease handoff.Frame) handoff.Frame{
+		"put":   func(lease handoff.Frame) handoff.Frame { f := put(lease); f.B = 5; return f },
+		"close": func(lease handoff.Frame) handoff.Frame { f := put(lease); f.Type, f.B = handoff.TypeClose, 5; return f },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := readyRig(t, Limits{ClientRate: 1, ClientBurst: 3})
+			h := r.attach(handoff.Hello{})
+			c := r.dial()
+			c.send(get)
+			lease, fd := h.want(handoff.TypeLease)
+			h.serve(fd, get, "ok")
+			closeFD(fd)
+			c.want("ok")
+			h.send(end(lease))
+			r.eventually("it is taken back", func(c Counts) bool { return c.Totals.Requests == 5 })
+			r.leap(2 * time.Second) // 5 sent, 3 at once and 2 since: the bucket is empty
+			over := r.dial()
+			over.send(get)
+			over.wantTooMany()
+			r.leap(time.Second)
+			h.exchange(r.dial(), get, "ok")
+		})
+	}
+}
+
 func TestAClientThatSendsTooManyRequests(t *testing.T) {
 	r := readyRig(t, Limits{ClientRate: 2, ClientBurst: 3})
 	h := r.attach(handoff.Hello{})

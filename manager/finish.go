@@ -54,7 +54,7 @@ func (p *policy) cutShort(h *host, f *handoff.Frame) *handoff.Fault {
 	if r == nil {
 		return fault
 	}
-	p.answered(r, 1)
+	p.answered(r, slot, 1)
 	r.marks |= broken
 	p.act.breakOff(r.fd)
 	p.close(r, slot, ReasonFailed)
@@ -68,7 +68,7 @@ func (p *policy) finish(h *host, f *handoff.Frame, rest remainder) *handoff.Faul
 		p.act.closeFile(rest.file, h.id)
 		return fault
 	}
-	p.answered(r, 1)
+	p.answered(r, slot, 1)
 	r.tookRequests(1)
 	p.release(r, h, f.Flags&handoff.FlagClose == 0, false)
 	rest.began, rest.thenClose, rest.host = p.now, f.Flags&handoff.FlagClose != 0, h.id

@@ -23,11 +23,13 @@ func (p *policy) leased(h *host, f *handoff.Frame) (*record, uint32, *handoff.Fa
 	return r, id.slot(), nil
 }
 
-// answered counts the requests of a lease that ends; 0 stands for one.
-func (p *policy) answered(r *record, requests uint64) {
+// answered counts the requests of a lease that ends; 0 stands for one. The first was charged to its client when it
+// arrived, the others, which have come with it, are charged now.
+func (p *policy) answered(r *record, slot uint32, requests uint64) {
 	n := uint32(min(max(requests, 1), 1<<20))
 	r.requests += n
 	p.totals.Requests += uint64(n)
+	p.charge(r, slot, n-1)
 }
 
 // put takes a connection back that a host has finished with, for its next request.
@@ -36,7 +38,7 @@ func (p *policy) put(h *host, f *handoff.Frame) *handoff.Fault {
 	if r == nil {
 		return fault
 	}
-	p.answered(r, f.B)
+	p.answered(r, slot, f.B)
 	r.tookRequests(f.B)
 	stuck := f.Flags&handoff.FlagSticky != 0
 	p.putBack(r, slot, msDuration(f.A), true, stuck)
@@ -104,7 +106,7 @@ func (p *policy) closeLease(h *host, f *handoff.Frame) *handoff.Fault {
 	if r == nil {
 		return fault
 	}
-	p.answered(r, f.B)
+	p.answered(r, slot, f.B)
 	r.marks &^= held
 	p.close(r, slot, ReasonHost)
 	return nil
@@ -116,7 +118,7 @@ func (p *policy) detach(h *host, f *handoff.Frame) *handoff.Fault {
 	if r == nil {
 		return fault
 	}
-	p.answered(r, f.B)
+	p.answered(r, slot, f.B)
 	p.totals.Closed[ReasonDetached]++
 	p.act.tell(Event{Kind: EventDetached, Conn: p.id(r, slot), Host: h.id, Name: h.name, Pool: h.pool.name, Reason: ReasonDetached})
 	p.gone(r, slot)
