@@ -24,12 +24,13 @@ var (
 // that a rule which forbids every connection (a firewall's EPERM) cannot keep the caller here.
 const maxBroken = 64
 
-// Accept accepts one connection and returns its descriptor, non-blocking and close-on-exec, over TCP with TCP_NODELAY; it is the
-// caller's. It never blocks. Connections that were aborted while they waited, and other errors that accept(2) says to treat alike, are skipped.
+// Accept accepts one connection and returns its descriptor, non-blocking and close-on-exec, with urgent data in line
+// (SO_OOBINLINE), over TCP with TCP_NODELAY; it is the caller's. It never blocks. Connections that were aborted while they waited, and other errors that accept(2) says to treat alike, are skipped.
 func (l *Listener) Accept() (fd int, err error) {
 	for range maxBroken {
 		fd, errno := accept4(l.fd)
 		if errno == 0 {
+			l.finish(fd)
 			return fd, nil
 		}
 		if err = l.judge(errno); err != nil {
@@ -37,6 +38,13 @@ func (l *Listener) Accept() (fd int, err error) {
 		}
 	}
 	return -1, fmt.Errorf("%w: accept4 failed for %d connections in a row", ErrTryLater, maxBroken)
+}
+
+// finish sets what a Unix socket does not inherit. It cannot fail on a socket.
+func (l *Listener) finish(fd int) {
+	if l.addr.Network == Unix {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
+	}
 }
 
 // accept4 is accept4(2) without the peer's address, and without the Go scheduler: a non-blocking accept has nothing to wait for.

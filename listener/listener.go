@@ -65,7 +65,8 @@ func open(a Address, o Options) (*Listener, error) {
 
 // Take makes a Listener of a descriptor that came from elsewhere, for example over a socket. It takes ownership: if it fails, fd is closed.
 //
-// The socket must be listening already, and accept streams over TCP or Unix. O_NONBLOCK and TCP_NODELAY are set on it, for all its holders.
+// The socket must be listening already, and accept streams over TCP or Unix. O_NONBLOCK, TCP_NODELAY and SO_OOBINLINE are set on it, for
+// all its holders.
 // The file of a Unix socket stays its creator's: Close does not remove it. Errors: ErrNotSocket, ErrNotListening, ErrNotStream, ErrFamily.
 func Take(fd int) (*Listener, error) {
 	l, err := Adopt(fd)
@@ -100,6 +101,9 @@ func listenerOn(fd, family int) (*Listener, error) {
 			return nil, fmt.Errorf("setsockopt(TCP_NODELAY): %w", err)
 		}
 	}
+	// Over TCP this is inherited, too: an urgent byte is one of the stream, so that the length of the queue (SIOCINQ) is
+	// the number of bytes that can be read. Multipath TCP knows neither the option nor such bytes.
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
 	addr, err := localAddress(fd)
 	if err != nil {
 		return nil, err

@@ -37,6 +37,9 @@ func TestTake(t *testing.T) {
 			connect(t, l)
 			conn := accepted(t, l)
 			wantOurs(t, conn)
+			if option(t, conn, unix.SOL_SOCKET, unix.SO_OOBINLINE) == 0 {
+				t.Error("SO_OOBINLINE is not set")
+			}
 			if family != unix.AF_UNIX && option(t, conn, unix.IPPROTO_TCP, unix.TCP_NODELAY) == 0 {
 				t.Error("TCP_NODELAY is not set")
 			}

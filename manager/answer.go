@@ -106,7 +106,8 @@ func fieldValue(s string) bool {
 	return !strings.ContainsFunc(s, func(c rune) bool { return (c < ' ' || c > '~') && c != '\t' })
 }
 
-// response is an HTTP/1.1 response of ours (RFC 9110), and the end of the connection.
+// response is an HTTP/1.1 response of ours (RFC 9110), and the end of the connection. One to a HEAD is bodiless: it has
+// the fields of the same response to a GET, its Content-Length included (RFC 9110, 8.6).
 func (a Answers) response(status int, bodiless bool, now time.Time) []byte {
 	given := a[status]
 	body, kind := given.Body, given.ContentType
@@ -124,10 +125,11 @@ func (a Answers) response(status int, bodiless bool, now time.Time) []byte {
 	for _, h := range given.Headers {
 		b = fmt.Appendf(b, "%s: %s\r\n", h.Name, h.Value)
 	}
+	b = fmt.Appendf(b, "Content-Length: %d\r\n\r\n", len(body))
 	if bodiless {
-		return append(b, "Content-Length: 0\r\n\r\n"...)
+		return b
 	}
-	return append(fmt.Appendf(b, "Content-Length: %d\r\n\r\n", len(body)), body...)
+	return append(b, body...)
 }
 
 func (a Answer) retryAfter(status int) int {

@@ -1,8 +1,11 @@
 package manager
 
 import (
+	"context"
+	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -35,6 +38,77 @@ func TestConfiguredAnswers(t *testing.T) {
 		_ = c.Close()
 	}
 	r.eventually("they are counted", func(c Counts) bool { return c.Totals.Answers[0] == 2 && c.Totals.Answered == 2 })
+}
+
+// The sidecar's own answer to a HEAD has the fields of the one to a GET, its Content-Length included, and no body, also
+// behind empty lines; the answer to a GET has its body, also if a host has read the request.
+func TestEveryAnswerToHEADIsBodiless(t *testing.T) {
+	const body = "configured"
+	limits := Limits{Head: 100, QueueTimeout: 10 * time.Second, RequestTimeout: 10 * time.Second}
+	for status, c := range map[int]struct {
+		request string
+		then    func(r *rig)
+	}{
+		400: {request: " / HTTP/1.1\r\nA : b\r\n\r\n"},
+		408: {request: " / HTTP/1.1\r\n", then: func(r *rig) { r.leap(10 * time.Second) }},
+		431: {request: " / HTTP/1.1\r\nA: " + strings.Repeat("a", 100)},
+		502: {request: " / HTTP/1.1\r\n\r\n", then: func(r *rig) {
+			h := r.attach(handoff.Hello{})
+			_, fd := h.want(handoff.TypeLease)
+			readSome(t, fd, 18)
+			closeFD(fd)
+			h.close()
+		}},
+		503: {request: " / HTTP/1.1\r\n\r\n", then: func(r *rig) { r.leap(10 * time.Second) }},
+		504: {request: " / HTTP/1.1\r\n\r\n", then: func(r *rig) {
+			h := r.attach(handoff.Hello{})
+			lease, fd := h.want(handoff.TypeLease)
+			readSome(t, fd, 18)
+			closeFD(fd)
+			if _, err := r.Revoke(context.Background(), []ConnID{ConnID(lease.Conn)}); err != nil {
+				t.Error(err)
+			}
+		}},
+	} {
+		for _, begin := range []string{"HEAD", "\r\nHEAD", "GET", "\r\nGET"} {
+			t.Run(fmt.Sprintf("%d to %q", status, begin), func(t *testing.T) {
+				r := newRig(t, Config{Limits: limits, Answers: Answers{status: {Body: body}}})
+				r.web = r.listen("tcp://127.0.0.1:0", ListenerOptions{Ready: ReadyRequest})
+				client := r.dial()
+				client.send(begin + c.request)
+				if c.then != nil {
+					r.eventually("it has been looked at", func(Counts) bool { return r.peekedAny() })
+					c.then(r)
+				}
+				want := body
+				if strings.HasSuffix(begin, "HEAD") {
+					want = ""
+				}
+				client.wantAnswer(status, want)
+			})
+		}
+	}
+}
+
+// wantAnswer reads an answer of the sidecar's whose Content-Length is 10, and the end.
+func (c *client) wantAnswer(status int, body string) {
+	c.t.Helper()
+	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	text, err := io.ReadAll(c)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	head, got, _ := strings.Cut(string(text), "\r\n\r\n")
+	begin, length := "HTTP/1.1 "+strconv.Itoa(status)+" ", "\r\nContent-Length: 10"
+	if !strings.HasPrefix(head, begin) || !strings.Contains(head, length) || got != body {
+		c.t.Errorf("%q, body %q; want %d and %q", head, got, status, body)
+	}
+}
+
+// peekedAny reports whether the loop has looked at anything.
+func (r *rig) peekedAny() bool {
+	n, err := ask(context.Background(), r.Manager, func() (int, error) { return r.peeked, nil })
+	return err == nil && n > 0
 }
 
 func TestAnswersThatCannotBe(t *testing.T) {

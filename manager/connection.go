@@ -76,6 +76,8 @@ const (
 	moving                       // between two states: it is in no list, and state is what it was
 	excess                       // its client has too many: its request is refused unless others have gone by then (clients.go)
 	warned                       // its lease is out for longer than Limits.LeaseWarn
+	bodiless                     // its request is a HEAD: our own answer to it has no body
+	vain                         // where any byte will do: it was told of input, and there was none
 )
 
 // record is a connection in the table: fixed size, no pointers, and all there is to know to go on with it. Everything else about a

@@ -19,6 +19,9 @@ const (
 // once reports whether a door's connections are told of once, and then are hushed.
 func (d *door) once() bool { return d.ready == ReadyBytes }
 
+// toldOnce reports whether a connection is told of once, and then is hushed.
+func (p *policy) toldOnce(r *record) bool { return p.listeners[r.listener].once() && r.marks&vain == 0 }
+
 // readable takes news of a connection.
 func (p *policy) readable(id ConnID, n news) {
 	r := p.table.find(id)
@@ -28,7 +31,7 @@ func (p *policy) readable(id ConnID, n news) {
 	if n == newsLast || n == newsHungUp {
 		r.marks |= ended
 	}
-	if p.listeners[r.listener].once() {
+	if p.toldOnce(r) {
 		r.marks |= hushed
 	}
 	slot := id.slot()
@@ -64,7 +67,7 @@ func (p *policy) hear(r *record, slot uint32) {
 	switch {
 	case r.marks&hushed != 0:
 		r.marks &^= hushed | stirred
-		if p.act.arm(r.fd, p.id(r, slot), p.listeners[r.listener].once()) != nil {
+		if p.act.arm(r.fd, p.id(r, slot), p.toldOnce(r)) != nil {
 			p.close(r, slot, ReasonFailed)
 		}
 	case r.marks&(stirred|ended) != 0: // what the client said before it was put is told no more

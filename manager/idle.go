@@ -111,7 +111,7 @@ func (p *policy) expireOne(r *record, slot uint32, kind wait) {
 	switch {
 	case kind == waitRest:
 		p.reviewPartial(r, slot)
-	case p.act.unread(r.fd) > 0:
+	case p.comes(r):
 		p.crossed(r, slot)
 	case kind == waitRequest:
 		p.close(r, slot, ReasonExpired)
@@ -132,7 +132,7 @@ func (p *policy) evict(forRoom bool) (*record, uint32, bool) {
 		if !ok || !forRoom && !p.overdue(r, int64(p.minIdle())) {
 			return nil, 0, false
 		}
-		if p.act.unread(r.fd) == 0 {
+		if !p.comes(r) {
 			p.close(r, slot, ReasonEvicted)
 			return r, slot, true
 		}

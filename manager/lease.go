@@ -64,7 +64,7 @@ func (p *policy) putBack(r *record, slot uint32, timeout time.Duration, keeps, s
 
 // release: a host has answered a request, and lets go of the connection, or holds on to its descriptor.
 func (p *policy) release(r *record, h *host, keeps, stuck bool) {
-	r.marks &^= fresh | silent | spurned | held | sticky
+	r.marks &^= fresh | silent | spurned | held | sticky | bodiless | vain
 	r.head, r.length = 0, 0
 	if keeps {
 		p.markHeld(r, h, stuck)
@@ -168,7 +168,9 @@ func (p *policy) expireLeases() {
 			if !ok || !p.overdue(r, int64(p.limits.LeaseTimeout)) || !p.mayEnd() {
 				break
 			}
-			p.revokeLease(r, slot, ReasonLeaseTime)
+			if !p.stillFlows(h, r, slot) {
+				p.revokeLease(r, slot, ReasonLeaseTime)
+			}
 		}
 	}
 }
@@ -188,6 +190,9 @@ func (p *policy) unwarned(h *host) (*record, uint32) {
 func (p *policy) warnLeases(h *host) {
 	for p.now >= p.warnDue(h) {
 		r, slot := p.unwarned(h)
+		if p.stillFlows(h, r, slot) {
+			continue
+		}
 		r.marks |= warned
 		h.warned = slot + 1
 		p.totals.Overdue++

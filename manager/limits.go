@@ -79,9 +79,11 @@ type Limits struct {
 	RequestTimeout time.Duration
 	// QueueTimeout is how long a request waits for a host before its connection is closed. Default 30 s.
 	QueueTimeout time.Duration
-	// LeaseWarn is how long a host may have a connection before that is logged, counted and told to watchers, once. Default 5 min.
+	// LeaseWarn is how long a host may have a connection, and nothing of its response flow, before that is logged, counted and
+	// told to watchers, once until it flows again. Default 5 min.
 	LeaseWarn time.Duration
-	// LeaseTimeout is how long a host may have a connection before it is taken back, as by Revoke. Default 1 h.
+	// LeaseTimeout is how long a host may have a connection, and nothing of its response flow, before it is taken back, as by
+	// Revoke. Default 1 h.
 	LeaseTimeout time.Duration
 	// SendTimeout is how long a client may take nothing of a response that the sidecar finishes (FINISH), before it is cut off. Default 1 min.
 	SendTimeout time.Duration

@@ -85,6 +85,9 @@ type Manager struct {
 	released []int32           // sockets to be closed by helpers, at the end of the turn
 	readBuf  []byte            // for bytes nobody wants
 	peekBuf  []byte            // for requests that are looked at
+	peeked   int               // bytes that were looked at in all
+
+	diagnoses bool // the kernel tells of the other ends of Unix sockets (diagnosesUnix)
 }
 
 // New makes a Manager; Run starts it.
@@ -122,6 +125,7 @@ func newManager(config Config) (*Manager, error) {
 		helpers: helpers, inUse: map[int32]int{}, onClosed: map[int32]func(){}, afterUse: map[int32]release{},
 		doors: map[uint64]*entrance{}, handoffs: map[uint64]*entrance{}, links: map[uint64]*link{},
 		readBuf: make([]byte, 64<<10), peekBuf: make([]byte, 2*maxPeek+firstPeek),
+		diagnoses: diagnosesUnix(),
 	}
 	m.policy = newPolicy(config.Limits.withDefaults(descriptors.Limit), (*acts)(m), config.Memory)
 	m.policy.exempt = config.Exempt

@@ -78,6 +78,7 @@ type extra struct {
 	rest remainder
 	peer peerNote
 	base base
+	flow flowNote
 	// bringer is the host that has brought the connection by ADOPT; 0 if it was accepted, and in slots without a connection.
 	bringer HostID
 }

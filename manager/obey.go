@@ -187,6 +187,7 @@ func prepareConnection(fd int) error {
 		return err
 	}
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) // ENOPROTOOPT on a Unix socket
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) // EOPNOTSUPP with Multipath TCP, which has no urgent data
 	return unix.SetNonblock(fd, true)
 }
 

@@ -125,7 +125,7 @@ func (r *record) lease() uint64 { return uint64(r.generation)<<32 | uint64(r.seq
 
 func (p *policy) outset(r *record, slot uint32) outset {
 	o := outset{
-		first: r.marks&fresh != 0 && r.marks&introduced == 0, length: r.length, taken: r.taken, leased: time.Duration(p.now - r.since),
+		first: r.marks&fresh != 0 && r.marks&introduced == 0, length: r.length, taken: r.taken, leased: time.Duration(p.now - p.leasedSince(r, slot)),
 		base: p.memory.extra(slot).base,
 	}
 	if o.base.lease != r.lease() {

@@ -26,9 +26,13 @@ type actor interface {
 	disarm(fd int32, id ConnID)
 	// unread is how many bytes wait in the receive queue.
 	unread(fd int32) int
-	// look looks at the request in the receive queue, without taking it, and says how many bytes there are. If there are none, ended says whether there
-	// will be any.
-	look(fd int32, limits scan.Limits) (seen scan.Seen, unread int, ended bool)
+	// some reports whether there is anything in the receive queue. If there never will be, over says why.
+	some(fd int32) (is bool, over Reason)
+	// look looks at the request in the receive queue, without taking it, and says how many bytes there are. If there are
+	// none and never will be, over says why.
+	look(fd int32, limits scan.Limits, s *scan.Scanner) (seen scan.Seen, unread int, over Reason)
+	// room asks whether the client has room to send more, if need bytes are waited for and are not there.
+	room(fd int32, need int) room
 	// introduce looks for a PROXY header from one of the proxies, and says how many bytes there are.
 	introduce(fd int32, proxies []listener.Subnet) (seen proxied.Seen, unread int)
 	// takeAway removes bytes from the front of the receive queue.
@@ -53,12 +57,14 @@ type actor interface {
 	base(fd int32) base
 	// fate finds out what a host has done to a request.
 	fate(fd int32, o outset) fate
+	// flow asks how far the client has come with what was sent to it; known is false where that cannot be seen.
+	flow(fd int32) (f flow, known bool)
 	// breakOff lets the connection end in a reset.
 	breakOff(fd int32)
 	// goOn tells the client that its body is waited for (100 Continue).
 	goOn(fd int32)
-	// answer sends a response of ours to the request that waits.
-	answer(fd int32, status int)
+	// answer sends a response of ours to the request that waits, without a body if it is a HEAD.
+	answer(fd int32, status int, bodiless bool)
 	// nonblock sets O_NONBLOCK where it is missing, and reports that it was.
 	nonblock(fd int32) bool
 	// lease sends LEASE for the connection, with the descriptor if withFD.
@@ -83,8 +89,11 @@ type actor interface {
 // policy is every decision about connections. It knows no clock and no system call: now is set by the caller before each event, in ns of a clock that
 // never goes back. It is not safe for concurrent use.
 //
-// Its parts: hear.go (what the selector tells), introduce.go (who the client is), partial.go (what has arrived of a request), idle.go (expiry and eviction), queue.go (what waits for a host), choose.go (which host),
-// lease.go (the hosts' answers), alive.go (whether they live), clients.go (what each client has), finish.go (what is left of a response), host.go (hosts and pools coming and going), stop.go (operators).
+// Its parts: hear.go (what the selector tells), introduce.go (who the client is), partial.go (what has arrived of a
+// request), room.go (whether more can come), idle.go (expiry and eviction), queue.go (what waits for a host), choose.go
+// (which host), lease.go (the hosts' answers), flow.go (whether responses flow), alive.go (whether hosts live), clients.go
+// (what each client has), finish.go (what is left of a response), host.go (hosts and pools coming and going), stop.go
+// (operators).
 type policy struct {
 	now    int64
 	wake   int64 // when expire is due; never later than the first deadline
@@ -96,6 +105,7 @@ type policy struct {
 	table     table
 	idle      idleOrder
 	partials  map[uint32]begun // by slot
+	scanner   scan.Scanner     // of the present look
 	finishing list
 	closing   list
 	clients   clients // can be made anew of the connections

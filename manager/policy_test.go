@@ -50,10 +50,12 @@ type sock struct {
 	shut     bool // ours is sent
 	blocking bool
 	seen     int  // bytes at the last look
+	blank    bool // what is unread is an empty line
 	low      bool // it has a low-water mark
 	room     bool // there is room to send is told
 	answered bool // by the sidecar
 	called   bool // told to go on
+	acked    uint64
 }
 
 type lent struct {
@@ -180,19 +182,52 @@ func (w *world) selects(t *rapid.T) {
 }
 
 func (w *world) unread(fd int32) int {
-	w.sock(fd).news = false
-	if w.sock(fd).unread {
+	s := w.sock(fd)
+	s.news = false
+	switch {
+	case s.unread && s.blank:
+		return 2
+	case s.unread:
 		return 1000
 	}
 	return 0
 }
 
-// look draws what might be seen: the policy has to live with any of it.
-func (w *world) look(fd int32, _ scan.Limits) (scan.Seen, int, bool) {
+// some may find nothing though something is unread: a host may have set the socket's options.
+func (w *world) some(fd int32) (bool, Reason) {
 	s := w.sock(fd)
 	s.news = false
-	if !s.unread {
-		return scan.Seen{}, 0, s.ended
+	switch {
+	case s.unread:
+		return rapid.IntRange(0, 4).Draw(w.t, "something") > 0, ReasonNone
+	case s.ended:
+		return false, ReasonHungUp
+	}
+	return false, rapid.SampledFrom([]Reason{ReasonNone, ReasonNone, ReasonFailed}).Draw(w.t, "over")
+}
+
+func (w *world) room(fd int32, _ int) room {
+	w.sock(fd)
+	return rapid.SampledFrom([]room{roomUnknown, roomMore, roomNone}).Draw(w.t, "room")
+}
+
+func (w *world) flow(fd int32) (flow, bool) {
+	s := w.sock(fd)
+	s.acked += rapid.Uint64Range(0, 1).Draw(w.t, "acked")
+	return flow{acked: s.acked, silent: time.Duration(s.acked) * time.Second}, rapid.Bool().Draw(w.t, "TCP")
+}
+
+// look draws what might be seen: the policy has to live with any of it.
+func (w *world) look(fd int32, _ scan.Limits, _ *scan.Scanner) (scan.Seen, int, Reason) {
+	s := w.sock(fd)
+	s.news = false
+	switch {
+	case !s.unread && s.ended:
+		return scan.Seen{}, 0, ReasonHungUp
+	case !s.unread:
+		return scan.Seen{}, 0, ReasonNone
+	case s.blank:
+		return scan.Seen{Verdict: scan.More, Need: 3, Empty: true}, 2, ReasonNone
 	}
 	s.seen += rapid.IntRange(0, 1).Draw(w.t, "more bytes")
 	verdict := rapid.SampledFrom([]scan.Verdict{scan.More, scan.More, scan.Whole, scan.Opaque, scan.Malformed}).Draw(w.t, "verdict")
@@ -200,7 +235,7 @@ func (w *world) look(fd int32, _ scan.Limits) (scan.Seen, int, bool) {
 	if verdict == scan.Whole {
 		seen.Total = s.seen
 	}
-	return seen, s.seen, false
+	return seen, s.seen, ReasonNone
 }
 
 func (w *world) introduce(fd int32, _ []listener.Subnet) (proxied.Seen, int) {
@@ -303,7 +338,7 @@ func (w *world) goOn(fd int32) {
 	w.sock(fd).called = true
 }
 
-func (w *world) answer(fd int32, status int) {
+func (w *world) answer(fd int32, status int, _ bool) {
 	s := w.sock(fd)
 	if _, leased := w.leases[s.id]; leased != (status == 504) || status < 400 || s.answered { // 504 is for what is revoked
 		w.t.Fatalf("%d is answered with %d: leased %v, answered before %v", s.id, status, leased, s.answered)
@@ -493,6 +528,7 @@ func (w *world) anySock(t *rapid.T) *sock {
 func (w *world) clientSends(t *rapid.T) {
 	if s := w.anySock(t); !s.shut && !s.ended {
 		_, leased := w.leases[s.id]
+		s.blank = (!s.unread || s.blank) && !leased && rapid.IntRange(0, 4).Draw(t, "an empty line") == 0
 		s.unread, s.next = true, leased
 		s.arrives()
 	}
@@ -628,9 +664,9 @@ func (w *world) says(a *attached, do func(*host) *handoff.Fault) {
 // takesRequest: a host has read its request; the next one may have arrived meanwhile.
 func (w *world) takesRequest(t *rapid.T, s *sock) {
 	s.news = s.news && (s.next || s.ended)
-	s.unread, s.next, s.seen, s.answered, s.called = s.next, false, 0, false, false
+	s.unread, s.next, s.seen, s.answered, s.called, s.blank = s.next, false, 0, false, false, false
 	if rapid.Bool().Draw(t, "next request is there") {
-		s.unread = true
+		s.unread, s.blank = true, rapid.Bool().Draw(t, "an empty line")
 		s.arrives()
 	}
 }
@@ -1069,9 +1105,21 @@ func (w *world) checkService(fail func(string, ...any)) {
 
 func (w *world) checkKept(fail func(string, ...any)) {
 	r, slot, ok := w.p.idle.leastRecentlyUsed(&w.p.table)
-	if ok && w.p.kept > w.p.keepLimit() && w.p.overdue(r, int64(w.p.minIdle())) && !w.socks[r.fd].unread {
+	if ok && w.p.kept > w.p.keepLimit() && w.p.overdue(r, int64(w.p.minIdle())) && !w.waits(r) {
 		fail("slot %d is kept, as one of %d, where %d may be", slot, w.p.kept, w.p.keepLimit())
 	}
+}
+
+// waits reports whether a connection has input that may be a request.
+func (w *world) waits(r *record) bool {
+	s := w.socks[r.fd]
+	return s.unread && !(s.blank && w.p.looked(r))
+}
+
+// looked reports whether a connection's requests are looked at, and its PROXY header, if it was to have one, is gone.
+func (p *policy) looked(r *record) bool {
+	d := p.listeners[r.listener]
+	return !d.once() && (len(d.proxies) == 0 || r.marks&introduced != 0)
 }
 
 // checkAlive: the warned leases of a host are the first of its list, and what is due about it is done.

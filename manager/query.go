@@ -146,10 +146,11 @@ func (m *Manager) Connections(ctx context.Context, q Query) (Page, error) {
 // describe puts together what the table and the kernel know.
 func (m *Manager) describe(id ConnID, r *record) Connection {
 	p := m.policy
+	inState := time.Duration(p.now - p.leasedSince(r, id.slot()))
 	c := Connection{
 		ID: id, State: r.state, Pool: p.pools[r.pool].name, Host: r.host, Fresh: r.marks&fresh != 0, Sticky: r.marks&sticky != 0,
-		Peer: p.peerOf(r, id.slot()), Requests: r.requests, InState: time.Duration(p.now - r.since),
-		Age: max(time.Duration(p.now)-time.Duration(r.created)*time.Second, time.Duration(p.now-r.since)),
+		Peer: p.peerOf(r, id.slot()), Requests: r.requests, InState: inState,
+		Age: max(time.Duration(p.now)-time.Duration(r.created)*time.Second, inState),
 	}
 	if h := p.hosts[r.host]; h != nil {
 		c.HostName = h.name

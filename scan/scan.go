@@ -95,6 +95,9 @@ func (s *Scanner) Look(b []byte, avail int, limits Limits) Seen {
 	return seen
 }
 
+// Position is how many bytes a look must be shown, and more, before it can find anything new.
+func (s *Scanner) Position() int { return max(s.at, s.searched) }
+
 func (s *Scanner) look(b []byte, avail int, limits Limits) Seen {
 	if s.step == stepStart {
 		if seen, begun := s.begin(b); !begun {

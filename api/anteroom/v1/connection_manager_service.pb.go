@@ -2015,7 +2015,7 @@ type Limits struct {
 	RequestTimeout *durationpb.Duration `protobuf:"bytes,13,opt,name=request_timeout,json=requestTimeout,proto3" json:"request_timeout,omitempty"`
 	// How long a request waits for a host before its connection is closed, 1 ms to 7 days. Default: 30 s.
 	QueueTimeout *durationpb.Duration `protobuf:"bytes,14,opt,name=queue_timeout,json=queueTimeout,proto3" json:"queue_timeout,omitempty"`
-	// How long a host may have a connection before it is taken back and closed, 1 ms to 7 days. Default: 1 h.
+	// How long a host may have a connection, and nothing of its response flow, before it is taken back and closed, 1 ms to 7 days. Default: 1 h.
 	LeaseTimeout *durationpb.Duration `protobuf:"bytes,15,opt,name=lease_timeout,json=leaseTimeout,proto3" json:"lease_timeout,omitempty"`
 	// How long a client may take nothing of a response that its host has left to the sidecar, 1 ms to 7 days; then it is cut off. Default: 1 min.
 	SendTimeout *durationpb.Duration `protobuf:"bytes,16,opt,name=send_timeout,json=sendTimeout,proto3" json:"send_timeout,omitempty"`
@@ -2039,7 +2039,8 @@ type Limits struct {
 	// How long a kept connection is idle before it may be evicted because of keep_alive_limit, 1 ms to 7 days. At max_connections it may be evicted at
 	// once. 0 s, the default: at any time.
 	MinIdle *durationpb.Duration `protobuf:"bytes,24,opt,name=min_idle,json=minIdle,proto3" json:"min_idle,omitempty"`
-	// How long a host may have a connection before that is logged, counted and told to watches, 1 ms to 7 days. 0 s: never. Default: 5 min.
+	// How long a host may have a connection, and nothing of its response flow, before that is logged, counted and told to watches, 1 ms to 7 days.
+	// 0 s: never. Default: 5 min.
 	LeaseWarn *durationpb.Duration `protobuf:"bytes,25,opt,name=lease_warn,json=leaseWarn,proto3" json:"lease_warn,omitempty"`
 	// How long a host may be silent before it is asked for a sign of life, 1 ms to 7 days. 0 s: it is not. Default: 15 s.
 	PingInterval *durationpb.Duration `protobuf:"bytes,26,opt,name=ping_interval,json=pingInterval,proto3" json:"ping_interval,omitempty"`
