@@ -3,6 +3,9 @@
 use crate::connection::Connection;
 use std::collections::{BTreeMap, HashMap};
 
+/// The most that are let go of at once when the process is out of descriptors.
+const MOST_DROPPED: usize = 32;
+
 /// At most `limit` connections by their ids, the ones that were used last.
 #[derive(Debug, Default)]
 pub struct Cache {
@@ -31,6 +34,14 @@ impl Cache {
         Some(oldest)
     }
 
+    /// Lets go of an eighth of the connections, one at least, those that were used longest ago, for the sake of their descriptors. Returns their ids.
+    pub fn make_room(&mut self) -> Vec<u64> {
+        let some = self.held.len().div_ceil(8).min(MOST_DROPPED);
+        let oldest: Vec<u64> = (0..some).filter_map(|_| self.order.pop_first()).map(|(_, conn)| conn).collect();
+        oldest.iter().for_each(|conn| _ = self.held.remove(conn));
+        oldest
+    }
+
     pub fn take(&mut self, conn: u64) -> Option<Connection> {
         let (time, connection) = self.held.remove(&conn)?;
         self.order.remove(&time);
@@ -56,6 +67,17 @@ mod tests {
         assert_eq!(cache.keep(1, connection()), None);
         assert_eq!(cache.keep(3, connection()), Some(2));
         assert!(cache.take(2).is_none() && cache.take(1).is_some() && cache.take(3).is_some());
+    }
+
+    #[test]
+    fn makes_room_by_an_eighth() {
+        let mut cache = Cache::new(1000);
+        assert!(cache.make_room().is_empty());
+        (1..=17).for_each(|conn| _ = cache.keep(conn, connection()));
+        assert_eq!(cache.make_room(), [1, 2, 3]);
+        assert!(cache.take(3).is_none() && cache.take(4).is_some());
+        (101..=1000).for_each(|conn| _ = cache.keep(conn, connection()));
+        assert_eq!(cache.make_room().len(), MOST_DROPPED);
     }
 
     #[test]

@@ -22,6 +22,12 @@ const STABLE: Duration = Duration::from_secs(5);
 pub enum News<'a> {
     /// The sidecar has welcomed this host.
     Attached(&'a Welcome),
+    /// This process had no descriptor left for a connection: raise its limit of open files (`ulimit -n`), or lower
+    /// [`Options::cache`](crate::Options::cache). Said once, though it goes on.
+    OutOfDescriptors {
+        /// How many idle connections were let go of for it.
+        dropped: usize,
+    },
     /// The link has ended or could not be made.
     Detached {
         /// Why.
@@ -49,13 +55,21 @@ struct State {
     capacity: u32,
     leaving: bool,
     ended: bool, // the thread of the link has
+    told_of_shortage: bool,
 }
 
 impl Host {
     /// Begins to attach, in a thread of its own. `report` is called there with what becomes of it. Errors: [`Error::Option`].
     pub fn attach(options: Options, report: impl FnMut(News<'_>) + Send + 'static) -> Result<Host, Error> {
         options.check()?;
-        let state = State { session: None, ready: VecDeque::new(), capacity: options.capacity, leaving: false, ended: false };
+        let state = State {
+            session: None,
+            ready: VecDeque::new(),
+            capacity: options.capacity,
+            leaving: false,
+            ended: false,
+            told_of_shortage: false,
+        };
         let shared = Arc::new(Shared { options, state: Mutex::new(state), changed: Condvar::new() });
         let host = Host { shared: shared.clone() };
         thread::spawn(move || shared.stay_attached(report));
@@ -154,6 +168,11 @@ impl Shared {
                     report(News::Attached(&welcome));
                 }
                 Event::Leased(lease) => self.state().ready.push_back(lease),
+                Event::OutOfDescriptors(dropped) => {
+                    if !std::mem::replace(&mut self.state().told_of_shortage, true) {
+                        report(News::OutOfDescriptors { dropped });
+                    }
+                }
                 Event::Draining => {}
             }
             self.changed.notify_all();

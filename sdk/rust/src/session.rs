@@ -61,6 +61,8 @@ impl Welcome {
 pub enum Event {
     Attached(Welcome),
     Leased(Lease),
+    /// There was no descriptor left for a lease; so many idle connections were let go of.
+    OutOfDescriptors(usize),
     /// The sidecar asks this host to leave, or confirms that it does: no lease comes any more.
     Draining,
 }
@@ -134,6 +136,7 @@ impl Session {
 
     fn take(self: &Arc<Self>, (frame, fd): Received, tell: &mut impl FnMut(Event)) -> Result<(), Error> {
         match frame.kind {
+            kind::LEASE if frame.flags & flag::FD != 0 && fd.is_none() => tell(Event::OutOfDescriptors(self.on_lost_descriptor(&frame))),
             kind::LEASE => self.on_lease(&frame, fd)?.into_iter().for_each(|lease| tell(Event::Leased(lease))),
             kind::FORGET => self.forget(frame.conn),
             kind::PING => _ = self.send(&Frame { kind: kind::PONG, a: frame.a, ..Frame::default() }, None),
@@ -160,16 +163,29 @@ impl Session {
     fn on_lease(self: &Arc<Self>, frame: &Frame, fd: Option<OwnedFd>) -> Result<Option<Lease>, Error> {
         let peer = if frame.payload.is_empty() { None } else { object(frame)?.get("peer").and_then(Value::text).map(str::to_string) };
         let mut state = self.state();
-        let announced = frame.flags & flag::FD != 0;
         let held = state.idle.take(frame.conn);
-        let Some(mut connection) = (if announced { fd.map(Connection::new) } else { held }) else {
+        let Some(mut connection) = fd.map(Connection::new).or(held) else {
             drop(state);
-            let why = if announced { NackReason::NoDescriptor } else { NackReason::Unknown };
-            self.send(&Frame { kind: kind::NACK, seq: frame.seq, conn: frame.conn, a: why as u64, ..Frame::default() }, None);
+            self.refuse(frame, NackReason::Unknown);
             return Ok(None);
         };
         state.leases.insert(frame.conn, Out { seq: frame.seq, revoked: connection.lend() });
         Ok(Some(Lease::new(self.clone(), frame, connection, peer)))
+    }
+
+    /// The process is out of descriptors: makes room, so that the lease can come again, and refuses it for now. Returns how many idle connections
+    /// were let go of.
+    fn on_lost_descriptor(&self, frame: &Frame) -> usize {
+        let dropped = self.state().idle.make_room();
+        for &conn in &dropped {
+            self.send(&Frame { kind: kind::DROPPED, conn, ..Frame::default() }, None);
+        }
+        self.refuse(frame, NackReason::NoDescriptor);
+        dropped.len()
+    }
+
+    fn refuse(&self, frame: &Frame, why: NackReason) {
+        self.send(&Frame { kind: kind::NACK, seq: frame.seq, conn: frame.conn, a: why as u64, ..Frame::default() }, None);
     }
 
     fn forget(&self, conn: u64) {

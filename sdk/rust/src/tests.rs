@@ -120,6 +120,7 @@ fn attach(options: Options) -> (Host, Receiver<String>) {
     let (told, news) = channel();
     let report = move |each: News<'_>| match each {
         News::Detached { error, .. } => _ = told.send(error.to_string()),
+        News::OutOfDescriptors { dropped } => _ = told.send(format!("out of descriptors, {dropped} dropped")),
         News::Attached(_) => {}
     };
     (Host::attach(options, report).unwrap(), news)
@@ -235,14 +236,43 @@ fn each_answer_is_a_frame() {
     client.read_exact(&mut [0; 4]).unwrap();
 }
 
+/// As after MSG_CTRUNC: the frame says FD, and none came.
 #[test]
-fn a_lease_without_its_descriptor_is_refused() {
+fn out_of_descriptors_it_lets_go_of_what_it_keeps_and_says_so_once() {
     let sidecar = Sidecar::start();
-    let _host = attach(sidecar.options());
+    let (host, told) = attach(sidecar.options());
+    let (mut link, _) = sidecar.welcome(r#""cache""#);
+    let connections: Vec<_> = (0..9).map(|_| client()).collect();
+    for (conn, (_, ours)) in (1..).zip(&connections) {
+        link.lend(conn, 1, Some(ours.as_fd()));
+        assert!(host.next().unwrap().put(Duration::ZERO, 1));
+        link.next(kind::PUT);
+    }
+    for (seq, dropped) in [(1, &[1, 2][..]), (2, &[3]), (3, &[4])] {
+        link.say(Frame { kind: kind::LEASE, flags: flag::FD, conn: 77, seq, ..Frame::default() });
+        dropped.iter().for_each(|&conn| assert_eq!(link.next(kind::DROPPED).0.conn, conn)); // an eighth
+        let (nack, _) = link.next(kind::NACK);
+        assert_eq!((nack.conn, nack.seq, nack.a), (77, seq, NackReason::NoDescriptor as u64));
+    }
+    link.lend(4, 2, None);
+    assert_eq!(link.next(kind::NACK).0.a, NackReason::Unknown as u64);
+    link.lend(5, 2, None);
+    assert!(host.next().unwrap().put(Duration::ZERO, 1));
+    link.next(kind::PUT);
+    drop((host, link));
+    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), "out of descriptors, 2 dropped");
+    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), "The sidecar hung up.");
+}
+
+#[test]
+fn out_of_descriptors_with_nothing_to_let_go_of() {
+    let sidecar = Sidecar::start();
+    let (_host, told) = attach(sidecar.options());
     let (mut link, _) = sidecar.welcome("");
     link.say(Frame { kind: kind::LEASE, flags: flag::FD, conn: 7, seq: 9, ..Frame::default() });
     let (nack, _) = link.next(kind::NACK);
     assert_eq!((nack.conn, nack.seq, nack.a), (7, 9, NackReason::NoDescriptor as u64));
+    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), "out of descriptors, 0 dropped");
 }
 
 #[test]

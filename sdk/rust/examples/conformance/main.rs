@@ -60,6 +60,9 @@ fn report() -> impl FnMut(News<'_>) {
             said = error.to_string();
             eprintln!("{said} Trying again.");
         }
+        News::OutOfDescriptors { dropped } => {
+            eprintln!("No descriptor is left (ulimit -n): {dropped} idle connections were let go of.")
+        }
         _ => {}
     }
 }
