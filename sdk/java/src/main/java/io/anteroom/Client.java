@@ -5,7 +5,8 @@ import io.anteroom.Frame.Flag;
 import io.anteroom.Frame.Type;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
-import java.util.HashMap;
+import java.util.Iterator;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.CompletableFuture;
@@ -29,7 +30,9 @@ public final class Client implements AutoCloseable {
   private static final System.Logger log = System.getLogger("io.anteroom");
   private static final long STABLE = 5_000_000_000L; // nanoseconds a link must have lasted for the next attempt to come without much delay
   private static final Frame DRAIN = Frame.of(Type.DRAIN, 0, 0, 0, 0, 0);
+  private static final long NACK_NO_DESCRIPTOR = 1;
   private static final long NACK_UNKNOWN = NackReason.UNKNOWN.ordinal() + 1;
+  private static final int MOST_DROPPED = 32; // kept connections that are let go of at once when the process is out of descriptors
   private static final long TICK = 1_000_000; // nanoseconds
   private static final int QUIET = 20; // ticks without a frame, after which there is nothing to watch
   private static final int HURRY = 100; // ticks for which readers find successors
@@ -69,12 +72,13 @@ public final class Client implements AutoCloseable {
   private List<?> features = List.of();
   private boolean caching;
   private boolean attached;
-  private final Map<Long, ClientConnection> connections = new HashMap<>(); // leased over the present link, or kept
+  private final Map<Long, ClientConnection> connections = new LinkedHashMap<>(); // leased over the present link, or kept, the last one last
   private int kept;
   private int out; // leases that are to be answered, those of lost links too
   private boolean leaving;
   private boolean ending; // no lease comes any more over this link
   private boolean ended; // the thread has
+  private boolean toldOfShortage;
 
   /** With daemon threads of its own, as many as are needed. */
   public Client(Options options, Host host) {
@@ -300,7 +304,13 @@ public final class Client implements AutoCloseable {
   private void obey(Frame frame, int fd) throws LinkException {
     switch (frame.type()) {
       case Type.WELCOME -> welcome(frame);
-      case Type.LEASE -> lease(frame, fd);
+      case Type.LEASE -> {
+        if (fd == Link.LOST) {
+          refuseForWantOfADescriptor(frame);
+        } else {
+          lease(frame, fd);
+        }
+      }
       case Type.FORGET -> forget(frame.conn());
       case Type.DRAINING -> end(); // theirs, or the answer to ours: either way no lease comes any more
       case Type.REFUSE, Type.ERROR -> throw new LinkException("The sidecar says " + Code.nameOf(frame.a()) + ": " + text(frame));
@@ -347,6 +357,37 @@ public final class Client implements AutoCloseable {
       drop(stale);
     }
     waiting.add(lease);
+  }
+
+  /** The process is out of descriptors: make room, so that the lease can come again, and refuse it for now. */
+  private void refuseForWantOfADescriptor(Frame frame) {
+    List<ClientConnection> dropped;
+    synchronized (this) {
+      dropped = oldestKept(Math.min((kept + 7) / 8, MOST_DROPPED));
+      for (ClientConnection connection : dropped) {
+        connections.remove(connection.id());
+        kept--;
+        link.post(Frame.of(Type.DROPPED, 0, 0, connection.id(), 0, 0), -1);
+      }
+      link.post(Frame.of(Type.NACK, 0, frame.seq(), frame.conn(), NACK_NO_DESCRIPTOR, 0), -1);
+    }
+    dropped.forEach(this::drop); // before what was posted is sent, by the next read
+    if (!toldOfShortage) {
+      toldOfShortage = true; // the next shortage has the same cause
+      log.log(System.Logger.Level.WARNING, "this process has no descriptor left for a connection; {0} idle ones that it kept were let go of. "
+          + "Raise its limit of open files (ulimit -n), or keep fewer (cache).", dropped.size());
+    }
+  }
+
+  private List<ClientConnection> oldestKept(int count) {
+    List<ClientConnection> oldest = new ArrayList<>();
+    for (Iterator<ClientConnection> all = connections.values().iterator(); oldest.size() < count; ) {
+      ClientConnection connection = all.next();
+      if (connection.lease == null) {
+        oldest.add(connection);
+      }
+    }
+    return oldest;
   }
 
   private static String peer(Frame frame) throws BadFrameException {
@@ -425,10 +466,10 @@ public final class Client implements AutoCloseable {
   /** Before the answer is sent, for the connection's next lease may come at once. */
   private void settle(ClientConnection connection, boolean keep) {
     connection.lease = null;
+    connections.remove(connection.id());
     if (keep) {
+      connections.put(connection.id(), connection);
       kept++;
-    } else {
-      connections.remove(connection.id());
     }
   }
 

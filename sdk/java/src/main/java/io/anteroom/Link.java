@@ -14,17 +14,18 @@ import java.util.List;
 
 /** One connection to the sidecar: frames and descriptors in both directions. It owns its socket. */
 final class Link {
-  /** A frame and its descriptor, -1 without one, which is the receiver's to close. */
+  /**
+   * A frame and its descriptor, which is the receiver's to close: -1 without one, {@link #LOST} in a LEASE whose descriptor was lost, because this process
+   * had no room for it.
+   */
   record Received(Frame frame, int fd) {}
-
-  static final long NACK_NO_DESCRIPTOR = 1;
 
   /** A frame to be sent. */
   private record Parcel(Frame frame, int fd) {}
 
   private static final int READ = 65536;
   private static final int MAX_PATH = 107;
-  private static final int LOST = -2;
+  static final int LOST = -2;
 
   private final int fd;
   private final Message in = new Message(READ + Frame.HEADER + Frame.MAX_PAYLOAD);
@@ -135,7 +136,7 @@ final class Link {
   }
 
   /**
-   * The next frames. PING is answered here, and a LEASE whose descriptor was lost; neither is returned. For one thread at a time.
+   * The next frames. PING is answered here and not returned. For one thread at a time.
    *
    * @param wait until there are some
    * @throws LinkException when the sidecar has hung up
@@ -190,10 +191,8 @@ final class Link {
     int descriptor = frame.has(Flag.FD) ? claim() : -1;
     if (frame.type() == Type.PING) {
       send(Frame.of(Type.PONG, 0, 0, 0, frame.a(), 0), -1);
-    } else if (descriptor == LOST && frame.type() == Type.LEASE) {
-      send(Frame.of(Type.NACK, 0, frame.seq(), frame.conn(), NACK_NO_DESCRIPTOR, 0), -1);
     } else {
-      frames.add(new Received(frame, descriptor == LOST ? -1 : descriptor));
+      frames.add(new Received(frame, descriptor == LOST && frame.type() != Type.LEASE ? -1 : descriptor));
     }
   }
 

@@ -6,7 +6,7 @@ import java.util.regex.Pattern;
  * Where a host attaches, and as what.
  *
  * @param path the handoff socket
- * @param pool the pool to serve
+ * @param pool the pool to serve; empty: a private one, which ends with this host
  * @param name what operators see; need not be unique
  * @param capacity leases at once, 1 to 4096
  * @param cache idle connections that are kept, which saves making their objects for the next lease; 0: none
@@ -20,7 +20,9 @@ public record Options(String path, String pool, String name, int capacity, int c
 
   /** Throws IllegalArgumentException for what the protocol does not allow. */
   public Options {
-    check("pool", pool);
+    if (!pool.isEmpty()) {
+      check("pool", pool);
+    }
     check("name", name);
     if (capacity < 1 || capacity > MAX_CAPACITY) {
       throw new IllegalArgumentException("The capacity is 1 to " + MAX_CAPACITY + ", not " + capacity + ".");

@@ -11,7 +11,8 @@ public class OptionsTest {
 
   @Test
   public void whatTheProtocolDoesNotAllow() {
-    for (String word : List.of("", "a b", "a/b", "\u00e9", "x".repeat(65), "a\n")) {
+    assertThrows(IllegalArgumentException.class, () -> GOOD.withName(""));
+    for (String word : List.of("a b", "a/b", "\u00e9", "x".repeat(65), "a\n")) {
       assertThrows(IllegalArgumentException.class, () -> GOOD.withPool(word));
       assertThrows(IllegalArgumentException.class, () -> GOOD.withName(word));
     }
@@ -23,6 +24,7 @@ public class OptionsTest {
 
   @Test
   public void whatItAllows() {
+    assertEquals("", GOOD.withPool("").pool()); // a private one
     assertEquals(new Options("/b", "x".repeat(64), "a.b_c:d-1", 4096, 5),
         GOOD.withPath("/b").withPool("x".repeat(64)).withName("a.b_c:d-1").withCapacity(4096).withCache(5));
   }

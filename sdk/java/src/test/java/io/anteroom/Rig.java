@@ -73,6 +73,19 @@ final class Rig {
     return host;
   }
 
+  /** Have a process open no more than so many descriptors beyond those that it has. */
+  void limitDescriptors(Process process, int more) throws Exception {
+    int highest;
+    try (Stream<Path> open = Files.list(Path.of("/proc/" + process.pid() + "/fd"))) {
+      highest = open.mapToInt(path -> Integer.parseInt(path.getFileName().toString())).max().getAsInt();
+    }
+    String limit = "--nofile=" + (highest + 1 + more);
+    int status = new ProcessBuilder("prlimit", "--pid", Long.toString(process.pid()), limit).inheritIO().start().waitFor();
+    if (status != 0) {
+      throw new IllegalStateException("prlimit " + limit + " ended with " + status);
+    }
+  }
+
   private Process start(String name, List<String> command) throws IOException {
     ProcessBuilder builder = new ProcessBuilder(command).redirectErrorStream(true);
     builder.redirectOutput(ProcessBuilder.Redirect.appendTo(folder.resolve(name + ".log").toFile()));

@@ -2,6 +2,7 @@ package io.anteroom;
 
 import static org.junit.Assert.assertEquals;
 import static org.junit.Assert.assertFalse;
+import static org.junit.Assert.assertThrows;
 import static org.junit.Assert.assertTrue;
 
 import io.anteroom.Rig.Answer;
@@ -26,6 +27,7 @@ import java.util.concurrent.TimeUnit;
 import java.util.function.IntConsumer;
 import org.eclipse.jetty.io.EndPoint;
 import org.eclipse.jetty.server.HttpConnectionFactory;
+import org.eclipse.jetty.server.ProxyConnectionFactory;
 import org.eclipse.jetty.server.Server;
 import org.eclipse.jetty.server.handler.DefaultHandler;
 import org.junit.After;
@@ -179,6 +181,34 @@ public class SidecarTest {
     } finally {
       server.stop();
     }
+  }
+
+  @Test
+  public void outOfDescriptorsAllAreServed() throws Exception {
+    Process app = startApp();
+    List<Browser> browsers = new ArrayList<>();
+    for (int i = 0; i < 20; i++) { // what Java loads for it, too
+      browsers.add(rig.connect());
+      assertEquals(200, browsers.get(i).ask("GET /", "").status());
+    }
+    rig.limitDescriptors(app, 4);
+    for (int i = 20; i < 60; i++) {
+      browsers.add(rig.connect());
+      assertEquals("client " + i + rig.logs(), 200, browsers.get(i).ask("GET /", "").status());
+    }
+    for (Browser browser : browsers) {
+      assertEquals(200, browser.ask("GET /", "").status());
+    }
+    assertEquals(rig.logs(), 2, rig.logs().split("no descriptor left for a connection; [1-9]", -1).length);
+  }
+
+  @Test
+  public void proxyHeadersAreTheSidecarsToRead() {
+    Server server = new Server();
+    AnteroomConnector connector = new AnteroomConnector(server);
+    connector.addConnectionFactory(new ProxyConnectionFactory());
+    String why = assertThrows(IllegalStateException.class, connector::start).getMessage();
+    assertTrue(why, why.contains("?proxy=NETWORK"));
   }
 
   @Test

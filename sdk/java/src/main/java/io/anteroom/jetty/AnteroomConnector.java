@@ -13,6 +13,7 @@ import org.eclipse.jetty.server.Connector;
 import org.eclipse.jetty.server.HttpConfiguration;
 import org.eclipse.jetty.server.HttpConnection;
 import org.eclipse.jetty.server.HttpConnectionFactory;
+import org.eclipse.jetty.server.ProxyConnectionFactory;
 import org.eclipse.jetty.server.Request;
 import org.eclipse.jetty.server.Server;
 import org.eclipse.jetty.util.annotation.ManagedObject;
@@ -64,9 +65,18 @@ public class AnteroomConnector extends AbstractConnector {
 
   @Override
   protected void doStart() throws Exception {
+    refuseProxyHeaders();
     super.doStart();
     poller = new Poller(getName() + "-poller");
     client = new Client(options, new Lender(), getExecutor()).start();
+  }
+
+  /** The header comes once for each connection, which Jetty may be lent for any of its requests. */
+  private void refuseProxyHeaders() {
+    if (getConnectionFactory(ProxyConnectionFactory.class) != null) {
+      throw new IllegalStateException("A ProxyConnectionFactory has no place behind Anteroom, which reads the PROXY header itself: take it out,"
+          + " and add ?proxy=NETWORK, the load balancers' network, to the sidecar's --listen.");
+    }
   }
 
   /**
