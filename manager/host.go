@@ -31,6 +31,7 @@ type host struct {
 	waiting  list   // sticky connections that are ready for it
 	warned   uint32 // slot plus one of the last of leases that is marked so
 	denyWarn int64  // no DENIED is warned about before
+	nackWarn int64  // nor a NACK for want of descriptors
 	heard    int64  // when its last frame came
 	asked    int64  // when it was asked for a sign of life and has not given one since; 0: it was not
 	hung     bool   // it has not given one in time

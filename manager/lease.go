@@ -135,6 +135,9 @@ func (p *policy) nack(h *host, f *handoff.Frame) *handoff.Fault {
 		return fault
 	}
 	h.nacks++
+	if f.A == handoff.NackNoDescriptor && h.resume == 0 { // else it has been told just now
+		p.unhold(h)
+	}
 	r.marks &^= held
 	r.marks |= spurned
 	if r.detail++; int(r.detail) > p.limits.Redeliveries || r.marks&sticky != 0 {

@@ -72,6 +72,66 @@ func TestNackAndNobodyElse(t *testing.T) {
 	c.want("B")
 }
 
+// A host that is out of descriptors is told to let go of idle connections that it holds, the oldest first, and gets the lease again.
+func TestNackForWantOfDescriptorsFreesSome(t *testing.T) {
+	r := newRig(t, Config{})
+	h := r.attach(handoff.Hello{Features: []string{handoff.FeatureCache}})
+	const idle = unholdMost + 4
+	var held []handoff.Frame
+	for range idle {
+		c := r.dial()
+		c.send("x")
+		lease, fd := h.want(handoff.TypeLease)
+		h.serve(fd, "x", "y")
+		closeFD(fd) // it is believed to hold it
+		h.send(put(lease))
+		c.want("y")
+		held = append(held, lease)
+	}
+	c := r.dial()
+	c.send("x")
+	lease, fd := h.want(handoff.TypeLease)
+	closeFD(fd)
+	h.send(nack(lease, handoff.NackNoDescriptor))
+	for i := range unholdMost {
+		if f, _ := h.want(handoff.TypeForget); f.Conn != held[i].Conn || f.A != handoff.ForgetMoved {
+			t.Errorf("forget %d: %+v", i, f)
+		}
+	}
+	h.quiet(r) // there is a pause
+	r.wantLog(1, "[WARN]", "out of descriptors")
+	r.leap(time.Duration(nackPause))
+	again, fd := h.want(handoff.TypeLease)
+	if again.Conn != lease.Conn || fd < 0 {
+		t.Fatalf("lease %+v, descriptor %d", again, fd)
+	}
+	h.answer(again, fd, "x", "y")
+	c.want("y")
+	if counts := r.counts(); counts.States.Idle != idle+1 {
+		t.Errorf("counts: %+v", counts)
+	}
+}
+
+// Sticky connections stay with their host, and one that holds none is told nothing.
+func TestNackForWantOfDescriptorsAndNothingToFree(t *testing.T) {
+	r := newRig(t, Config{Limits: Limits{Redeliveries: 2}})
+	h := r.attach(handoff.Hello{Features: []string{handoff.FeatureCache}})
+	near, _ := aPair(t, unix.SOCK_STREAM)
+	h.sendFD(handoff.Frame{Type: handoff.TypeAdopt, Flags: handoff.FlagSticky}, near)
+	h.want(handoff.TypeAdopted)
+	c := r.dial()
+	c.send("x")
+	for range 3 {
+		lease, fd := h.want(handoff.TypeLease)
+		closeFD(fd)
+		h.send(nack(lease, handoff.NackNoDescriptor))
+		r.settled("NACK")
+		r.leap(time.Duration(nackPause))
+	}
+	c.wantEnd()
+	h.quiet(r)
+}
+
 func TestNackAgainAndAgain(t *testing.T) {
 	r := newRig(t, Config{Limits: Limits{Redeliveries: 2}})
 	h := r.attach(handoff.Hello{})

@@ -51,6 +51,7 @@ func (m *Manager) obeyPlain(l *link, f *handoff.Frame) *handoff.Fault {
 	case handoff.TypeDetach:
 		return p.detach(h, f)
 	case handoff.TypeNack:
+		m.logNack(l, f)
 		return p.nack(h, f)
 	case handoff.TypeCapacity:
 		p.setCapacity(h, f.A)
@@ -283,6 +284,16 @@ func (m *Manager) obeyUnlisten(l *link, f *handoff.Frame) *handoff.Fault {
 	}
 	m.deny(l, f, handoff.Faultf(handoff.CodeNotYours, "listener %d is not open, or not this host's", f.A))
 	return nil
+}
+
+// logNack tells the log, once in a while, of a host that is out of descriptors: its clients wait, and may be refused.
+func (m *Manager) logNack(l *link, f *handoff.Frame) {
+	if f.A != handoff.NackNoDescriptor || m.policy.now < l.host.nackWarn {
+		return
+	}
+	l.host.nackWarn = m.policy.now + int64(denyWarning)
+	m.log.Warn("a host is out of descriptors and cannot take a lease; raise its limit of open files (ulimit -n), or lower its capacity",
+		"host", l.host.id, "name", l.host.name, "conn", f.Conn)
 }
 
 // obeyDrain: the host leaves. What only it could serve ends, and it is hung up on when its last lease is back.
