@@ -25,23 +25,25 @@ var (
 const maxBroken = 64
 
 // Accept accepts one connection and returns its descriptor, non-blocking and close-on-exec, with urgent data in line
-// (SO_OOBINLINE), over TCP with TCP_NODELAY; it is the caller's. It never blocks. Connections that were aborted while they waited, and other errors that accept(2) says to treat alike, are skipped.
+// (SO_OOBINLINE), over TCP with TCP_NODELAY; it is the caller's. It does not block unless somebody has cleared O_NONBLOCK of the socket
+// (Shared). Connections that were aborted while they waited, and other errors that accept(2) says to treat alike, are skipped.
 func (l *Listener) Accept() (fd int, err error) {
 	for range maxBroken {
 		fd, errno := accept4(l.fd)
 		if errno == 0 {
-			l.finish(fd)
+			l.Finish(fd)
 			return fd, nil
 		}
-		if err = l.judge(errno); err != nil {
+		if err = l.Judge(errno); err != nil {
 			return -1, err
 		}
 	}
 	return -1, fmt.Errorf("%w: accept4 failed for %d connections in a row", ErrTryLater, maxBroken)
 }
 
-// finish sets what a Unix socket does not inherit. It cannot fail on a socket.
-func (l *Listener) finish(fd int) {
+// Finish sets what a connection of a Unix socket does not inherit. It is for one that was accepted in the place of Accept. It cannot fail on a
+// socket.
+func (l *Listener) Finish(fd int) {
 	if l.addr.Network == Unix {
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
 	}
@@ -56,8 +58,8 @@ func accept4(fd int) (int, unix.Errno) {
 	return int(n), 0
 }
 
-// judge is the one place that classifies what accept4 says. Nil: this connection only, go on with the next.
-func (l *Listener) judge(errno unix.Errno) error {
+// Judge is the one place that classifies what accept4(2) says. Nil: this connection only, go on with the next.
+func (l *Listener) Judge(errno unix.Errno) error {
 	switch errno {
 	case unix.EAGAIN:
 		return l.judgeEmpty()

@@ -59,7 +59,7 @@ func TestErrorsOfAcceptAreClassified(t *testing.T) {
 		// Final.
 		unix.EINVAL: unix.EINVAL, unix.EBADF: unix.EBADF, unix.ENOTSOCK: unix.ENOTSOCK, unix.ENOSYS: unix.ENOSYS,
 	} {
-		err := l.judge(errno)
+		err := l.Judge(errno)
 		wantError(t, err, want)
 		if errors.Is(want, errno) {
 			wantFinal(t, err)

@@ -33,9 +33,10 @@ type Options struct {
 
 // Listener is a listening socket. It belongs to one goroutine: no two methods may run at the same time.
 type Listener struct {
-	fd   int
-	addr Address
-	file socketFile // of a Unix socket that this Listener created, else zero
+	fd     int
+	addr   Address
+	file   socketFile // of a Unix socket that this Listener created, else zero
+	shared bool
 }
 
 // Open opens the listener at a. An address that somebody listens at gives ErrInUse.
@@ -90,7 +91,11 @@ func Adopt(fd int) (*Listener, error) {
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return nil, fmt.Errorf("fcntl(F_SETFL): %w", err)
 	}
-	return listenerOn(fd, kind.family)
+	l, err := listenerOn(fd, kind.family)
+	if err == nil {
+		l.shared = true
+	}
+	return l, err
 }
 
 // listenerOn finishes a listening socket, whoever made it.
@@ -113,6 +118,9 @@ func listenerOn(fd, family int) (*Listener, error) {
 
 // FD returns the descriptor, for a selector. It stays the Listener's; -1 after Close.
 func (l *Listener) FD() int { return l.fd }
+
+// Shared reports whether other processes may hold the socket: it came from elsewhere. They can clear O_NONBLOCK, so that Accept may block.
+func (l *Listener) Shared() bool { return l.shared }
 
 // Addr returns the address as the kernel has it: with the port that it picked, and for an inherited socket with where it is bound.
 func (l *Listener) Addr() Address { return l.addr }

@@ -4,11 +4,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Resume is Take for a socket that a predecessor of this process has opened: owned says what its Owned said.
-func Resume(fd int, owned bool) (*Listener, error) {
+// Resume is Take for a socket that a predecessor of this process has opened: owned and shared say what its Owned and Shared said.
+func Resume(fd int, owned, shared bool) (*Listener, error) {
 	l, err := Take(fd)
-	if err != nil || !owned {
-		return l, err
+	if err != nil {
+		return nil, err
+	}
+	l.shared = shared
+	if !owned {
+		return l, nil
 	}
 	if l.file, err = identify(l.addr.Path); err != nil {
 		l.file = socketFile{} // it is gone, so nobody has to remove it

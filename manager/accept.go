@@ -16,6 +16,8 @@ type entrance struct {
 	listener *listener.Listener
 	door     *door // nil: the handoff socket
 	link     *link // of the host that brought it
+	asked    bool  // a helper accepts on it
+	overruns int   // helpers that have blocked in it
 }
 
 // ListenerOptions says what a listener is for.
@@ -67,7 +69,7 @@ func (m *Manager) AddHandoff(l *listener.Listener) error {
 // open makes a listener part of the loop; d lacks only its number and pool. On failure l is closed.
 func (m *Manager) open(l *listener.Listener, d *door, to *pool, from *link) (*entrance, error) {
 	serial := m.nextSerial()
-	d.id, d.edge = ListenerID(serial), l.Addr().Network == listener.Unix
+	d.id, d.edge, d.shared = ListenerID(serial), l.Addr().Network == listener.Unix, l.Shared()
 	if !m.policy.reopenDoor(d, to) {
 		if fault := m.policy.addDoor(d, to); fault != nil {
 			m.policy.forgetPool(to)
@@ -109,12 +111,16 @@ const acceptsPerTurn = 256
 
 // acceptClients takes the clients that wait, unless accepting has stopped since they were reported.
 func (m *Manager) acceptClients(e *entrance) {
+	if e.listener.Shared() {
+		m.askAccept(e)
+		return
+	}
 	for i := range acceptsPerTurn {
 		if !m.accepting() || i > 0 && !m.policy.roomLeft() {
 			return // at the limit, only the first is known to wait: nobody is to go for one who is not there
 		}
 		if !m.policy.mayAccept() {
-			m.pauseAccepting(never, fmt.Sprintf("%d connections, the limit, and none of them is idle", m.policy.table.live))
+			m.pauseFull()
 			return
 		}
 		if !m.roomForOne() {
@@ -190,6 +196,11 @@ func (m *Manager) pauseAccepting(until int64, why string) {
 	m.setAccepting()
 }
 
+// pauseFull: there is no room for one more connection.
+func (m *Manager) pauseFull() {
+	m.pauseAccepting(never, fmt.Sprintf("%d connections, the limit, and none of them is idle", m.policy.table.live))
+}
+
 func (m *Manager) warnPause(why string) {
 	if m.paused.warned {
 		m.warnNext = m.policy.now + int64(pauseWarning)
@@ -231,6 +242,9 @@ func (m *Manager) setAccepting() {
 }
 
 func (m *Manager) setInterest(e *entrance, in selector.Interest) {
+	if e.asked {
+		in = quiet // what waits is reported as long as it does
+	}
 	if err := m.sel.Modify(e.listener.FD(), e.token, in); err != nil {
 		m.log.Error("a listener cannot be watched", "listener", e.listener.String(), "error", err)
 	}
@@ -259,10 +273,20 @@ func (m *Manager) acceptHosts(e *entrance) {
 		m.pauseAccepting(m.policy.now+int64(acceptPause), m.noRoom())
 		return
 	}
+	if e.listener.Shared() {
+		m.askAccept(e)
+		return
+	}
 	fd, err := e.listener.Accept()
-	switch {
-	case err == nil:
+	if err == nil {
 		m.admitHost(fd)
+		return
+	}
+	m.acceptHostsFailed(e, err)
+}
+
+func (m *Manager) acceptHostsFailed(e *entrance, err error) {
+	switch {
 	case errors.Is(err, listener.ErrAgain):
 	case errors.Is(err, listener.ErrTryLater):
 		m.pauseAccepting(m.policy.now+int64(acceptPause), err.Error())

@@ -31,9 +31,9 @@ type link struct {
 	gone     bool
 }
 
-// hostID is the attached host's; 0 before HELLO.
+// hostID is the attached host's; 0 before HELLO, and without a link.
 func (l *link) hostID() HostID {
-	if l.host == nil {
+	if l == nil || l.host == nil {
 		return 0
 	}
 	return l.host.id

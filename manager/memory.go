@@ -174,6 +174,7 @@ type doorNote struct {
 	Ready       Readiness         `json:"ready"`
 	SilentLease bool              `json:"silent_lease"`
 	Edge        bool              `json:"edge"`
+	Shared      bool              `json:"shared"`
 	FirstByte   time.Duration     `json:"first_byte"`
 	Proxies     []listener.Subnet `json:"proxies"`
 	Accepted    uint64            `json:"accepted"`
@@ -181,8 +182,9 @@ type doorNote struct {
 
 // Kept is a listening socket that the sidecar keeps for its successor.
 type Kept struct {
-	FD    int  `json:"fd"`
-	Owned bool `json:"owned"` // the file of a Unix socket is its own to remove
+	FD     int  `json:"fd"`
+	Shared bool `json:"shared"` // other processes may hold it
+	Owned  bool `json:"owned"`  // the file of a Unix socket is its own to remove
 }
 
 var magic = [8]byte{'a', 'n', 't', 'e', 'r', 'o', 'o', 'm'}

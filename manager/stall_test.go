@@ -3,6 +3,7 @@ package manager
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"runtime"
@@ -308,4 +309,88 @@ func TestFinishHasLimits(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A host's listening socket, brought twice, whose O_NONBLOCK is cleared again and again while another process accepts on it, too.
+func TestAcceptingDoesNotBlock(t *testing.T) {
+	r := newRig(t, Config{})
+	other := r.bystander()
+	l := aListener(t)
+	at, err := unix.Getsockname(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		h := r.hello(handoff.Hello{})
+		h.sendFD(handoff.Frame{Type: handoff.TypeListen, Payload: []byte(`{"name":"shared"}`)}, l)
+		h.want(handoff.TypeListening)
+	}
+	address := addressOf(at)
+	alsoAccepts(t, l, address)
+	toggles(t, func(on bool) { _ = unix.SetNonblock(l, on) })
+	for range 30 {
+		if c, err := netDial(address); err == nil { // else the backlog was full
+			_ = c.Close()
+		}
+		other.works()
+	}
+}
+
+// alsoAccepts accepts on a listening socket until the end of the test, as another process would.
+func alsoAccepts(t *testing.T, l int, address string) {
+	t.Helper()
+	var stop atomic.Bool
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for !stop.Load() {
+			if fd, _, err := unix.Accept4(l, unix.SOCK_CLOEXEC); err == nil {
+				_ = unix.Close(fd)
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		stop.Store(true)
+		_ = unix.SetNonblock(l, true)
+		for {
+			select {
+			case <-ended:
+				return
+			default: // it may block: a client ends that
+				if c, err := netDial(address); err == nil {
+					_ = c.Close()
+				}
+			}
+		}
+	})
+}
+
+// A client of a host's blocking listening socket is served: the sidecar makes it non-blocking again.
+func TestABlockingListenerIsRepaired(t *testing.T) {
+	r := newRig(t, Config{})
+	l := aListener(t)
+	at, err := unix.Getsockname(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := r.hello(handoff.Hello{})
+	h.sendFD(handoff.Frame{Type: handoff.TypeListen, Payload: []byte("{}")}, l)
+	h.want(handoff.TypeListening)
+	if err := unix.SetNonblock(l, false); err != nil {
+		t.Fatal(err)
+	}
+	h.exchange(r.dialAt(addressOf(at)), "x", "y")
+	flags, err := unix.FcntlInt(uintptr(l), unix.F_GETFL, 0)
+	if err != nil || flags&unix.O_NONBLOCK == 0 {
+		t.Errorf("flags %x, %v", flags, err)
+	}
+	if c := r.counts(); c.Totals.Violations != 1 || c.Hosts[0].Violations != 1 {
+		t.Errorf("%+v", c)
+	}
+}
+
+// addressOf is a socket's address as net.Dial takes it.
+func addressOf(at unix.Sockaddr) string {
+	in, _ := at.(*unix.SockaddrInet4)
+	return fmt.Sprintf("127.0.0.1:%d", in.Port)
 }

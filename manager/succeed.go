@@ -102,7 +102,7 @@ func (m *Manager) remember() {
 
 func (m *Manager) noteDoor(d *door) doorNote {
 	note := doorNote{
-		ID: d.id, Index: d.index, FD: -1, Name: d.name, Key: d.key, Pool: d.pool.index, Ready: d.ready, SilentLease: d.silentLease, Edge: d.edge,
+		ID: d.id, Index: d.index, FD: -1, Name: d.name, Key: d.key, Pool: d.pool.index, Ready: d.ready, SilentLease: d.silentLease, Edge: d.edge, Shared: d.shared,
 		FirstByte: d.firstByte, Proxies: d.proxies, Accepted: d.accepted,
 	}
 	for _, e := range m.doors {
@@ -231,7 +231,7 @@ func (m *Manager) restoreDoors(was *notes, estate Estate) {
 			continue
 		}
 		d := &door{
-			id: n.ID, index: n.Index, name: n.Name, key: n.Key, pool: p.pools[n.Pool], ready: n.Ready, silentLease: n.SilentLease, edge: n.Edge,
+			id: n.ID, index: n.Index, name: n.Name, key: n.Key, pool: p.pools[n.Pool], ready: n.Ready, silentLease: n.SilentLease, edge: n.Edge, shared: n.Shared,
 			firstByte: n.FirstByte, proxies: n.Proxies, accepted: n.Accepted, closed: true,
 		}
 		p.listeners[n.Index] = d

@@ -103,12 +103,12 @@ func (s *succession) opened(key string) (*listener.Listener, error) {
 		return nil, nil
 	}
 	delete(s.estate, k.FD)
-	return listener.Resume(k.FD, k.Owned)
+	return listener.Resume(k.FD, k.Owned, k.Shared)
 }
 
 // keep notes a listener for the successor.
 func (s *succession) keep(key string, l *listener.Listener) error {
-	return s.memory.Keep(key, manager.Kept{FD: l.FD(), Owned: l.Owned()})
+	return s.memory.Keep(key, manager.Kept{FD: l.FD(), Owned: l.Owned(), Shared: l.Shared()})
 }
 
 // serving: everything that was inherited is in use or closed. The supervisor is told, and a predecessor that waits: it was the keeper until now.
