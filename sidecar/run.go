@@ -12,7 +12,6 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/hashicorp/go-hclog"
-	"golang.org/x/net/netutil"
 	"google.golang.org/grpc"
 	grpccredentials "google.golang.org/grpc/credentials"
 
@@ -171,8 +170,9 @@ func (s *sidecar) startControlTCP() error {
 
 // Limits of the HTTP side, which serves short pages to a few readers.
 const (
-	maxStatusConnections = 64 // one more waits in the backlog
+	maxStatusConnections = 64 // one more takes the place of the one that has been open longest
 	statusHeadTimeout    = 5 * time.Second
+	statusReadTimeout    = 10 * time.Second // of a whole request: nothing here takes a body
 	statusPageTimeout    = 30 * time.Second
 	statusIdleTimeout    = 2 * time.Minute
 	maxStatusHead        = 16 << 10 // bytes of a request's head; a longer one gets 431
@@ -190,13 +190,14 @@ func (s *sidecar) startStatus() error {
 	s.http = &http.Server{
 		Handler:           status.Handler(s.manager, s.serving.condition, s.config.version(), log),
 		ReadHeaderTimeout: statusHeadTimeout,
+		ReadTimeout:       statusReadTimeout,
 		WriteTimeout:      statusPageTimeout,
 		IdleTimeout:       statusIdleTimeout,
 		MaxHeaderBytes:    maxStatusHead,
 		ErrorLog:          log.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
 	}
 	log.Info("metrics and the status page are served", "listener", s.sockets.metrics.String())
-	s.run("status", func() error { return s.http.Serve(netutil.LimitListener(l, maxStatusConnections)) })
+	s.run("status", func() error { return s.http.Serve(&newest{Listener: l, most: maxStatusConnections}) })
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package sidecar
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -458,6 +459,39 @@ func TestMetricsAreServed(t *testing.T) {
 	}
 	if got := get(t, client, "http://sidecar/readyz"); !strings.Contains(got, "not serving") {
 		t.Errorf("ready: %s", got)
+	}
+}
+
+// Peers of the HTTP side that stall keep neither a check nor a scrape out, and one that announces a
+// body is answered without it.
+func TestSlowPeersOfTheHTTPSideKeepNobodyOut(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "m.sock")
+	start(t, func(c *Config) { c.Metrics = parsed(t, "unix://"+path) })
+	for i := range 3 * maxStatusConnections {
+		c, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		request := []string{
+			"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nslow",
+			"GET /healthz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+			"GET /healthz HTTP/1.1\r\nHo", "",
+		}[i%4]
+		if _, err := io.WriteString(c, request); err != nil {
+			t.Fatal(err)
+		}
+		if i%4 == 0 {
+			if answer, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || answer.StatusCode != http.StatusRequestEntityTooLarge {
+				t.Fatalf("%v, %v; want 413 before the body has come", answer, err)
+			}
+		}
+	}
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	}}}
+	if got := get(t, client, "http://sidecar/healthz"); got != "ok\n" {
+		t.Errorf("healthz: %s", got)
 	}
 }
 

@@ -43,7 +43,20 @@ func Handler(s Source, condition Condition, version string, log hclog.Logger) ht
 	mux.Handle("GET /readyz", check(func(r *http.Request) (bool, string) {
 		return condition(r.URL.Query().Get("pool"))
 	}))
-	return plain(mux)
+	return plain(bodiless(mux))
+}
+
+// bodiless refuses a request that has a body, at once and not when the body has come.
+func bodiless(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength == 0 {
+			next.ServeHTTP(w, r)
+			return
+		}
+		_ = http.NewResponseController(w).EnableFullDuplex() // else the server reads the body before it answers
+		w.Header().Set("Connection", "close")
+		http.Error(w, "nothing here takes a body", http.StatusRequestEntityTooLarge)
+	})
 }
 
 // Condition says whether a pool is served, or the whole if the name is empty, and in words why not.
