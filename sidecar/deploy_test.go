@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// engineGrace is how long container engines wait between SIGTERM and SIGKILL if nobody tells them.
+// engineGrace is how long container engines wait between SIGTERM and SIGKILL by default.
 const engineGrace = 10 * time.Second
 
-// TestDeploymentsGiveTheDrainItsTime: whoever runs the sidecar as the project's files say kills it only
-// after its drain, and restarts it only if it does not live.
+// TestDeploymentsGiveTheDrainItsTime: the files under deploy have the sidecar killed only
+// after its drain, and restarted only if it does not live.
 func TestDeploymentsGiveTheDrainItsTime(t *testing.T) {
 	image := deployed(t, "image/Dockerfile.sidecar")
 	if drain := image.duration(`ENV ANTEROOM_DRAIN_TIMEOUT=(\S+)`); drain >= engineGrace {

@@ -7,7 +7,7 @@ import (
 )
 
 // newest is a listener with at most so many connections open. One more takes the place of the one
-// that has been open longest: peers that stall, or keep idle connections, keep nobody else out.
+// that has been open longest: peers that stall, or keep idle connections, do not keep others out.
 type newest struct {
 	net.Listener
 	most int
@@ -31,7 +31,7 @@ func (n *newest) Accept() (net.Conn, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if len(n.open) >= n.most {
-		_ = n.open[0].Conn.Close() // whoever serves it finds out
+		_ = n.open[0].Conn.Close() // its handler fails at the next read or write
 		n.open = n.open[1:]
 	}
 	p := &placed{Conn: c, of: n}

@@ -464,7 +464,7 @@ func TestMetricsAreServed(t *testing.T) {
 
 // Peers of the HTTP side that stall keep neither a check nor a scrape out, and one that announces a
 // body is answered without it.
-func TestSlowPeersOfTheHTTPSideKeepNobodyOut(t *testing.T) {
+func TestSlowPeersOfTheHTTPSideKeepNoneOut(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "m.sock")
 	start(t, func(c *Config) { c.Metrics = parsed(t, "unix://"+path) })
 	for i := range 3 * maxStatusConnections {
