@@ -84,24 +84,51 @@ func parse(s string) (Address, error) {
 	return Address{}, unknownScheme(scheme, rest)
 }
 
+// examples are addresses of every kind.
+const examples = "tcp://127.0.0.1:8080, unix:///run/app.sock or fd://3"
+
+// suggest returns the first of the texts that is an address, else examples: what an error proposes is
+// not refused itself.
+func suggest(texts ...string) string {
+	for _, text := range texts {
+		if _, err := parse(text); err == nil {
+			return text
+		}
+	}
+	return examples
+}
+
 // withScheme guesses what was meant by an address without one.
 func withScheme(s string) string {
+	scheme, rest, _ := strings.Cut(s, ":")
+	path := "unix:///" + strings.TrimLeft(s, "./")
 	switch {
-	case strings.HasPrefix(s, "unix:"):
-		return "unix://" + strings.TrimPrefix(s, "unix:")
-	case strings.ContainsAny(s, "/@"):
-		return "unix://" + s
-	case strings.Contains(s, ":"):
-		return "tcp://" + s
-	default:
-		return "tcp://127.0.0.1:8080, unix:///run/app.sock or fd://3"
+	case s == "":
+		return examples
+	case Network(scheme) == TCP || Network(scheme) == FD:
+		return suggest(scheme + "://" + strings.TrimLeft(rest, "/"))
+	case Network(scheme) == Unix:
+		return suggest("unix://"+rest, "unix:///"+strings.TrimLeft(rest, "./"))
+	case strings.HasPrefix(s, "@"):
+		return suggest("unix://" + s)
+	case strings.Contains(s, "/"):
+		return suggest(path)
 	}
+	return suggest(tcpLike(s)...)
+}
+
+// tcpLike is what may be meant by a host and a port, one of which may be missing or a name.
+func tcpLike(s string) []string {
+	port := s[strings.LastIndexByte(s, ':')+1:]
+	return []string{"tcp://" + s, "tcp://127.0.0.1:" + port, "tcp://" + s + ":8080"}
 }
 
 func unknownScheme(scheme, rest string) error {
-	switch scheme {
+	switch lower := strings.ToLower(scheme); lower {
 	case "http", "https", "tcp4", "tcp6":
-		return fmt.Errorf("the scheme %q is not known here: write tcp://%s", scheme, strings.TrimRight(rest, "/"))
+		return fmt.Errorf("the scheme %q is not known here: write %s", scheme, suggest(tcpLike(strings.TrimRight(rest, "/"))...))
+	case string(TCP), string(Unix), string(FD):
+		return fmt.Errorf("the scheme %q is written in small letters: write %s", scheme, suggest(lower+"://"+rest))
 	}
 	return fmt.Errorf("the scheme %q is not known: it is tcp, unix or fd", scheme)
 }
@@ -109,7 +136,7 @@ func unknownScheme(scheme, rest string) error {
 func parseTCP(rest string) (Address, error) {
 	colon := strings.LastIndexByte(rest, ':')
 	if colon < 0 || strings.HasSuffix(rest, "]") {
-		return Address{}, fmt.Errorf("there is no port: write tcp://%s:8080", rest)
+		return Address{}, fmt.Errorf("there is no port: write %s", suggest("tcp://"+rest+":8080", "tcp://127.0.0.1:8080"))
 	}
 	port, err := parsePort(rest[colon+1:])
 	if err != nil {
@@ -166,7 +193,7 @@ func checkPath(path string) error {
 	case path == "" || path == "@":
 		return errors.New("there is no path: write unix:///run/app.sock or unix://@app")
 	case path[0] != '/' && path[0] != '@':
-		return fmt.Errorf("a path starts with a slash: write unix:///%s", path)
+		return fmt.Errorf("a path starts with a slash: write %s", suggest("unix:///"+strings.TrimLeft(path, "./"), "unix:///run/app.sock"))
 	case strings.HasSuffix(path, "/") && path[0] == '/':
 		return errors.New("the path is a directory's: write unix:///run/app.sock")
 	case strings.ContainsRune(path, 0):

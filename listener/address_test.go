@@ -2,6 +2,7 @@ package listener
 
 import (
 	"net/netip"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -101,4 +102,27 @@ func FuzzParseAddress(f *testing.F) {
 			t.Errorf("%q is %+v, and its text %q is %+v", text, a, a.String(), again)
 		}
 	})
+}
+
+// What the error of an address proposes is an address.
+func TestWhatAnErrorProposesIsAnAddress(t *testing.T) {
+	proposal := regexp.MustCompile(`(?:write|or|,) ((?:tcp|unix|fd)://[^ ,]+)`)
+	hosts := []string{"", "x", "localhost", "127.0.0.1", "[::1]", "::1", "[::1", "*", "fe80::1%eth0", "1.2.3.4.5", "a b", "./run/x", "run/x", "/run/x/", "@app", "@", "/"}
+	for _, scheme := range []string{"", "tcp:", "unix:", "fd:", "http://", "tcp4://", "TCP://", "UNIX://", "ftp://", "tcp://", "unix://", "fd://"} {
+		for _, host := range hosts {
+			for _, port := range []string{"", ":", ":80", ":http", ":99999", "/x"} {
+				text := scheme + host + port
+				_, err := ParseAddress(text)
+				if err == nil {
+					continue
+				}
+				_, advice, _ := strings.Cut(err.Error(), text+`": `)
+				for _, found := range proposal.FindAllStringSubmatch(advice, -1) {
+					if _, err := ParseAddress(found[1]); err != nil {
+						t.Errorf("%q: it proposes %s: %v", text, found[1], err)
+					}
+				}
+			}
+		}
+	}
 }

@@ -147,6 +147,8 @@ func (l limit) absent(word string) (int64, error) {
 		return l.none, nil
 	case l.off != 0:
 		return 0, fmt.Errorf("%q could mean nothing, or no limit; write off for no limit", word)
+	case word == "0" && l.isTimeout():
+		return 0, fmt.Errorf("0 is out of range, give %v to %v", manager.MinTimeout, manager.MaxTimeout)
 	case word == "0":
 		return 0, errors.New("0 is out of range, give 1 or more")
 	}
@@ -166,7 +168,7 @@ func parseNanoseconds(text string) (int64, error) {
 func (l limit) parseNumber(text string) (int64, error) {
 	n, err := strconv.ParseUint(text, 10, 63)
 	if err != nil {
-		return 0, fmt.Errorf("%q is not a number in range; give a whole number such as 1000", text)
+		return 0, fmt.Errorf("%q is not a whole number of 1 or more; give one such as 1000", text)
 	}
 	return l.number(n)
 }

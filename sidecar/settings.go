@@ -168,7 +168,11 @@ func parseSocket(v string) (listener.Address, error) {
 	if strings.HasPrefix(v, "/") || strings.HasPrefix(v, "@") {
 		v = "unix://" + v
 	}
-	return listener.ParseAddress(v)
+	a, err := listener.ParseAddress(v)
+	if err != nil && !strings.HasPrefix(v, "unix://") {
+		return a, fmt.Errorf("%q is not the address of a Unix socket; give a path such as unix:///run/anteroom/NAME.sock", v)
+	}
+	return a, err
 }
 
 func address(key, usage string, field func(*Config) *listener.Address) setting {
