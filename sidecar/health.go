@@ -92,7 +92,7 @@ func (s *serving) condition(pool string) (served bool, words string) {
 	case state == 0:
 		return false, fmt.Sprintf("not serving: there is no pool %q", pool)
 	case state == manager.Draining && s.draining, state == manager.Stopping, state == manager.Stopped:
-		return false, "not serving: " + state.String()
+		return false, state.String()
 	case pool != "":
 		return false, "not serving: " + poolWords(s.pools[pool])
 	}

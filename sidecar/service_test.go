@@ -355,7 +355,7 @@ func TestHealthFollowsTheManager(t *testing.T) {
 			}
 		}
 	}
-	if served, words := s.condition(""); served || words != "not serving: draining" {
+	if served, words := s.condition(""); served || words != "draining" {
 		t.Errorf("draining: %v, %q", served, words)
 	}
 }

@@ -17,7 +17,7 @@ func checkCommand() *cobra.Command {
 		Short:   "Check a configuration without running it, and show the values in force",
 		Long: `Reads the configuration exactly as serve does, from the same flags, variables and file, and reports every mistake. If there is none it shows each
 setting, its value and where that is from, and warns of what will not do what it seems to.`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			config, choices, err := sidecar.Load(cmd.Flags(), os.Getenv)
 			if err != nil {

@@ -136,47 +136,11 @@ func (o *operator) tls(address string) (credentials.TransportCredentials, error)
 	return credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: pool, ServerName: host, MinVersion: tls.VersionTLS13}), nil
 }
 
-// unreachable is the error of a call that nobody answered.
-type unreachable struct {
-	control string
-	cause   error
-}
-
-func (e *unreachable) Unwrap() error { return e.cause }
-
-func (e *unreachable) Error() string {
-	return fmt.Sprintf("cannot reach the sidecar at %s: %s\nHint: %s", e.control, status.Convert(e.cause).Message(), e.hint())
-}
-
-func (e *unreachable) hint() string {
-	path := strings.TrimPrefix(e.control, "unix://")
-	isPath := !strings.Contains(path, "://")
-	_, err := os.Stat(path)
-	switch {
-	case isPath && !strings.HasPrefix(path, "@") && errors.Is(err, os.ErrNotExist):
-		return "there is no such socket. Is the sidecar running? --control or ANTEROOM_CONTROL says where its control socket is."
-	case isPath && errors.Is(err, os.ErrPermission):
-		return "this user may not enter the socket's folder. Use the sidecar's own user or root."
-	case isPath:
-		return "is the sidecar running, and is this user let in (control-mode, control-allow-uid, control-allow-gid)?"
-	}
-	return "is the sidecar running with control-tcp there, and do both sides trust each other's certificate?"
-}
-
-// failed is the error of a call that the sidecar answered with one: its words without gRPC's around them.
-type failed struct{ cause error }
-
-func (e *failed) Unwrap() error { return e.cause }
-func (e *failed) Error() string { return status.Convert(e.cause).Message() }
-
 // explained is an error that says all there is to say.
 type explained interface {
 	error
 	explained()
 }
-
-func (e *unreachable) explained() {}
-func (e *failed) explained()      {}
 
 // explain puts the error of a call into words, unless that was done before.
 func (o *operator) explain(err error) error {
@@ -188,7 +152,7 @@ func (o *operator) explain(err error) error {
 	case codeOfCall(s.Code()) == exitUnreachable:
 		return &unreachable{o.control, err}
 	case s.Code() == codes.Unimplemented:
-		return fmt.Errorf("the sidecar at %s does not know this call; it may be an older version, or no sidecar: %w", o.control, err)
+		return fmt.Errorf("what answers at %s does not know this command; it is an older sidecar, or another program", o.control)
 	}
 	return &failed{err}
 }

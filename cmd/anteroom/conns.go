@@ -76,7 +76,7 @@ func connsCommand() *cobra.Command {
 	cmd := operatorCommand(&cobra.Command{
 		Use:   "conns",
 		Short: "List connections",
-		Args:  cobra.NoArgs,
+		Args:  noArguments,
 	}, func(ctx context.Context, o *operator, _ []string) error {
 		filter, err := selected.selection(nil)
 		if err != nil {
@@ -90,6 +90,9 @@ func connsCommand() *cobra.Command {
 	})
 	selected.add(cmd)
 	cmd.Flags().IntVar(&most, "limit", 0, "show at most so many; 0 shows all")
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		return atLeast(cmd, "limit", most, 0, "give 1 or more, or 0 for all")
+	}
 	return cmd
 }
 
@@ -167,7 +170,7 @@ func connCommand() *cobra.Command {
 	return operatorCommand(&cobra.Command{
 		Use:   "conn ID",
 		Short: "Show one connection",
-		Args:  cobra.ExactArgs(1),
+		Args:  oneID,
 	}, func(ctx context.Context, o *operator, args []string) error {
 		id, err := connectionID(args[0])
 		if err != nil {

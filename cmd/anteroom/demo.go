@@ -27,7 +27,7 @@ func demoCommand() *cobra.Command {
 		Short: "Run a sidecar with a Go app behind it, and show what to try",
 		Long: `Runs a sidecar and, in the same process, a small Go app that is attached to it as a host. The sockets are in a private folder that is removed
 at the end. Ctrl-C ends both.`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return demo(cmd.Context(), listen, cmd.OutOrStdout())
 		},

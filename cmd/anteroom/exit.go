@@ -89,14 +89,21 @@ func codeOfCall(c codes.Code) int {
 }
 
 // describe is what people read about an error: what is wrong, then what to do.
-func describe(err error) string {
+func describe(cmd *cobra.Command, err error) string {
 	if e, ok := errors.AsType[*usageError](err); ok {
-		return fmt.Sprintf("anteroom: %v\nHint: anteroom help shows the commands, anteroom help COMMAND how to use one.", e)
+		return fmt.Sprintf("anteroom: %s\nHint: %s", strings.TrimSpace(e.Error()), howToUse(cmd))
 	}
 	if m, ok := errors.AsType[sidecar.Mistakes](err); ok {
 		return fmt.Sprintf("anteroom: %s to correct:\n%s", counted(len(m), "mistake"), indent(m.Error()))
 	}
 	return "anteroom: " + err.Error()
+}
+
+func howToUse(cmd *cobra.Command) string {
+	if cmd == nil || !cmd.HasParent() || cmd.Name() == "help" {
+		return "anteroom help shows the commands, anteroom help COMMAND how to use one."
+	}
+	return fmt.Sprintf("anteroom help %s shows how to use it.", cmd.Name())
 }
 
 func indent(text string) string { return "  " + strings.ReplaceAll(text, "\n", "\n  ") }

@@ -31,7 +31,7 @@ func healthcheckCommand() *cobra.Command {
 		Long: `Succeeds (exit code 0) if requests are served: every pool that a listener feeds has a host that takes requests, and the sidecar is neither stopped nor
 draining. With --pool one pool decides. Otherwise, and if no sidecar answers, it exits with 1, as container engines expect. With --live it is enough that
 the sidecar answers: a check whose failure restarts the sidecar must be no other.`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 	}, func(ctx context.Context, o *operator, _ []string) error {
 		switch {
 		case c.live && c.pool != "":

@@ -12,7 +12,7 @@ func hostsCommand() *cobra.Command {
 	return operatorCommand(&cobra.Command{
 		Use:   "hosts",
 		Short: "List the attached hosts",
-		Args:  cobra.NoArgs,
+		Args:  noArguments,
 	}, func(ctx context.Context, o *operator, _ []string) error {
 		all, err := o.hosts(ctx)
 		if err != nil {

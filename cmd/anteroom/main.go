@@ -34,14 +34,14 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	root.SetErr(errOut)
 	started := false
 	root.PersistentPreRun = func(*cobra.Command, []string) { started = true }
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitOK
 	}
 	if !started {
 		err = &usageError{err} // cobra complained before the command ran
 	}
-	fmt.Fprintln(root.ErrOrStderr(), describe(err))
+	fmt.Fprintln(root.ErrOrStderr(), describe(cmd, err))
 	return codeOf(err)
 }
 
@@ -51,6 +51,7 @@ func rootCommand() *cobra.Command {
 		Short: "Keeps the clients' connections, so that app servers only ever hold requests",
 		Long: `Anteroom is a sidecar that keeps the clients' connections. When a request has arrived on one, it lends that connection to an app process (a host),
 which answers on the client's own socket and puts the connection back.`,
+		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		// Without a command there is nothing to do; showing how to use it is a courtesy, not a success.
@@ -70,6 +71,10 @@ which answers on the client's own socket and puts the connection back.`,
 		stopCommand(), startCommand(), limitsCommand(), healthcheckCommand())...)
 	root.AddCommand(group(groupAuthor, conformanceCommand(), nodeBridgeCommand())...)
 	root.AddCommand(versionCommand(), exitCodesTopic())
+	root.SetVersionTemplate(versionLine() + "\n")
+	root.SetFlagErrorFunc(flagError)
+	root.SetHelpCommand(helpCommand(root))
+	completionCommand(root)
 	return root
 }
 

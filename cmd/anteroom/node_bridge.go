@@ -21,7 +21,7 @@ func nodeBridgeCommand() *cobra.Command {
 		Long: `Passes the frames and descriptors of one link to the sidecar on to the Node process that started it, over Node's IPC channel (NODE_CHANNEL_FD).
 The Node SDK runs it where Node itself cannot receive descriptors. It ends when that process or the sidecar hangs up, and with nothing else: signals
 to the whole process group, such as Ctrl-C, are for the Node process to obey.`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(*cobra.Command, []string) error {
 			signal.Ignore(unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 			err := nodebridge.Run(cmp.Or(path, os.Getenv(handoff.PathVariable), handoff.DefaultPath))

@@ -29,7 +29,7 @@ wins over a variable, that over the file. In flags and variables, lists are sepa
 		Example: `  anteroom serve --listen tcp://127.0.0.1:8080
   anteroom serve --listen 'tcp://[::]:80?pool=web' --listen 'unix:///run/app.sock?pool=internal' --metrics tcp://127.0.0.1:9464
   anteroom serve --config /etc/anteroom.yaml`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			config, _, err := sidecar.Load(cmd.Flags(), os.Getenv)
 			if err != nil {

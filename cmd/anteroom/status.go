@@ -16,7 +16,7 @@ func statusCommand() *cobra.Command {
 	return operatorCommand(&cobra.Command{
 		Use:   "status",
 		Short: "Show how many connections are where, and the keep-alive capacity",
-		Args:  cobra.NoArgs,
+		Args:  noArguments,
 	}, func(ctx context.Context, o *operator, _ []string) error {
 		counts, err := call(ctx, 0, o.GetConnectionCounts, &pb.GetConnectionCountsRequest{})
 		if err != nil {

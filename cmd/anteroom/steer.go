@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	pb "github.com/anteroom-io/anteroom/api/anteroom/v1"
+	"github.com/anteroom-io/anteroom/manager"
 	"github.com/anteroom-io/anteroom/sidecar"
 )
 
@@ -18,7 +19,7 @@ func putCommand() *cobra.Command {
 		Short: "Make a leased connection idle, as if its host had put it",
 		Long: `Makes a leased connection idle, as if its host had put it. Meant for connections whose host has gone astray: a host that is still writing
 would share the connection with the next one.`,
-		Args: cobra.ExactArgs(1),
+		Args: oneID,
 	}, func(ctx context.Context, o *operator, args []string) error {
 		id, err := connectionID(args[0])
 		if err != nil {
@@ -35,6 +36,9 @@ would share the connection with the next one.`,
 		return o.say(answer, "connection %d is idle", id)
 	})
 	cmd.Flags().DurationVar(&timeout, "timeout", 0, "how long it may stay idle this time (default: the limit keep-alive-timeout)")
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		return atLeast(cmd, "timeout", int64(timeout), int64(manager.MinTimeout), "give a time such as 30s, or leave it out for the limit keep-alive-timeout")
+	}
 	return cmd
 }
 
@@ -44,7 +48,7 @@ func revokeCommand() *cobra.Command {
 		Short: "Take leases back from hosts that do not answer them",
 		Long: `Takes leases back, now, and ends their connections: by a 504 where requests are looked at and nothing was answered, else by a reset.
 Their hosts are told to let go. Connections that are not leased stay as they are.`,
-		Args: cobra.MinimumNArgs(1),
+		Args: someIDs,
 	}, func(ctx context.Context, o *operator, args []string) error {
 		ids, err := connectionIDs(args)
 		if err != nil {
@@ -64,7 +68,7 @@ func upgradeCommand() *cobra.Command {
 		Short: "Replace the sidecar's process by one of the program that is now in its place",
 		Long: `Starts the program that is now where the sidecar's was started from. The new process takes over every connection and host; clients see no more than a
 short pause. If the new program cannot run with the sidecar's configuration, does not start or cannot take over, nothing changes and the old process goes on.`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 	}, func(ctx context.Context, o *operator, _ []string) error {
 		answer, err := call(ctx, upgradePatience, o.Upgrade, &pb.UpgradeRequest{})
 		if err != nil {
@@ -115,7 +119,7 @@ func stopCommand() *cobra.Command {
 		Use:   "stop",
 		Short: "Stop accepting and lending, and wait until no host has a connection",
 		Long:  `Stops accepting and lending, and returns when no host has a connection any more. The sidecar stays; anteroom start goes on.`,
-		Args:  cobra.NoArgs,
+		Args:  noArguments,
 	}, func(ctx context.Context, o *operator, _ []string) error {
 		answer, err := call(ctx, max(grace, 0), o.Stop, &pb.StopRequest{Grace: durationpb.New(grace)})
 		if err != nil {
@@ -124,6 +128,9 @@ func stopCommand() *cobra.Command {
 		return o.say(answer, "stopped: %s came back, %d cut", counted(answer.GetFinished(), "lease"), answer.GetCut())
 	})
 	cmd.Flags().DurationVar(&grace, "grace", 30*time.Second, "how long leases may take to come back before they are cut")
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		return atLeast(cmd, "grace", int64(grace), 0, "give a time such as 30s, or 0s to cut at once")
+	}
 	return cmd
 }
 
@@ -131,7 +138,7 @@ func startCommand() *cobra.Command {
 	return operatorCommand(&cobra.Command{
 		Use:   "start",
 		Short: "Accept and lend again after a stop",
-		Args:  cobra.NoArgs,
+		Args:  noArguments,
 	}, func(ctx context.Context, o *operator, _ []string) error {
 		answer, err := call(ctx, 0, o.Start, &pb.StartRequest{})
 		if err != nil {
@@ -147,7 +154,7 @@ func limitsCommand() *cobra.Command {
 		Use:     "limits",
 		Short:   "Show the limits in force, or change them",
 		Example: `  anteroom limits --set keep-alive-limit=5000 --set keep-alive-timeout=30s`,
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 	}, func(ctx context.Context, o *operator, _ []string) error {
 		limits, err := o.limits(ctx, changes)
 		if err != nil {

@@ -14,7 +14,7 @@ func versionCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Show the version",
-		Args:  cobra.NoArgs,
+		Args:  noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			v := struct {
 				Version  string `json:"version"`
@@ -25,10 +25,15 @@ func versionCommand() *cobra.Command {
 			if asJSON {
 				return printer{out: cmd.OutOrStdout()}.value(v)
 			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "anteroom %s (handoff protocol %d, %s, %s)\n", v.Version, v.Protocol, v.Go, v.Platform)
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), versionLine())
 			return err
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// versionLine is what version and --version print.
+func versionLine() string {
+	return fmt.Sprintf("anteroom %s (handoff protocol %d, %s, %s/%s)", version, handoff.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }

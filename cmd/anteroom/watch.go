@@ -27,7 +27,7 @@ func watchCommand() *cobra.Command {
 		Short: "Show events as they happen, until Ctrl-C",
 		Long: `Shows events as they happen, until Ctrl-C or, with --count, so many have come. With --json each is one line.
 When another process takes over (an upgrade, a crash), it goes on with that one; events in between are missing.`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 	}, func(ctx context.Context, o *operator, _ []string) error {
 		wanted, err := eventKinds(kinds)
 		if err != nil {
@@ -37,6 +37,9 @@ When another process takes over (an upgrade, a crash), it goes on with that one;
 	})
 	cmd.Flags().StringSliceVar(&kinds, "kind", nil, "only these kinds: accepted, leased, put, expired, closed, detached, host_attached, host_gone, host_hung, host_alive, lease_overdue, stopped, started")
 	cmd.Flags().IntVar(&most, "count", 0, "end after so many events; 0 goes on")
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		return atLeast(cmd, "count", most, 0, "give 1 or more, or 0 to go on")
+	}
 	return cmd
 }
 
