@@ -16,6 +16,7 @@ type Program struct {
 	Path string
 	Args []string // with the program's own name in front
 	Env  []string
+	Pass []int // Supervise passes these descriptors under their own numbers
 }
 
 // Self is the path of the running program, also if its file has been replaced or removed since (proc(5)).

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -78,16 +79,28 @@ func (s *supervisor) run() (status int, err error) {
 }
 
 func (s *supervisor) start() error {
-	const passed = 3
-	env := append(slices.Clone(s.program.Env), SupervisorVariable+"="+strconv.Itoa(passed))
-	process, err := os.StartProcess(s.program.Path, s.program.Args, &os.ProcAttr{Env: env, Files: []*os.File{os.Stdin, os.Stdout, os.Stderr, s.pipe}})
+	files := s.files()
+	env := append(slices.Clone(s.program.Env), SupervisorVariable+"="+strconv.Itoa(len(files)-1))
+	pid, err := syscall.ForkExec(s.program.Path, s.program.Args, &syscall.ProcAttr{Env: env, Files: files})
 	if err != nil {
 		return fmt.Errorf("starting the sidecar: %w", err)
 	}
 	s.mu.Lock()
-	s.current = process.Pid
+	s.current = pid
 	s.mu.Unlock()
-	return process.Release() // reap waits for every child alike
+	return nil // reap waits for every child alike
+}
+
+// files are the program's descriptors by number: the standard ones, those to be passed, and the pipe, which is the last.
+func (s *supervisor) files() []uintptr {
+	files := []uintptr{0, 1, 2}
+	for _, fd := range s.program.Pass {
+		for len(files) <= fd {
+			files = append(files, ^uintptr(0)) // closed there
+		}
+		files[fd] = uintptr(fd)
+	}
+	return append(files, s.pipe.Fd())
 }
 
 // reap waits until no child is left, and returns how the last one that served has ended.

@@ -38,6 +38,9 @@ func Inherited() (*Inheritance, error) {
 			return nil, err
 		}
 	}
+	if in, err := fromSupervisor(); in != nil || err != nil {
+		return in, err
+	}
 	if pid == "" || count == "" {
 		return &Inheritance{}, nil
 	}
@@ -49,6 +52,57 @@ func Inherited() (*Inheritance, error) {
 		return nil, err
 	}
 	return &Inheritance{left: passed}, nil
+}
+
+// supervisedVariable is how a supervisor passes on what it was passed (Inheritance.Variable): LISTEN_PID would have to name a process that is not
+// there yet. It is the supervisor's process id, then NUMBER=NAME of each descriptor, with colons between.
+const supervisedVariable = "ANTEROOM_LISTEN_FDS"
+
+// Variable tells a child that gets these descriptors under their own numbers what they are: NAME=VALUE for its environment.
+func (in *Inheritance) Variable() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s=%d", supervisedVariable, os.Getpid())
+	for _, p := range in.Left() {
+		fmt.Fprintf(&b, ":%d=%s", p.FD, p.Name)
+	}
+	return b.String()
+}
+
+// fromSupervisor takes over what this process's parent has passed on; nil if it has not.
+func fromSupervisor() (*Inheritance, error) {
+	parent, list, _ := strings.Cut(os.Getenv(supervisedVariable), ":")
+	if err := os.Unsetenv(supervisedVariable); err != nil {
+		return nil, err
+	}
+	if parent != strconv.Itoa(os.Getppid()) {
+		return nil, nil
+	}
+	var passed []Passed
+	for entry := range strings.SplitSeq(list, ":") {
+		number, name, _ := strings.Cut(entry, "=")
+		if fd, err := strconv.Atoi(number); err == nil {
+			passed = append(passed, Passed{FD: fd, Name: name})
+		}
+	}
+	if err := claim(passed); err != nil {
+		return nil, err
+	}
+	return &Inheritance{left: passed}, nil
+}
+
+// Drop closes what is not named, by a number or a name, and returns it.
+func (in *Inheritance) Drop(names []string) (dropped []Passed, err error) {
+	var left []Passed
+	for _, p := range in.Left() {
+		if slices.Contains(names, p.Name) || slices.Contains(names, strconv.Itoa(p.FD)) {
+			left = append(left, p)
+			continue
+		}
+		dropped = append(dropped, p)
+		err = errors.Join(err, unix.Close(p.FD))
+	}
+	in.left = left
+	return dropped, err
 }
 
 func readPassed(pid, count, names string) ([]Passed, error) {

@@ -30,6 +30,7 @@ func openSockets(c *Config, from *succession, log hclog.Logger) (_ *sockets, err
 	if err != nil {
 		return nil, err
 	}
+	c.dropUnnamed(inherited, log)
 	s := new(sockets)
 	defer func() {
 		if err != nil {
@@ -42,7 +43,6 @@ func openSockets(c *Config, from *succession, log hclog.Logger) (_ *sockets, err
 	if err := s.openAll(c, from, inherited); err != nil {
 		return nil, err
 	}
-	dropUnused(inherited, log)
 	return s, nil
 }
 
@@ -88,14 +88,32 @@ func openOne(from *succession, key string, into **listener.Listener, wanted bool
 // socketKey is how a successor finds a socket: by what it is for, and its address as it is configured.
 func socketKey(key string, a listener.Address) string { return key + " " + a.String() }
 
-// dropUnused closes sockets that were passed to us and that no setting names: their clients would wait for ever.
-func dropUnused(in *listener.Inheritance, log hclog.Logger) {
-	for _, p := range in.Left() {
+// dropUnnamed closes sockets that were passed to this process and that no setting names: their clients would wait for ever.
+func (c *Config) dropUnnamed(in *listener.Inheritance, log hclog.Logger) {
+	dropped, err := in.Drop(c.passedNames())
+	for _, p := range dropped {
 		log.Warn("a socket was passed to this process and no setting names it, so it is closed", "listener", fmt.Sprintf("fd://%d (%s)", p.FD, p.Name))
 	}
-	if err := in.Close(); err != nil {
-		log.Warn("closing sockets that nobody uses failed", "error", err)
+	if err != nil {
+		log.Warn("closing sockets that no setting names failed", "error", err)
 	}
+}
+
+// passedNames are the names and numbers of passed sockets that settings name.
+func (c *Config) passedNames() (names []string) {
+	all := []listener.Address{c.handoff(), c.ControlTCP.Address, c.Metrics}
+	if !c.ControlOff {
+		all = append(all, c.control())
+	}
+	for _, l := range c.Listen {
+		all = append(all, l.Address)
+	}
+	for _, a := range all {
+		if a.Network == listener.FD {
+			names = append(names, a.Name)
+		}
+	}
+	return names
 }
 
 // closeUnless leaves the sockets of a predecessor open: who takes over next has the very same.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -172,7 +173,31 @@ func Supervise(c Config) (status int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	return keeper.Supervise(keeper.Program{Path: own, Args: os.Args, Env: os.Environ()}, log)
+	inherited, err := c.inheritance()
+	if err != nil {
+		return 0, err
+	}
+	c.dropUnnamed(inherited, log)
+	program := keeper.Program{Path: own, Args: os.Args, Env: append(os.Environ(), inherited.Variable())}
+	program.Pass = c.passed(inherited)
+	return keeper.Supervise(program, log)
+}
+
+// passed are the descriptors that a supervised process is to get: what a service manager has passed, and what settings name by number.
+func (c *Config) passed(in *listener.Inheritance) (fds []int) {
+	for _, p := range in.Left() {
+		fds = append(fds, p.FD)
+	}
+	for _, name := range c.passedNames() {
+		fd, err := strconv.Atoi(name)
+		if err != nil || slices.Contains(fds, fd) {
+			continue
+		}
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+			fds = append(fds, fd)
+		}
+	}
+	return fds
 }
 
 // Supervised reports whether this process is one that Supervise has started, or a successor of it.

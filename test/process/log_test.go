@@ -103,7 +103,7 @@ func serving(t *testing.T, s *processes.Sidecar, supervised bool) (pid int) {
 		if len(all) == 1 {
 			pid = all[0]
 		}
-		return len(all) == 1 && child(pid) != 0
+		return len(all) == 1 && keeperOf(pid) != 0
 	})
 	return pid
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -183,4 +185,73 @@ func first(sock int) (f handoff.Frame, err error) {
 		_, _ = unix.Poll([]unix.PollFd{{Fd: int32(sock), Events: unix.POLLIN}}, 100)
 	}
 	return f, errors.New("no frame came")
+}
+
+// activated is a command that gets listening sockets as from a service manager (sd_listen_fds(3)): for clients, hosts, operators and metrics.
+func activated(t *testing.T, dir string) (cmd *exec.Cmd, web, metrics string) {
+	t.Helper()
+	cmd = exec.Command("sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=5 LISTEN_FDNAMES=http:handoff:control:metrics:unused exec "$0" "$@"`, processes.Binary(t))
+	listen := func(network, address string) string {
+		l, err := net.Listen(network, address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l, ok := l.(*net.UnixListener); ok {
+			l.SetUnlinkOnClose(false)
+		}
+		f, err := l.(interface{ File() (*os.File, error) }).File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = l.Close()
+		t.Cleanup(func() { _ = f.Close() })
+		cmd.ExtraFiles = append(cmd.ExtraFiles, f)
+		return l.Addr().String()
+	}
+	web = listen("tcp", "127.0.0.1:0")
+	listen("unix", filepath.Join(dir, "handoff.sock"))
+	listen("unix", filepath.Join(dir, "control.sock"))
+	metrics = listen("tcp", "127.0.0.1:0")
+	listen("tcp", "127.0.0.1:0")
+	return cmd, web, metrics
+}
+
+// Sockets that a service manager passes work with a supervisor, too: by name and by number, over kill -9 of the sidecar and of its keeper.
+func TestSocketActivation(t *testing.T) {
+	byName := []string{"--listen", "fd://http", "--handoff", "fd://handoff", "--control", "fd://control", "--metrics", "fd://metrics"}
+	byNumber := []string{"--listen", "fd://3", "--handoff", "fd://4", "--control", "fd://5", "--metrics", "fd://6"}
+	for name, flags := range map[string][]string{"by name": byName, "by number": byNumber} {
+		t.Run(name, func(t *testing.T) {
+			bothWays(t, func(t *testing.T, supervised bool, flag string) {
+				dir := t.TempDir()
+				cmd, web, metrics := activated(t, dir)
+				s := processes.ServeWith(t, dir, cmd, append(flags, flag)...)
+				t.Cleanup(func() { s.Terminate() })
+				aHost(t, s, "one")
+				works := func() {
+					t.Helper()
+					s.Hosts(1)
+					mustDial(t, web).mustAsk(t, "hello")
+					answer, err := http.Get("http://" + metrics + "/healthz")
+					if err != nil {
+						t.Fatal(err)
+					}
+					_ = answer.Body.Close()
+				}
+				works()
+				if n := s.Log.Lines("fd://7 (unused)", "no setting names it"); n != 1 {
+					t.Errorf("%d lines about the unused socket, want one\n%s", n, s.Log)
+				}
+				if !supervised {
+					return
+				}
+				pid := serving(t, s, true)
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+				works()
+				pid = serving(t, s, true)
+				_, _ = syscall.Kill(keeperOf(pid), syscall.SIGKILL), syscall.Kill(pid, syscall.SIGKILL)
+				works()
+			})
+		})
+	}
 }

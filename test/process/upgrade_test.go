@@ -180,10 +180,10 @@ func TestAnUpgradeWhoseNewProcessIsKilled(t *testing.T) {
 	clients.after(t)
 }
 
-// sidecars lists those descendants of a supervisor that are not keepers.
+// sidecars lists those descendants of a supervisor that are neither keepers nor helpers.
 func sidecars(pid int) (all []int) {
 	for _, c := range children(pid) {
-		if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", c)); err == nil && len(line) > 0 && !isKeeper(c) { // one that has ended has none
+		if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", c)); err == nil && len(line) > 0 && !strings.HasPrefix(comm(c), "anteroom-") { // one that has ended has none
 			all = append(all, c)
 		}
 		all = append(all, sidecars(c)...)
@@ -191,9 +191,22 @@ func sidecars(pid int) (all []int) {
 	return all
 }
 
-func isKeeper(pid int) bool {
-	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-	return err == nil && strings.TrimSpace(string(comm)) == "anteroom-keeper"
+func isKeeper(pid int) bool { return comm(pid) == "anteroom-keeper" }
+
+// comm is what ps(1) calls a process, empty if it is not there.
+func comm(pid int) string {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	return strings.TrimSpace(string(text))
+}
+
+// keeperOf is a sidecar's keeper, 0 if it has none.
+func keeperOf(pid int) int {
+	for _, c := range children(pid) {
+		if isKeeper(c) {
+			return c
+		}
+	}
+	return 0
 }
 
 // The keeper costs no descriptors and little memory, and closing a connection ends it though two processes hold it.
@@ -208,7 +221,7 @@ func TestTheKeepersCost(t *testing.T) {
 	var sidecar, keeper int
 	processes.Eventually(t, "there is a keeper", func() bool {
 		sidecar = child(s.PID())
-		keeper = child(sidecar)
+		keeper = keeperOf(sidecar)
 		return keeper != 0
 	})
 	if private := privateMemory(t, keeper); private > 8<<20 {
