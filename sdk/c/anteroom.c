@@ -26,7 +26,7 @@
 #define DEFAULT_PATH "/run/anteroom/handoff.sock"
 #define DEFAULT_CACHE 256
 #define MAX_CACHE 65536
-#define MOST_DROPPED 32 /* kept connections that are let go of at once when the process is out of descriptors */
+#define LEAST_DROPPED 16 /* kept connections that are let go of at once when the process is out of descriptors: each NACK delays a request */
 #define MAX_CAPACITY 4096
 #define MAX_NAME 64
 #define MAX_KEEP_ALIVE_MS UINT64_C(604800000)
@@ -420,11 +420,11 @@ static bool nack(anteroom *h, const struct frame *f, int reason)
     return send_frame(h, h->life, (struct frame){.type = NACK, .seq = f->seq, .conn = f->conn, .a = (uint64_t)reason}, -1);
 }
 
-/* Lets go of an eighth of the kept connections, one at least, least recently used first, for the sake of their descriptors. Returns how many. */
+/* Lets go of a quarter of the kept connections, least recently used first, for the sake of their descriptors. Returns how many. */
 static int make_room(anteroom *h)
 {
     pthread_mutex_lock(&h->lock);
-    int due = (h->idle + 7) / 8 < MOST_DROPPED ? (h->idle + 7) / 8 : MOST_DROPPED, dropped = 0;
+    int due = h->idle / 4 > LEAST_DROPPED ? h->idle / 4 : LEAST_DROPPED, dropped = 0;
     while (dropped < due && h->oldest != NULL) {
         struct entry *e = take_out(h, find(h, h->oldest->conn));
         pthread_mutex_unlock(&h->lock);

@@ -391,25 +391,28 @@ static void expect_nack(uint64_t conn)
 static void test_out_of_descriptors_it_lets_go_of_what_it_keeps_and_says_so_once(void)
 {
     anteroom *h = start(1, 0, ALL);
-    for (uint64_t conn = 1; conn <= 17; conn++) {
+    for (uint64_t conn = 1; conn <= 80; conn++) {
         anteroom_lease lease = lend(h, conn, 1, served);
         CHECK(anteroom_put(h, &lease, 0, 1) == 1);
         fake_expect(&peer, PUT);
     }
     int before = descriptors();
     limit_descriptors(3);
-    fake_send(&peer, (struct frame){.type = LEASE, .conn = 18, .seq = 1}, served);
-    for (uint64_t conn = 1; conn <= 3; conn++) /* an eighth */
+    fake_send(&peer, (struct frame){.type = LEASE, .conn = 81, .seq = 1}, served);
+    for (uint64_t conn = 1; conn <= 20; conn++) /* a quarter */
         CHECK(fake_expect(&peer, DROPPED).conn == conn);
-    expect_nack(18);
-    CHECK(noted("no descriptor left for a connection (its limit is 3); 3 idle ones that it kept were let go of. Raise the limit"));
+    expect_nack(81);
+    CHECK(noted("no descriptor left for a connection (its limit is 3); 20 idle ones that it kept were let go of. Raise the limit"));
     lines[0] = '\0';
-    fake_send(&peer, (struct frame){.type = LEASE, .conn = 18, .seq = 2}, served);
-    CHECK(fake_expect(&peer, DROPPED).conn == 4 && fake_expect(&peer, DROPPED).conn == 5);
-    expect_nack(18);
+    for (uint32_t seq = 2; seq <= 5; seq++) { /* 16 of the 60 at least, or all that there are */
+        fake_send(&peer, (struct frame){.type = LEASE, .conn = 81, .seq = seq}, served);
+        for (int i = 0; i < (seq < 5 ? 16 : 12); i++)
+            fake_expect(&peer, DROPPED);
+        expect_nack(81);
+    }
     limit_descriptors(FILES);
-    CHECK(descriptors() == before - 5 && !noted("descriptor"));
-    anteroom_lease lease = lend(h, 18, 3, served);
+    CHECK(descriptors() == before - 80 && !noted("descriptor"));
+    anteroom_lease lease = lend(h, 81, 6, served);
     CHECK(anteroom_put(h, &lease, 0, 1) == 1);
     finish(h);
 }

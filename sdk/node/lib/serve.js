@@ -15,8 +15,8 @@ const { COMMON, SERVE_OPTIONS, checkKnown, checkNumber } = require('./options');
 /** Milliseconds after which a response takes long, or at most twice as many. From then on its client is listened to, as it may go. */
 const LONG = 50;
 
-/** The most idle connections that are dropped at once when this process is out of descriptors; an eighth of them, but one at least. */
-const MOST_DROPPED = 32;
+/** The least idle connections that are dropped at once when this process is out of descriptors: each lease that is refused delays a request. */
+const LEAST_DROPPED = 16;
 
 const TIMED_OUT = 'HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n';
 
@@ -101,9 +101,9 @@ class Service {
     this.#said = text;
   }
 
-  /** There is no descriptor left for what is lent: drops some of the idle connections, those that were used longest ago. */
+  /** There is no descriptor left for what is lent: drops a quarter of the idle connections, those that were used longest ago. */
   #makeRoom() {
-    const dropped = [...this.#parked].slice(0, Math.min(Math.ceil(this.#parked.size / 8), MOST_DROPPED));
+    const dropped = [...this.#parked].slice(0, Math.max(this.#parked.size >> 2, LEAST_DROPPED));
     dropped.forEach((connection) => this.#drop(connection));
     if (this.#short) return;
     this.#short = true;

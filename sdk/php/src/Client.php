@@ -18,7 +18,7 @@ final class Client
     public const AGENT = 'anteroom-php/1';
 
     private const WELCOME_TIMEOUT = 5.0; // seconds for the answer to HELLO
-    private const MOST_DROPPED = 32; // kept connections that are let go of at once when the process is out of descriptors
+    private const LEAST_DROPPED = 16; // kept connections that are let go of when the process is out of descriptors: each NACK delays a request
     private const STABLE = 5.0; // seconds a link must have lasted for the next attempt to come without much delay
 
     private ?Link $link = null;
@@ -250,10 +250,10 @@ final class Client
         }
     }
 
-    /** Let go of an eighth of the kept connections, one at least. Returns how many. */
+    /** Let go of a quarter of the kept connections. Returns how many. */
     private function makeRoom(): int
     {
-        $connections = array_slice(array_keys($this->held), 0, min((int) ceil(count($this->held) / 8), self::MOST_DROPPED));
+        $connections = array_slice(array_keys($this->held), 0, max(intdiv(count($this->held), 4), self::LEAST_DROPPED));
         foreach ($connections as $conn) {
             socket_close($this->held[$conn]);
             unset($this->held[$conn]);

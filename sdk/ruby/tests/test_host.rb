@@ -343,20 +343,22 @@ class TestHost < Minitest::Test
 
   def test_out_of_descriptors_it_lets_go_of_connections_that_it_keeps_and_says_so_once
     start(capacity: 20)
-    held = (1..17).map { |conn| lend(conn: conn) }.each(&:put)
-    17.times { @peer.expect(Type::PUT) }
+    held = (1..80).map { |conn| lend(conn: conn).tap(&:put) }
+    80.times { @peer.expect(Type::PUT) }
     without_descriptors do
-      @peer.lease(18, 1, @server)
-      assert_equal [1, 2, 3], (Array.new(3) { @peer.expect(Type::DROPPED).conn }) # an eighth, the least recently used
+      @peer.lease(81, 1, @server)
+      assert_equal (1..20).to_a, (Array.new(20) { @peer.expect(Type::DROPPED).conn }) # a quarter, the least recently used
       nack = @peer.expect(Type::NACK)
-      assert_equal [18, 1, Anteroom::NackReason::NO_DESCRIPTOR], [nack.conn, nack.seq, nack.a]
-      @peer.lease(18, 2, @server)
-      2.times { @peer.expect(Type::DROPPED) }
-      @peer.expect(Type::NACK)
+      assert_equal [81, 1, Anteroom::NackReason::NO_DESCRIPTOR], [nack.conn, nack.seq, nack.a]
+      (2..5).each do |seq| # at least 16 of the 60, or all that there are
+        @peer.lease(81, seq, @server)
+        (seq < 5 ? 16 : 12).times { @peer.expect(Type::DROPPED) }
+        @peer.expect(Type::NACK)
+      end
     end
-    assert_equal [true] * 5 + [false] * 12, (held.map { |lease| lease.socket.closed? })
-    assert_equal 18, lend(conn: 18, seq: 3).connection.id
-    assert_equal 1, @lines.grep(/no descriptor left.*; 3 idle connections that it kept were let go of\. Raise the limit/).size
+    assert(held.all? { |lease| lease.socket.closed? })
+    assert_equal 81, lend(conn: 81, seq: 6).connection.id
+    assert_equal 1, @lines.grep(/no descriptor left.*; 20 idle connections that it kept were let go of\. Raise the limit/).size
     assert_equal 2, @lines.size
   end
 

@@ -3,8 +3,8 @@
 use crate::connection::Connection;
 use std::collections::{BTreeMap, HashMap};
 
-/// The most that are let go of at once when the process is out of descriptors.
-const MOST_DROPPED: usize = 32;
+/// The least that are let go of at once when the process is out of descriptors: each lease that is refused delays a request.
+const LEAST_DROPPED: usize = 16;
 
 /// At most `limit` connections by their ids, the ones that were used last.
 #[derive(Debug, Default)]
@@ -34,9 +34,9 @@ impl Cache {
         Some(oldest)
     }
 
-    /// Lets go of an eighth of the connections, one at least, those that were used longest ago, for the sake of their descriptors. Returns their ids.
+    /// Lets go of a quarter of the connections, those that were used longest ago, for the sake of their descriptors. Returns their ids.
     pub fn make_room(&mut self) -> Vec<u64> {
-        let some = self.held.len().div_ceil(8).min(MOST_DROPPED);
+        let some = (self.held.len() / 4).max(LEAST_DROPPED);
         let oldest: Vec<u64> = (0..some).filter_map(|_| self.order.pop_first()).map(|(_, conn)| conn).collect();
         oldest.iter().for_each(|conn| _ = self.held.remove(conn));
         oldest
@@ -70,14 +70,13 @@ mod tests {
     }
 
     #[test]
-    fn makes_room_by_an_eighth() {
+    fn makes_room_by_a_quarter() {
         let mut cache = Cache::new(1000);
         assert!(cache.make_room().is_empty());
-        (1..=17).for_each(|conn| _ = cache.keep(conn, connection()));
-        assert_eq!(cache.make_room(), [1, 2, 3]);
-        assert!(cache.take(3).is_none() && cache.take(4).is_some());
-        (101..=1000).for_each(|conn| _ = cache.keep(conn, connection()));
-        assert_eq!(cache.make_room().len(), MOST_DROPPED);
+        (1..=80).for_each(|conn| _ = cache.keep(conn, connection()));
+        assert!(cache.make_room().into_iter().eq(1..=20));
+        assert!(cache.take(20).is_none() && cache.take(21).is_some());
+        assert_eq!([16, 16, 16, 11, 0].map(|_| cache.make_room().len()), [16, 16, 16, 11, 0]);
     }
 
     #[test]

@@ -14,8 +14,9 @@ module Anteroom
     # What WELCOME said, nil before it has come.
     attr_reader :welcome
 
-    # The most kept connections that are let go of at once when the process is out of descriptors; an eighth of them, but one at least.
-    MOST_DROPPED = 32
+    # The least kept connections that are let go of at once when the process is out of descriptors: each lease that is refused
+    # delays a request.
+    LEAST_DROPPED = 16
 
     # Says HELLO. +keep+ is how many descriptors of idle connections are kept. +on_shortage+ is called, with the number of kept
     # connections that were let go of, each time a descriptor was lost because the process has no room for it. Raises LinkLost.
@@ -201,9 +202,9 @@ module Anteroom
       drop(@lock.synchronize { @idle.size > @keep ? [@idle.shift] : [] })
     end
 
-    # Lets go of some of the kept connections, least recently used first, for the sake of their descriptors. Returns how many.
+    # Lets go of a quarter of the kept connections, least recently used first, for the sake of their descriptors. Returns how many.
     def make_room
-      drop(@lock.synchronize { Array.new((@idle.size / 8.0).ceil.clamp(0, MOST_DROPPED)) { @idle.shift } })
+      drop(@lock.synchronize { Array.new([[@idle.size / 4, LEAST_DROPPED].max, @idle.size].min) { @idle.shift } })
     end
 
     def drop(kept)

@@ -32,7 +32,7 @@ public final class Client implements AutoCloseable {
   private static final Frame DRAIN = Frame.of(Type.DRAIN, 0, 0, 0, 0, 0);
   private static final long NACK_NO_DESCRIPTOR = 1;
   private static final long NACK_UNKNOWN = NackReason.UNKNOWN.ordinal() + 1;
-  private static final int MOST_DROPPED = 32; // kept connections that are let go of at once when the process is out of descriptors
+  private static final int LEAST_DROPPED = 16; // kept connections that are let go of when out of descriptors: each NACK delays a request
   private static final long TICK = 1_000_000; // nanoseconds
   private static final int QUIET = 20; // ticks without a frame, after which there is nothing to watch
   private static final int HURRY = 100; // ticks for which readers find successors
@@ -363,7 +363,7 @@ public final class Client implements AutoCloseable {
   private void refuseForWantOfADescriptor(Frame frame) {
     List<ClientConnection> dropped;
     synchronized (this) {
-      dropped = oldestKept(Math.min((kept + 7) / 8, MOST_DROPPED));
+      dropped = oldestKept(Math.min(Math.max(kept / 4, LEAST_DROPPED), kept));
       for (ClientConnection connection : dropped) {
         connections.remove(connection.id());
         kept--;
