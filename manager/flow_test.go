@@ -57,24 +57,24 @@ func TestAResponseThatFlows(t *testing.T) {
 	f := newFlowing(t, Limits{LeaseWarn: time.Minute, LeaseTimeout: 10 * time.Minute})
 	for range 40 {
 		f.flow()
-		f.r.leap(time.Minute)
+		f.r.pass(time.Minute)
 	}
 	f.r.wantLog(0, "a lease is out for long")
 	page, err := f.r.Connections(context.Background(), Query{})
 	if err != nil || len(page.Connections) != 1 || page.Connections[0].InState < 40*time.Minute {
 		t.Errorf("it is leased for 40 minutes: %+v, %v", page.Connections, err)
 	}
-	f.r.leap(time.Minute)
-	f.r.leap(time.Minute)
+	f.r.pass(time.Minute)
+	f.r.pass(time.Minute)
 	f.r.wantLog(1, "a lease is out for long")
 	f.flow() // for the last time
-	f.r.leap(9 * time.Minute)
-	f.r.leap(time.Minute)
+	f.r.pass(9 * time.Minute)
+	f.r.pass(time.Minute)
 	if n := f.r.counts(); n.States.Leased != 1 {
 		t.Errorf("it has flowed: %+v", n.States)
 	}
 	for range 20 {
-		f.r.leap(time.Minute)
+		f.r.pass(time.Minute)
 	}
 	f.c.wantEndOrReset()
 	if n := f.r.counts(); n.Totals.ClosedFor(ReasonLeaseTime) != 1 || n.Totals.Answered != 0 {
@@ -94,8 +94,7 @@ func TestARevokedLeaseThatHasFlowed(t *testing.T) {
 	f.c.send(get)
 	f.take()
 	f.flow()
-	f.r.leap(time.Minute)
-	f.r.counts()
+	f.r.pass(time.Minute)
 	awaitQuiet(t, f.c)
 	if n, err := f.r.Revoke(context.Background(), []ConnID{ConnID(f.lease.Conn)}); n != 1 || err != nil {
 		t.Fatal(n, err)
