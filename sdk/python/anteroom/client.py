@@ -111,7 +111,7 @@ class Client:
         self._offer_at: Optional[float] = None  # when denied listeners are offered again
         self._offer_backoff = Backoff()
         self._leaving = False
-        self._early: Deque[Any] = collections.deque()  # what came together with the WELCOME that connect waited for
+        self._early: Deque[Any] = collections.deque()  # what came together with the WELCOME that connect waited for, or was not iterated over
         self._arrived: Deque[Any] = collections.deque()  # by a turn that is not over yet, or was left by an interrupt
         self._lock = threading.RLock()  # the session and the listeners change under it
         self._reading = threading.RLock()  # for whoever reads from the link; reentrant for signal handlers
@@ -258,9 +258,12 @@ class Client:
         return self.turn(into)
 
     def events(self) -> Iterator[Any]:
-        """What happens, leases and events as they come, through all reconnects, until ``over``."""
-        while not self.over:
-            yield from self.wait()
+        """What happens, leases and events as they come, through all reconnects, until ``over``. Who stops to iterate and begins again misses nothing."""
+        while self._early or not self.over:
+            if not self._early:
+                self.wait(into=self._early)
+            while self._early:
+                yield self._early.popleft()
 
     def leases(self) -> Iterator[Lease]:
         """The leases as they come, through all reconnects, until ``over``."""

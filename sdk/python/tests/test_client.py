@@ -16,6 +16,7 @@ from anteroom import errors
 from anteroom.backoff import Backoff
 from anteroom.frame import Flag, ForgetReason, Frame, Type
 from anteroom.link import Link
+from anteroom.session import Hello, Session
 from conftest import eventually, no_descriptor_left
 from sidecar import Sidecar, reset
 
@@ -460,6 +461,14 @@ def test_a_listener_closed_before_the_sidecar_answered(sidecar, listener):
     with anteroom.Client(sidecar.path, pool="") as client:
         client.listen(listener).close()
         assert isinstance(events_until(client, anteroom.Unlistened)[0], anteroom.Listening)
+
+
+def test_what_came_together_outlives_the_loop_that_took_the_first(path):
+    ours, theirs = socket.socketpair()
+    with theirs, contextlib.closing(anteroom.Client(path)) as client:
+        client._session = Session(Link(ours), Hello("", "", 1, (), ""), client.waker.wake)
+        theirs.send(b"".join(Frame(Type.FORGET, conn=conn).encode() for conn in (1, 2)))
+        assert [next(client.events()).conn for _ in range(2)] == [1, 2]
 
 
 def test_a_denied_listener_is_offered_again(path, listener):
