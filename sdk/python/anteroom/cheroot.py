@@ -915,12 +915,11 @@ class ConnectionManager(_STOCK):
 
     def _refuse_leases(self) -> None:
         while self._inbox:
-            event = self._inbox[0]  # a signal handler that raises here leaves it to the next call
+            event = self._inbox.popleft()
             if isinstance(event, Lease):
                 event.nack(NackReason.OVERLOAD)
             elif isinstance(event, Forgotten):
                 self._on_forgotten(event)
-            self._inbox.popleft()
 
     def _shut_listener(self) -> None:
         """Reaches the sidecar's copy: nobody can connect any more."""

@@ -194,14 +194,14 @@ class SilentSocket(HostSocket):
         return self.recv_into(*args, **kwargs)
 
 
-def _make_severed() -> socket.socket:
+def _make_severed() -> int:
     ours, theirs = socket.socketpair()
     theirs.close()
-    return ours
+    return ours.detach()
 
 
 _severed = _make_severed()
-"""A connection whose peer has hung up. It is made beforehand, for a process that is out of descriptors could make none."""
+"""The descriptor of a connection whose peer has hung up. It is made beforehand, for a process that is out of descriptors could make none."""
 
 
 def sever(sock: socket.socket) -> None:
@@ -211,4 +211,4 @@ def sever(sock: socket.socket) -> None:
     whoever gets the number next.
     """
     if sock.fileno() >= 0:
-        os.dup2(_severed.fileno(), sock.fileno(), inheritable=False)
+        os.dup2(_severed, sock.fileno(), inheritable=False)
