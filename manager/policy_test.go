@@ -1113,7 +1113,7 @@ func (w *world) checkKept(fail func(string, ...any)) {
 // waits reports whether a connection has input that may be a request.
 func (w *world) waits(r *record) bool {
 	s := w.socks[r.fd]
-	return s.unread && !(s.blank && w.p.looked(r))
+	return s.unread && (!s.blank || !w.p.looked(r))
 }
 
 // looked reports whether a connection's requests are looked at, and its PROXY header, if it was to have one, is gone.

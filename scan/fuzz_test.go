@@ -164,7 +164,7 @@ func check(t *testing.T, seen Seen, shown, there int) {
 	var ok bool
 	switch seen.Verdict {
 	case More:
-		ok = seen.Need > shown && seen.Head == 0 && seen.Total == 0 && !(seen.Empty && seen.Bodiless)
+		ok = seen.Need > shown && seen.Head == 0 && seen.Total == 0 && (!seen.Empty || !seen.Bodiless)
 	case Whole:
 		ok = seen.Head > 0 && seen.Head <= shown && seen.Total >= seen.Head && seen.Total <= there && seen.Need == 0
 	case HeadOnly:
