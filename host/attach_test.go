@@ -289,7 +289,8 @@ func TestThePoolOfAHostThatNamesNone(t *testing.T) {
 			t.Setenv(host.PoolVariable, test.variable)
 			o := host.Options{Path: s.Path(), Pool: test.pool, Private: test.private, Logger: quiet()}
 			got := poolOf(t, o)
-			if got != test.want && !(test.want == "private-" && strings.HasPrefix(got, test.want)) {
+			isPrivate := test.want == "private-" && strings.HasPrefix(got, test.want)
+			if got != test.want && !isPrivate {
 				t.Errorf("pool %q, want %q", got, test.want)
 			}
 		})

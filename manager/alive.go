@@ -101,9 +101,9 @@ func (m *Manager) logEvent(e *Event) {
 	case EventLeaseOverdue:
 		m.log.Warn("a lease is out for long", "conn", uint64(e.Conn), "host", e.Host, "name", e.Name, "after", m.policy.limits.LeaseWarn)
 	case EventHostHung:
-		m.log.Warn("a host gives no sign of life; it gets no leases until it does", "host", e.Host, "name", e.Name)
+		m.log.Warn("a host is hung: it gives no sign of life, and gets no leases until it does", "host", e.Host, "name", e.Name)
 	case EventHostAlive:
-		m.log.Info("a host gives signs of life again", "host", e.Host, "name", e.Name)
+		m.log.Info("a host that was hung gives signs of life again", "host", e.Host, "name", e.Name)
 	case EventClosed:
 		m.logClosed(e)
 	}

@@ -115,7 +115,7 @@ func (m *Manager) postStop(grace time.Duration) <-chan StopReport {
 		m.policy.beginStop(grace)
 		m.setAccepting()
 		m.remember()
-		m.log.Info("stopping", "grace", grace, "leased", m.policy.states[Leased])
+		m.log.Info(m.policy.ending().String(), "grace", grace, "leased", m.policy.states[Leased])
 	})
 	return reports
 }
@@ -134,7 +134,7 @@ func (m *Manager) awaitStop(ctx context.Context, reports <-chan StopReport) (Sto
 // reviewStop tells those who wait for a Stop that it is complete, and ends the loop when a Shutdown is.
 func (m *Manager) reviewStop() {
 	if report, done := m.policy.stopDone(); done {
-		m.log.Info("stopped", "finished", report.Finished, "cut", report.Cut)
+		m.log.Info(m.policy.ending().String()+": no lease is left", "finished", report.Finished, "cut", report.Cut)
 		for _, reports := range m.stops {
 			reports <- report
 		}

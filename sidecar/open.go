@@ -166,19 +166,23 @@ func makeDirectory(dir string, mode fs.FileMode) error {
 // wanted now. It leaves every other folder as it is: one of another user or mode, and one that holds
 // anything but sockets.
 func widen(dir string, mode fs.FileMode) error {
-	var st unix.Stat_t
-	if err := unix.Stat(dir, &st); err != nil || st.Uid != uint32(os.Geteuid()) || fs.FileMode(st.Mode)&fs.ModePerm != 0o700 || mode == 0o700 {
-		return nil
-	}
-	entries, err := os.ReadDir(dir)
-	notSocket := func(e fs.DirEntry) bool { return e.Type() != fs.ModeSocket }
-	if err != nil || slices.ContainsFunc(entries, notSocket) {
+	if mode == 0o700 || !isOurOwn(dir) {
 		return nil
 	}
 	if err := os.Chmod(dir, mode); err != nil {
 		return fmt.Errorf("let others pass through the folder of the sockets: %w", err)
 	}
 	return nil
+}
+
+// isOurOwn reports whether a folder is one that a sidecar of this user has made for it alone.
+func isOurOwn(dir string) bool {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil || st.Uid != uint32(os.Geteuid()) || fs.FileMode(st.Mode)&fs.ModePerm != 0o700 {
+		return false
+	}
+	entries, err := os.ReadDir(dir)
+	return err == nil && !slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Type() != fs.ModeSocket })
 }
 
 // netListener makes a net.Listener of l for servers that want one. It has a descriptor of its own; l stays the caller's.
