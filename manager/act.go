@@ -135,8 +135,24 @@ func (a *acts) drop(fd int32, _ ConnID, shared bool) {
 }
 
 func (a *acts) tell(e Event) {
-	(*Manager)(a).logEvent(&e)
+	m := (*Manager)(a)
+	m.addPeer(&e)
+	m.logEvent(&e)
 	a.watchers.tell(e)
+}
+
+// addPeer says in the event of an end whose connection it was, if somebody is to learn it: it costs a system call.
+func (m *Manager) addPeer(e *Event) {
+	if e.Kind != EventClosed && e.Kind != EventExpired && e.Kind != EventDetached {
+		return
+	}
+	if blames := e.Reason.blames(); blames || m.watchers.want(e.Kind) {
+		r, slot := m.policy.table.find(e.Conn), e.Conn.slot() // it goes only after it was told
+		e.Peer = m.policy.peerOf(r, slot)
+		if blames {
+			m.refusals.add(m.policy.clientOf(r, slot), e.Reason, m.policy.now)
+		}
+	}
 }
 
 // closeFD closes a descriptor that is ours. An error would mean that it was not: a bug that must not go on (EBADF), or a late error of

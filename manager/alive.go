@@ -109,7 +109,8 @@ func (m *Manager) logEvent(e *Event) {
 	}
 }
 
-// logClosed: what a client did not deserve is worth a line, with what is known of the request; the rest only for who looks for it.
+// logClosed tells the log of connections that did not end well, with what is known of the request: at Warn what is not the client's doing, at Info what
+// the sidecar has answered with an error, or ended for what the client did. Of each reason the first few in a while; the others are for Debug, as is all the rest.
 func (m *Manager) logClosed(e *Event) {
 	level := hclog.Debug
 	switch e.Reason {
@@ -117,11 +118,44 @@ func (m *Manager) logClosed(e *Event) {
 		level = hclog.Warn
 	case ReasonHost, ReasonExpired, ReasonHungUp, ReasonSilent, ReasonEvicted, ReasonOperator, ReasonStopped:
 		return
+	default:
+		if e.Reason.blames() || statusFor(e.Reason) != 0 {
+			level = hclog.Info
+		}
 	}
+	left := uint64(0)
+	if level > hclog.Debug {
+		var ok bool
+		if left, ok = m.samples[e.Reason].pass(m.policy.now); !ok {
+			level = hclog.Debug
+		}
+	}
+	if m.log.GetLevel() <= level {
+		m.logEnd(e, level, left)
+	}
+}
+
+// logEnd is the line about a connection that ends. left is how many lines about the same reason were left out before it.
+func (m *Manager) logEnd(e *Event, level hclog.Level, left uint64) {
 	r := m.policy.table.find(e.Conn)
-	if r == nil || m.log.GetLevel() > level {
+	if r == nil {
 		return
 	}
-	m.log.Log(level, "a connection is closed", "conn", uint64(e.Conn), "peer", m.policy.peerOf(r, e.Conn.slot()), "pool", e.Pool, "host", e.Host, "reason", e.Reason,
-		"state", r.state, "reset", r.marks&broken != 0, "answered", r.marks&replied != 0, "request", r.length, "deliveries", r.detail)
+	if e.Peer == "" {
+		e.Peer = m.policy.peerOf(r, e.Conn.slot())
+	}
+	facts := []any{
+		"conn", uint64(e.Conn), "peer", e.Peer, "pool", e.Pool, "host", e.Host, "reason", e.Reason,
+		"state", r.state, "reset", r.marks&broken != 0, "answered", r.marks&replied != 0, "request", r.length,
+	}
+	if status := statusFor(e.Reason); status != 0 && r.marks&replied != 0 {
+		facts = append(facts, "status", status)
+	}
+	if r.state == Ready || r.state == Leased {
+		facts = append(facts, "deliveries", r.detail)
+	}
+	if left > 0 {
+		facts = append(facts, "left_out", left)
+	}
+	m.log.Log(level, "a connection is closed", facts...)
 }

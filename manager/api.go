@@ -206,7 +206,7 @@ type Event struct {
 	Host   HostID // 0 where none
 	Name   string // the host's
 	Pool   string
-	Peer   string // the client's address: of EventAccepted
+	Peer   string // the client's address, of EventAccepted, EventClosed, EventExpired and EventDetached; empty if the client has reset the connection
 	Reason Reason // of EventClosed
 	Detail string // of EventHostGone: why
 	Lost   uint64 // events this watcher missed just before this one, because it was slow

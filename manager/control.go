@@ -319,7 +319,6 @@ func (m *Manager) SetLimits(ctx context.Context, change Limits) (Limits, error) 
 		m.policy.setLimits(m.policy.limits.merge(change))
 		m.helpers.SetLimit(m.policy.limits.Helpers)
 		m.remember()
-		m.log.Info("limits changed", "limits", m.policy.limits)
 		return m.policy.limits, nil
 	})
 }

@@ -68,9 +68,11 @@ type Manager struct {
 	young    []*link // have a deadline: no HELLO yet, or hanging up
 	paused   pause
 	halves   []*link // a frame of theirs has begun
-	bereaved []*link // their process has ended
-	hopeless []*link // to be hung up on after the turn: they give no sign of life
-	warnNext int64   // no pause is warned about before
+	refusals refusals
+	samples  [reasonCount]sample // of the log's lines about closed connections
+	bereaved []*link             // their process has ended
+	hopeless []*link             // to be hung up on after the turn: they give no sign of life
+	warnNext int64               // no pause is warned about before
 	stops    []chan<- StopReport
 	closing  bool  // Shutdown has begun
 	leaving  bool  // Shutdown is closing the last connections

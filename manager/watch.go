@@ -21,10 +21,11 @@ const DefaultWatchBuffer = 1024
 
 // watchers is everybody who watches. The loop sends, others come and go.
 type watchers struct {
-	some atomic.Bool // list is not empty
-	mu   sync.Mutex
-	list []*Watcher // mu
-	over error      // why there are no events any more; nil: there are; mu
+	some  atomic.Bool   // list is not empty
+	kinds atomic.Uint32 // that somebody wants, by bit
+	mu    sync.Mutex
+	list  []*Watcher // mu
+	over  error      // why there are no events any more; nil: there are; mu
 }
 
 // Watch returns a stream of events of some kinds, of all if none is named. It never slows the loop: a watcher that has more than buffer events
@@ -76,7 +77,23 @@ func (s *watchers) add(w *Watcher) {
 	}
 	s.list = append(s.list, w)
 	s.some.Store(true)
+	s.kinds.Store(s.wanted())
 }
+
+// wanted is the kinds that somebody wants. The caller holds mu.
+func (s *watchers) wanted() (kinds uint32) {
+	for _, w := range s.list {
+		for kind, wanted := range w.kinds {
+			if wanted {
+				kinds |= 1 << kind
+			}
+		}
+	}
+	return kinds
+}
+
+// want reports whether somebody wants events of a kind.
+func (s *watchers) want(kind EventKind) bool { return s.kinds.Load()&(1<<kind) != 0 }
 
 func (s *watchers) remove(w *Watcher) {
 	s.mu.Lock()
@@ -86,6 +103,7 @@ func (s *watchers) remove(w *Watcher) {
 		close(w.events)
 	}
 	s.some.Store(len(s.list) > 0)
+	s.kinds.Store(s.wanted())
 }
 
 // close ends every stream.
@@ -98,6 +116,7 @@ func (s *watchers) close(why error) {
 	}
 	s.list, s.over = nil, why
 	s.some.Store(false)
+	s.kinds.Store(0)
 }
 
 // tell sends an event to those who want it and have room.
