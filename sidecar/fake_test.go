@@ -16,6 +16,7 @@ type fake struct {
 	err     error // the answer to every call, if set
 	counts  manager.Counts
 	page    manager.Page
+	clients manager.ClientList
 	limits  manager.Limits
 	report  manager.StopReport
 	closed  int
@@ -78,6 +79,10 @@ func (f *fake) Connections(_ context.Context, q manager.Query) (manager.Page, er
 
 func (f *fake) Connection(_ context.Context, id manager.ConnID) (manager.Connection, error) {
 	return manager.Connection{ID: id, State: manager.Idle}, f.ask(id)
+}
+
+func (f *fake) Clients(_ context.Context, q manager.ClientQuery) (manager.ClientList, error) {
+	return f.clients, f.ask(q)
 }
 
 func (f *fake) Watch(buffer int, kinds ...manager.EventKind) eventSource {

@@ -210,6 +210,16 @@ func hostMessage(h *manager.HostInfo) *pb.Host {
 	}
 }
 
+func clientMessage(c *manager.Client) *pb.Client {
+	message := &pb.Client{
+		Address: c.Address, Connections: uint32(c.Connections), Requests: c.Requests, Refusals: c.Refusals, LastRefusal: reasonMessage[c.Reason],
+	}
+	if c.Refusals > 0 {
+		message.SinceRefusal = durationpb.New(c.Refused)
+	}
+	return message
+}
+
 func eventMessage(e *manager.Event) *pb.Event {
 	return &pb.Event{
 		Kind:         eventKindMessage[e.Kind],

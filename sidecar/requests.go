@@ -128,6 +128,19 @@ func (v *violations) eventKinds(field string, kinds []pb.EventKind) []manager.Ev
 	return known
 }
 
+func (v *violations) clientOrder(field string, order pb.ClientOrder) manager.ClientOrder {
+	switch order {
+	case pb.ClientOrder_CLIENT_ORDER_UNSPECIFIED, pb.ClientOrder_CLIENT_ORDER_CONNECTIONS:
+		return manager.ByConnections
+	case pb.ClientOrder_CLIENT_ORDER_REQUESTS:
+		return manager.ByRequests
+	case pb.ClientOrder_CLIENT_ORDER_REFUSALS:
+		return manager.ByRefusals
+	}
+	v.add(field, "%d is not an order; give CLIENT_ORDER_CONNECTIONS, _REQUESTS or _REFUSALS", order)
+	return manager.ByConnections
+}
+
 // pageToken reads the number that pageToken wrote, of at most that many bits.
 func (v *violations) pageToken(token string, bits int) uint64 {
 	if token == "" {

@@ -32,6 +32,8 @@ type connections interface {
 	Connections(ctx context.Context, q manager.Query) (manager.Page, error)
 	// Connection is one connection. manager.ErrNotFound.
 	Connection(ctx context.Context, id manager.ConnID) (manager.Connection, error)
+	// Clients are the client addresses with the most of something.
+	Clients(ctx context.Context, q manager.ClientQuery) (manager.ClientList, error)
 	// Watch delivers events of these kinds (none: of all) from its return on; buffer of them may wait for the reader.
 	Watch(buffer int, kinds ...manager.EventKind) eventSource
 }
@@ -196,6 +198,22 @@ func (s *service) ListHosts(ctx context.Context, r *pb.ListHostsRequest) (*pb.Li
 	}
 	page, next := hostPage(counts.Hosts, after, int(min(r.PageSize, manager.MaxPage)))
 	return &pb.ListHostsResponse{Hosts: messages(page, hostMessage), NextPageToken: pageToken(uint64(next))}, nil
+}
+
+// ListClients answers with the clients that have the most of something.
+func (s *service) ListClients(ctx context.Context, r *pb.ListClientsRequest) (*pb.ListClientsResponse, error) {
+	var bad violations
+	query := manager.ClientQuery{
+		Order: bad.clientOrder("order", r.Order), Peer: bad.peer("peer", r.Peer), Limit: int(min(r.Limit, manager.MaxPage)),
+	}
+	if err := bad.err(); err != nil {
+		return nil, err
+	}
+	list, err := s.connections.Clients(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	return &pb.ListClientsResponse{Clients: messages(list.Clients, clientMessage), Found: uint32(list.Known)}, nil
 }
 
 // hostPage is the size hosts (0: the default) that attached next after the one numbered after, and the number to go on from, 0 at the end.

@@ -146,6 +146,10 @@ func TestBadRequestsAreExplained(t *testing.T) {
 			}})
 			return err
 		}, []string{"filter.connection_ids", "filter.states[0]", "filter.states[1]", "filter.peer", "page_token"}},
+		{"clients in no order", func() error {
+			_, err := client.ListClients(ctx, &pb.ListClientsRequest{Order: 9, Peer: "localhost"})
+			return err
+		}, []string{"order", "peer"}},
 		{"host token out of range", func() error {
 			_, err := client.ListHosts(ctx, &pb.ListHostsRequest{PageToken: "4294967296"})
 			return err

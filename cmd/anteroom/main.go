@@ -67,7 +67,7 @@ which answers on the client's own socket and puts the connection back.`,
 	)
 	root.AddCommand(group(groupSidecar, serveCommand(), checkCommand(), demoCommand())...)
 	root.AddCommand(group(groupOperator,
-		statusCommand(), connsCommand(), connCommand(), hostsCommand(), watchCommand(), putCommand(), revokeCommand(), closeCommand(), upgradeCommand(),
+		statusCommand(), connsCommand(), connCommand(), clientsCommand(), hostsCommand(), watchCommand(), putCommand(), revokeCommand(), closeCommand(), upgradeCommand(),
 		stopCommand(), startCommand(), limitsCommand(), healthcheckCommand())...)
 	root.AddCommand(group(groupAuthor, conformanceCommand(), nodeBridgeCommand())...)
 	root.AddCommand(versionCommand(), exitCodesTopic())

@@ -389,6 +389,63 @@ func (ServiceState) EnumDescriptor() ([]byte, []int) {
 	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{3}
 }
 
+// ClientOrder is what clients are sorted by.
+type ClientOrder int32
+
+const (
+	// By connections.
+	ClientOrder_CLIENT_ORDER_UNSPECIFIED ClientOrder = 0
+	// By the connections that they have.
+	ClientOrder_CLIENT_ORDER_CONNECTIONS ClientOrder = 1
+	// By the requests answered on these.
+	ClientOrder_CLIENT_ORDER_REQUESTS ClientOrder = 2
+	// By the connections of theirs that were ended for what they did.
+	ClientOrder_CLIENT_ORDER_REFUSALS ClientOrder = 3
+)
+
+// Enum value maps for ClientOrder.
+var (
+	ClientOrder_name = map[int32]string{
+		0: "CLIENT_ORDER_UNSPECIFIED",
+		1: "CLIENT_ORDER_CONNECTIONS",
+		2: "CLIENT_ORDER_REQUESTS",
+		3: "CLIENT_ORDER_REFUSALS",
+	}
+	ClientOrder_value = map[string]int32{
+		"CLIENT_ORDER_UNSPECIFIED": 0,
+		"CLIENT_ORDER_CONNECTIONS": 1,
+		"CLIENT_ORDER_REQUESTS":    2,
+		"CLIENT_ORDER_REFUSALS":    3,
+	}
+)
+
+func (x ClientOrder) Enum() *ClientOrder {
+	p := new(ClientOrder)
+	*p = x
+	return p
+}
+
+func (x ClientOrder) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ClientOrder) Descriptor() protoreflect.EnumDescriptor {
+	return file_anteroom_v1_connection_manager_service_proto_enumTypes[4].Descriptor()
+}
+
+func (ClientOrder) Type() protoreflect.EnumType {
+	return &file_anteroom_v1_connection_manager_service_proto_enumTypes[4]
+}
+
+func (x ClientOrder) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ClientOrder.Descriptor instead.
+func (ClientOrder) EnumDescriptor() ([]byte, []int) {
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{4}
+}
+
 // PutRequest names a leased connection.
 type PutRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2050,7 +2107,7 @@ type Limits struct {
 	HangTimeout *durationpb.Duration `protobuf:"bytes,28,opt,name=hang_timeout,json=hangTimeout,proto3" json:"hang_timeout,omitempty"`
 	// Peers of the handoff socket that have yet to say HELLO, 1 to 65536; one more is refused. Default: 64.
 	MaxNewcomers *uint32 `protobuf:"varint,29,opt,name=max_newcomers,json=maxNewcomers,proto3,oneof" json:"max_newcomers,omitempty"`
-	// Calls of operators that go through the connections (ListConnections, Close, Revoke) and wait at once, 1 to 65536; one more gets
+	// Calls of operators that go through the connections (ListConnections, ListClients, Close, Revoke) and wait at once, 1 to 65536; one more gets
 	// RESOURCE_EXHAUSTED. Default: 128.
 	MaxCalls *uint32 `protobuf:"varint,30,opt,name=max_calls,json=maxCalls,proto3,oneof" json:"max_calls,omitempty"`
 	// Connections that hosts have brought (ADOPT), 1 to 1048576; one more is denied. Default: half of max_connections.
@@ -2947,7 +3004,218 @@ func (x *TcpInfo) GetBytesSent() uint64 {
 	return 0
 }
 
-// ListHostsRequest asks for a page.
+// ListClientsRequest asks for the clients with the most of something.
+type ListClientsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What they are sorted by, most first. Unspecified: connections.
+	Order ClientOrder `protobuf:"varint,1,opt,name=order,proto3,enum=anteroom.v1.ClientOrder" json:"order,omitempty"`
+	// The most clients to list, 1 to 1000; more is taken as 1000. 0: 20.
+	Limit uint32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Only clients with this address, or of this network, as in ConnectionSelection. Empty: all.
+	Peer          string `protobuf:"bytes,3,opt,name=peer,proto3" json:"peer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListClientsRequest) Reset() {
+	*x = ListClientsRequest{}
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListClientsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListClientsRequest) ProtoMessage() {}
+
+func (x *ListClientsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListClientsRequest.ProtoReflect.Descriptor instead.
+func (*ListClientsRequest) Descriptor() ([]byte, []int) {
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *ListClientsRequest) GetOrder() ClientOrder {
+	if x != nil {
+		return x.Order
+	}
+	return ClientOrder_CLIENT_ORDER_UNSPECIFIED
+}
+
+func (x *ListClientsRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *ListClientsRequest) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+// ListClientsResponse is the clients with the most.
+type ListClientsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Most first.
+	Clients []*Client `protobuf:"bytes,1,rep,name=clients,proto3" json:"clients,omitempty"`
+	// How many clients were found, these included.
+	Found         uint32 `protobuf:"varint,2,opt,name=found,proto3" json:"found,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListClientsResponse) Reset() {
+	*x = ListClientsResponse{}
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListClientsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListClientsResponse) ProtoMessage() {}
+
+func (x *ListClientsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListClientsResponse.ProtoReflect.Descriptor instead.
+func (*ListClientsResponse) Descriptor() ([]byte, []int) {
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *ListClientsResponse) GetClients() []*Client {
+	if x != nil {
+		return x.Clients
+	}
+	return nil
+}
+
+func (x *ListClientsResponse) GetFound() uint32 {
+	if x != nil {
+		return x.Found
+	}
+	return 0
+}
+
+// Client is what is known of a client address; behind load balancers, of the one that the PROXY header tells.
+type Client struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// An IPv4 address, the first 64 bits of an IPv6 address (2001:db8::/64), a link-local address with its zone, or "unix" for all Unix sockets together.
+	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// Connections that it has now.
+	Connections uint32 `protobuf:"varint,2,opt,name=connections,proto3" json:"connections,omitempty"`
+	// Requests answered on these connections.
+	Requests uint64 `protobuf:"varint,3,opt,name=requests,proto3" json:"requests,omitempty"`
+	// Connections ended for what the client did: malformed, too long or slow requests, slow reading, over max_client_connections or client_rate. Counted since this
+	// process began to serve, and remembered of the 1024 clients that were refused last.
+	Refusals uint64 `protobuf:"varint,4,opt,name=refusals,proto3" json:"refusals,omitempty"`
+	// Why the last of these was ended.
+	LastRefusal CloseReason `protobuf:"varint,5,opt,name=last_refusal,json=lastRefusal,proto3,enum=anteroom.v1.CloseReason" json:"last_refusal,omitempty"`
+	// Time since then; absent without one.
+	SinceRefusal  *durationpb.Duration `protobuf:"bytes,6,opt,name=since_refusal,json=sinceRefusal,proto3" json:"since_refusal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Client) Reset() {
+	*x = Client{}
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Client) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Client) ProtoMessage() {}
+
+func (x *Client) ProtoReflect() protoreflect.Message {
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Client.ProtoReflect.Descriptor instead.
+func (*Client) Descriptor() ([]byte, []int) {
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *Client) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Client) GetConnections() uint32 {
+	if x != nil {
+		return x.Connections
+	}
+	return 0
+}
+
+func (x *Client) GetRequests() uint64 {
+	if x != nil {
+		return x.Requests
+	}
+	return 0
+}
+
+func (x *Client) GetRefusals() uint64 {
+	if x != nil {
+		return x.Refusals
+	}
+	return 0
+}
+
+func (x *Client) GetLastRefusal() CloseReason {
+	if x != nil {
+		return x.LastRefusal
+	}
+	return CloseReason_CLOSE_REASON_UNSPECIFIED
+}
+
+func (x *Client) GetSinceRefusal() *durationpb.Duration {
+	if x != nil {
+		return x.SinceRefusal
+	}
+	return nil
+}
+
+// ListHostsRequest asks for a page of hosts.
 type ListHostsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Hosts on the page, 1 to 1000; more is taken as 1000. 0: 100.
@@ -2960,7 +3228,7 @@ type ListHostsRequest struct {
 
 func (x *ListHostsRequest) Reset() {
 	*x = ListHostsRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[35]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2972,7 +3240,7 @@ func (x *ListHostsRequest) String() string {
 func (*ListHostsRequest) ProtoMessage() {}
 
 func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[35]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2985,7 +3253,7 @@ func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsRequest.ProtoReflect.Descriptor instead.
 func (*ListHostsRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{35}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListHostsRequest) GetPageSize() uint32 {
@@ -3015,7 +3283,7 @@ type ListHostsResponse struct {
 
 func (x *ListHostsResponse) Reset() {
 	*x = ListHostsResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[36]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3027,7 +3295,7 @@ func (x *ListHostsResponse) String() string {
 func (*ListHostsResponse) ProtoMessage() {}
 
 func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[36]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3040,7 +3308,7 @@ func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsResponse.ProtoReflect.Descriptor instead.
 func (*ListHostsResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{36}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListHostsResponse) GetHosts() []*Host {
@@ -3100,7 +3368,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[37]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3112,7 +3380,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[37]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3125,7 +3393,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{37}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Host) GetHostId() uint32 {
@@ -3258,7 +3526,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[38]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3270,7 +3538,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[38]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3283,7 +3551,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{38}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *WatchRequest) GetKinds() []EventKind {
@@ -3304,7 +3572,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[39]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3316,7 +3584,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[39]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3329,7 +3597,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{39}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *WatchResponse) GetEvent() *Event {
@@ -3354,7 +3622,7 @@ type Event struct {
 	HostName string `protobuf:"bytes,5,opt,name=host_name,json=hostName,proto3" json:"host_name,omitempty"`
 	// The pool.
 	Pool string `protobuf:"bytes,6,opt,name=pool,proto3" json:"pool,omitempty"`
-	// The client's address with port; of accepted connections.
+	// The client's address with port: of connections that are accepted, closed, expired or detached. Empty if the client has reset the connection.
 	Peer string `protobuf:"bytes,7,opt,name=peer,proto3" json:"peer,omitempty"`
 	// Why a connection was closed.
 	Reason CloseReason `protobuf:"varint,8,opt,name=reason,proto3,enum=anteroom.v1.CloseReason" json:"reason,omitempty"`
@@ -3368,7 +3636,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[40]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3380,7 +3648,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[40]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3393,7 +3661,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{40}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Event) GetKind() EventKind {
@@ -3691,7 +3959,21 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"\x03rtt\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x03rtt\x12%\n" +
 	"\x0ebytes_received\x18\x02 \x01(\x04R\rbytesReceived\x12\x1d\n" +
 	"\n" +
-	"bytes_sent\x18\x03 \x01(\x04R\tbytesSent\"N\n" +
+	"bytes_sent\x18\x03 \x01(\x04R\tbytesSent\"n\n" +
+	"\x12ListClientsRequest\x12.\n" +
+	"\x05order\x18\x01 \x01(\x0e2\x18.anteroom.v1.ClientOrderR\x05order\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\rR\x05limit\x12\x12\n" +
+	"\x04peer\x18\x03 \x01(\tR\x04peer\"Z\n" +
+	"\x13ListClientsResponse\x12-\n" +
+	"\aclients\x18\x01 \x03(\v2\x13.anteroom.v1.ClientR\aclients\x12\x14\n" +
+	"\x05found\x18\x02 \x01(\rR\x05found\"\xf9\x01\n" +
+	"\x06Client\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12 \n" +
+	"\vconnections\x18\x02 \x01(\rR\vconnections\x12\x1a\n" +
+	"\brequests\x18\x03 \x01(\x04R\brequests\x12\x1a\n" +
+	"\brefusals\x18\x04 \x01(\x04R\brefusals\x12;\n" +
+	"\flast_refusal\x18\x05 \x01(\x0e2\x18.anteroom.v1.CloseReasonR\vlastRefusal\x12>\n" +
+	"\rsince_refusal\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\fsinceRefusal\"N\n" +
 	"\x10ListHostsRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
 	"\n" +
@@ -3791,7 +4073,12 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"\x12SERVICE_STATE_HUNG\x10\x04\x12\x19\n" +
 	"\x15SERVICE_STATE_NO_HOST\x10\x05\x12\x1a\n" +
 	"\x16SERVICE_STATE_STOPPING\x10\x06\x12\x19\n" +
-	"\x15SERVICE_STATE_STOPPED\x10\a2\xcd\b\n" +
+	"\x15SERVICE_STATE_STOPPED\x10\a*\x7f\n" +
+	"\vClientOrder\x12\x1c\n" +
+	"\x18CLIENT_ORDER_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18CLIENT_ORDER_CONNECTIONS\x10\x01\x12\x19\n" +
+	"\x15CLIENT_ORDER_REQUESTS\x10\x02\x12\x19\n" +
+	"\x15CLIENT_ORDER_REFUSALS\x10\x032\x9f\t\n" +
 	"\x18ConnectionManagerService\x128\n" +
 	"\x03Put\x12\x17.anteroom.v1.PutRequest\x1a\x18.anteroom.v1.PutResponse\x12A\n" +
 	"\x06Revoke\x12\x1a.anteroom.v1.RevokeRequest\x1a\x1b.anteroom.v1.RevokeResponse\x12;\n" +
@@ -3804,7 +4091,8 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"\tGetLimits\x12\x1d.anteroom.v1.GetLimitsRequest\x1a\x1e.anteroom.v1.GetLimitsResponse\x12\\\n" +
 	"\x0fListConnections\x12#.anteroom.v1.ListConnectionsRequest\x1a$.anteroom.v1.ListConnectionsResponse\x12V\n" +
 	"\rGetConnection\x12!.anteroom.v1.GetConnectionRequest\x1a\".anteroom.v1.GetConnectionResponse\x12J\n" +
-	"\tListHosts\x12\x1d.anteroom.v1.ListHostsRequest\x1a\x1e.anteroom.v1.ListHostsResponse\x12D\n" +
+	"\tListHosts\x12\x1d.anteroom.v1.ListHostsRequest\x1a\x1e.anteroom.v1.ListHostsResponse\x12P\n" +
+	"\vListClients\x12\x1f.anteroom.v1.ListClientsRequest\x1a .anteroom.v1.ListClientsResponse\x12D\n" +
 	"\aUpgrade\x12\x1b.anteroom.v1.UpgradeRequest\x1a\x1c.anteroom.v1.UpgradeResponse\x12@\n" +
 	"\x05Watch\x12\x19.anteroom.v1.WatchRequest\x1a\x1a.anteroom.v1.WatchResponse0\x01B<Z:github.com/anteroom-io/anteroom/api/anteroom/v1;anteroomv1b\x06proto3"
 
@@ -3820,142 +4108,152 @@ func file_anteroom_v1_connection_manager_service_proto_rawDescGZIP() []byte {
 	return file_anteroom_v1_connection_manager_service_proto_rawDescData
 }
 
-var file_anteroom_v1_connection_manager_service_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_anteroom_v1_connection_manager_service_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_anteroom_v1_connection_manager_service_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_anteroom_v1_connection_manager_service_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_anteroom_v1_connection_manager_service_proto_goTypes = []any{
 	(ConnectionState)(0),                 // 0: anteroom.v1.ConnectionState
 	(CloseReason)(0),                     // 1: anteroom.v1.CloseReason
 	(EventKind)(0),                       // 2: anteroom.v1.EventKind
 	(ServiceState)(0),                    // 3: anteroom.v1.ServiceState
-	(*PutRequest)(nil),                   // 4: anteroom.v1.PutRequest
-	(*PutResponse)(nil),                  // 5: anteroom.v1.PutResponse
-	(*RevokeRequest)(nil),                // 6: anteroom.v1.RevokeRequest
-	(*RevokeResponse)(nil),               // 7: anteroom.v1.RevokeResponse
-	(*UpgradeRequest)(nil),               // 8: anteroom.v1.UpgradeRequest
-	(*UpgradeResponse)(nil),              // 9: anteroom.v1.UpgradeResponse
-	(*StopRequest)(nil),                  // 10: anteroom.v1.StopRequest
-	(*StopResponse)(nil),                 // 11: anteroom.v1.StopResponse
-	(*StartRequest)(nil),                 // 12: anteroom.v1.StartRequest
-	(*StartResponse)(nil),                // 13: anteroom.v1.StartResponse
-	(*ConnectionSelection)(nil),          // 14: anteroom.v1.ConnectionSelection
-	(*CloseRequest)(nil),                 // 15: anteroom.v1.CloseRequest
-	(*CloseResponse)(nil),                // 16: anteroom.v1.CloseResponse
-	(*GetConnectionCountsRequest)(nil),   // 17: anteroom.v1.GetConnectionCountsRequest
-	(*GetConnectionCountsResponse)(nil),  // 18: anteroom.v1.GetConnectionCountsResponse
-	(*StateCounts)(nil),                  // 19: anteroom.v1.StateCounts
-	(*ListenerCounts)(nil),               // 20: anteroom.v1.ListenerCounts
-	(*PoolCounts)(nil),                   // 21: anteroom.v1.PoolCounts
-	(*HostCounts)(nil),                   // 22: anteroom.v1.HostCounts
-	(*Totals)(nil),                       // 23: anteroom.v1.Totals
-	(*AnswerCount)(nil),                  // 24: anteroom.v1.AnswerCount
-	(*ClosedCount)(nil),                  // 25: anteroom.v1.ClosedCount
-	(*GetKeepAliveCapacityRequest)(nil),  // 26: anteroom.v1.GetKeepAliveCapacityRequest
-	(*GetKeepAliveCapacityResponse)(nil), // 27: anteroom.v1.GetKeepAliveCapacityResponse
-	(*Limits)(nil),                       // 28: anteroom.v1.Limits
-	(*SetLimitsRequest)(nil),             // 29: anteroom.v1.SetLimitsRequest
-	(*SetLimitsResponse)(nil),            // 30: anteroom.v1.SetLimitsResponse
-	(*GetLimitsRequest)(nil),             // 31: anteroom.v1.GetLimitsRequest
-	(*GetLimitsResponse)(nil),            // 32: anteroom.v1.GetLimitsResponse
-	(*ListConnectionsRequest)(nil),       // 33: anteroom.v1.ListConnectionsRequest
-	(*ListConnectionsResponse)(nil),      // 34: anteroom.v1.ListConnectionsResponse
-	(*GetConnectionRequest)(nil),         // 35: anteroom.v1.GetConnectionRequest
-	(*GetConnectionResponse)(nil),        // 36: anteroom.v1.GetConnectionResponse
-	(*Connection)(nil),                   // 37: anteroom.v1.Connection
-	(*TcpInfo)(nil),                      // 38: anteroom.v1.TcpInfo
-	(*ListHostsRequest)(nil),             // 39: anteroom.v1.ListHostsRequest
-	(*ListHostsResponse)(nil),            // 40: anteroom.v1.ListHostsResponse
-	(*Host)(nil),                         // 41: anteroom.v1.Host
-	(*WatchRequest)(nil),                 // 42: anteroom.v1.WatchRequest
-	(*WatchResponse)(nil),                // 43: anteroom.v1.WatchResponse
-	(*Event)(nil),                        // 44: anteroom.v1.Event
-	(*durationpb.Duration)(nil),          // 45: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),        // 46: google.protobuf.Timestamp
+	(ClientOrder)(0),                     // 4: anteroom.v1.ClientOrder
+	(*PutRequest)(nil),                   // 5: anteroom.v1.PutRequest
+	(*PutResponse)(nil),                  // 6: anteroom.v1.PutResponse
+	(*RevokeRequest)(nil),                // 7: anteroom.v1.RevokeRequest
+	(*RevokeResponse)(nil),               // 8: anteroom.v1.RevokeResponse
+	(*UpgradeRequest)(nil),               // 9: anteroom.v1.UpgradeRequest
+	(*UpgradeResponse)(nil),              // 10: anteroom.v1.UpgradeResponse
+	(*StopRequest)(nil),                  // 11: anteroom.v1.StopRequest
+	(*StopResponse)(nil),                 // 12: anteroom.v1.StopResponse
+	(*StartRequest)(nil),                 // 13: anteroom.v1.StartRequest
+	(*StartResponse)(nil),                // 14: anteroom.v1.StartResponse
+	(*ConnectionSelection)(nil),          // 15: anteroom.v1.ConnectionSelection
+	(*CloseRequest)(nil),                 // 16: anteroom.v1.CloseRequest
+	(*CloseResponse)(nil),                // 17: anteroom.v1.CloseResponse
+	(*GetConnectionCountsRequest)(nil),   // 18: anteroom.v1.GetConnectionCountsRequest
+	(*GetConnectionCountsResponse)(nil),  // 19: anteroom.v1.GetConnectionCountsResponse
+	(*StateCounts)(nil),                  // 20: anteroom.v1.StateCounts
+	(*ListenerCounts)(nil),               // 21: anteroom.v1.ListenerCounts
+	(*PoolCounts)(nil),                   // 22: anteroom.v1.PoolCounts
+	(*HostCounts)(nil),                   // 23: anteroom.v1.HostCounts
+	(*Totals)(nil),                       // 24: anteroom.v1.Totals
+	(*AnswerCount)(nil),                  // 25: anteroom.v1.AnswerCount
+	(*ClosedCount)(nil),                  // 26: anteroom.v1.ClosedCount
+	(*GetKeepAliveCapacityRequest)(nil),  // 27: anteroom.v1.GetKeepAliveCapacityRequest
+	(*GetKeepAliveCapacityResponse)(nil), // 28: anteroom.v1.GetKeepAliveCapacityResponse
+	(*Limits)(nil),                       // 29: anteroom.v1.Limits
+	(*SetLimitsRequest)(nil),             // 30: anteroom.v1.SetLimitsRequest
+	(*SetLimitsResponse)(nil),            // 31: anteroom.v1.SetLimitsResponse
+	(*GetLimitsRequest)(nil),             // 32: anteroom.v1.GetLimitsRequest
+	(*GetLimitsResponse)(nil),            // 33: anteroom.v1.GetLimitsResponse
+	(*ListConnectionsRequest)(nil),       // 34: anteroom.v1.ListConnectionsRequest
+	(*ListConnectionsResponse)(nil),      // 35: anteroom.v1.ListConnectionsResponse
+	(*GetConnectionRequest)(nil),         // 36: anteroom.v1.GetConnectionRequest
+	(*GetConnectionResponse)(nil),        // 37: anteroom.v1.GetConnectionResponse
+	(*Connection)(nil),                   // 38: anteroom.v1.Connection
+	(*TcpInfo)(nil),                      // 39: anteroom.v1.TcpInfo
+	(*ListClientsRequest)(nil),           // 40: anteroom.v1.ListClientsRequest
+	(*ListClientsResponse)(nil),          // 41: anteroom.v1.ListClientsResponse
+	(*Client)(nil),                       // 42: anteroom.v1.Client
+	(*ListHostsRequest)(nil),             // 43: anteroom.v1.ListHostsRequest
+	(*ListHostsResponse)(nil),            // 44: anteroom.v1.ListHostsResponse
+	(*Host)(nil),                         // 45: anteroom.v1.Host
+	(*WatchRequest)(nil),                 // 46: anteroom.v1.WatchRequest
+	(*WatchResponse)(nil),                // 47: anteroom.v1.WatchResponse
+	(*Event)(nil),                        // 48: anteroom.v1.Event
+	(*durationpb.Duration)(nil),          // 49: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),        // 50: google.protobuf.Timestamp
 }
 var file_anteroom_v1_connection_manager_service_proto_depIdxs = []int32{
-	45, // 0: anteroom.v1.PutRequest.keep_alive_timeout:type_name -> google.protobuf.Duration
-	45, // 1: anteroom.v1.StopRequest.grace:type_name -> google.protobuf.Duration
+	49, // 0: anteroom.v1.PutRequest.keep_alive_timeout:type_name -> google.protobuf.Duration
+	49, // 1: anteroom.v1.StopRequest.grace:type_name -> google.protobuf.Duration
 	0,  // 2: anteroom.v1.ConnectionSelection.states:type_name -> anteroom.v1.ConnectionState
-	14, // 3: anteroom.v1.CloseRequest.selection:type_name -> anteroom.v1.ConnectionSelection
-	19, // 4: anteroom.v1.GetConnectionCountsResponse.states:type_name -> anteroom.v1.StateCounts
-	20, // 5: anteroom.v1.GetConnectionCountsResponse.listeners:type_name -> anteroom.v1.ListenerCounts
-	21, // 6: anteroom.v1.GetConnectionCountsResponse.pools:type_name -> anteroom.v1.PoolCounts
-	22, // 7: anteroom.v1.GetConnectionCountsResponse.hosts:type_name -> anteroom.v1.HostCounts
-	23, // 8: anteroom.v1.GetConnectionCountsResponse.totals:type_name -> anteroom.v1.Totals
-	45, // 9: anteroom.v1.GetConnectionCountsResponse.uptime:type_name -> google.protobuf.Duration
+	15, // 3: anteroom.v1.CloseRequest.selection:type_name -> anteroom.v1.ConnectionSelection
+	20, // 4: anteroom.v1.GetConnectionCountsResponse.states:type_name -> anteroom.v1.StateCounts
+	21, // 5: anteroom.v1.GetConnectionCountsResponse.listeners:type_name -> anteroom.v1.ListenerCounts
+	22, // 6: anteroom.v1.GetConnectionCountsResponse.pools:type_name -> anteroom.v1.PoolCounts
+	23, // 7: anteroom.v1.GetConnectionCountsResponse.hosts:type_name -> anteroom.v1.HostCounts
+	24, // 8: anteroom.v1.GetConnectionCountsResponse.totals:type_name -> anteroom.v1.Totals
+	49, // 9: anteroom.v1.GetConnectionCountsResponse.uptime:type_name -> google.protobuf.Duration
 	3,  // 10: anteroom.v1.GetConnectionCountsResponse.state:type_name -> anteroom.v1.ServiceState
-	19, // 11: anteroom.v1.ListenerCounts.states:type_name -> anteroom.v1.StateCounts
+	20, // 11: anteroom.v1.ListenerCounts.states:type_name -> anteroom.v1.StateCounts
 	3,  // 12: anteroom.v1.ListenerCounts.state:type_name -> anteroom.v1.ServiceState
-	19, // 13: anteroom.v1.PoolCounts.states:type_name -> anteroom.v1.StateCounts
+	20, // 13: anteroom.v1.PoolCounts.states:type_name -> anteroom.v1.StateCounts
 	3,  // 14: anteroom.v1.PoolCounts.state:type_name -> anteroom.v1.ServiceState
 	3,  // 15: anteroom.v1.HostCounts.state:type_name -> anteroom.v1.ServiceState
-	25, // 16: anteroom.v1.Totals.closed:type_name -> anteroom.v1.ClosedCount
-	24, // 17: anteroom.v1.Totals.answers:type_name -> anteroom.v1.AnswerCount
+	26, // 16: anteroom.v1.Totals.closed:type_name -> anteroom.v1.ClosedCount
+	25, // 17: anteroom.v1.Totals.answers:type_name -> anteroom.v1.AnswerCount
 	1,  // 18: anteroom.v1.ClosedCount.reason:type_name -> anteroom.v1.CloseReason
-	45, // 19: anteroom.v1.Limits.keep_alive_timeout:type_name -> google.protobuf.Duration
-	45, // 20: anteroom.v1.Limits.first_byte_timeout:type_name -> google.protobuf.Duration
-	45, // 21: anteroom.v1.Limits.request_timeout:type_name -> google.protobuf.Duration
-	45, // 22: anteroom.v1.Limits.queue_timeout:type_name -> google.protobuf.Duration
-	45, // 23: anteroom.v1.Limits.lease_timeout:type_name -> google.protobuf.Duration
-	45, // 24: anteroom.v1.Limits.send_timeout:type_name -> google.protobuf.Duration
-	45, // 25: anteroom.v1.Limits.linger_timeout:type_name -> google.protobuf.Duration
-	45, // 26: anteroom.v1.Limits.max_age:type_name -> google.protobuf.Duration
-	45, // 27: anteroom.v1.Limits.min_idle:type_name -> google.protobuf.Duration
-	45, // 28: anteroom.v1.Limits.lease_warn:type_name -> google.protobuf.Duration
-	45, // 29: anteroom.v1.Limits.ping_interval:type_name -> google.protobuf.Duration
-	45, // 30: anteroom.v1.Limits.ping_timeout:type_name -> google.protobuf.Duration
-	45, // 31: anteroom.v1.Limits.hang_timeout:type_name -> google.protobuf.Duration
-	28, // 32: anteroom.v1.SetLimitsRequest.limits:type_name -> anteroom.v1.Limits
-	28, // 33: anteroom.v1.SetLimitsResponse.limits:type_name -> anteroom.v1.Limits
-	28, // 34: anteroom.v1.GetLimitsResponse.limits:type_name -> anteroom.v1.Limits
-	14, // 35: anteroom.v1.ListConnectionsRequest.filter:type_name -> anteroom.v1.ConnectionSelection
-	37, // 36: anteroom.v1.ListConnectionsResponse.connections:type_name -> anteroom.v1.Connection
-	37, // 37: anteroom.v1.GetConnectionResponse.connection:type_name -> anteroom.v1.Connection
+	49, // 19: anteroom.v1.Limits.keep_alive_timeout:type_name -> google.protobuf.Duration
+	49, // 20: anteroom.v1.Limits.first_byte_timeout:type_name -> google.protobuf.Duration
+	49, // 21: anteroom.v1.Limits.request_timeout:type_name -> google.protobuf.Duration
+	49, // 22: anteroom.v1.Limits.queue_timeout:type_name -> google.protobuf.Duration
+	49, // 23: anteroom.v1.Limits.lease_timeout:type_name -> google.protobuf.Duration
+	49, // 24: anteroom.v1.Limits.send_timeout:type_name -> google.protobuf.Duration
+	49, // 25: anteroom.v1.Limits.linger_timeout:type_name -> google.protobuf.Duration
+	49, // 26: anteroom.v1.Limits.max_age:type_name -> google.protobuf.Duration
+	49, // 27: anteroom.v1.Limits.min_idle:type_name -> google.protobuf.Duration
+	49, // 28: anteroom.v1.Limits.lease_warn:type_name -> google.protobuf.Duration
+	49, // 29: anteroom.v1.Limits.ping_interval:type_name -> google.protobuf.Duration
+	49, // 30: anteroom.v1.Limits.ping_timeout:type_name -> google.protobuf.Duration
+	49, // 31: anteroom.v1.Limits.hang_timeout:type_name -> google.protobuf.Duration
+	29, // 32: anteroom.v1.SetLimitsRequest.limits:type_name -> anteroom.v1.Limits
+	29, // 33: anteroom.v1.SetLimitsResponse.limits:type_name -> anteroom.v1.Limits
+	29, // 34: anteroom.v1.GetLimitsResponse.limits:type_name -> anteroom.v1.Limits
+	15, // 35: anteroom.v1.ListConnectionsRequest.filter:type_name -> anteroom.v1.ConnectionSelection
+	38, // 36: anteroom.v1.ListConnectionsResponse.connections:type_name -> anteroom.v1.Connection
+	38, // 37: anteroom.v1.GetConnectionResponse.connection:type_name -> anteroom.v1.Connection
 	0,  // 38: anteroom.v1.Connection.state:type_name -> anteroom.v1.ConnectionState
-	45, // 39: anteroom.v1.Connection.age:type_name -> google.protobuf.Duration
-	45, // 40: anteroom.v1.Connection.time_in_state:type_name -> google.protobuf.Duration
-	38, // 41: anteroom.v1.Connection.tcp:type_name -> anteroom.v1.TcpInfo
-	45, // 42: anteroom.v1.TcpInfo.rtt:type_name -> google.protobuf.Duration
-	41, // 43: anteroom.v1.ListHostsResponse.hosts:type_name -> anteroom.v1.Host
-	45, // 44: anteroom.v1.Host.attached:type_name -> google.protobuf.Duration
-	3,  // 45: anteroom.v1.Host.state:type_name -> anteroom.v1.ServiceState
-	2,  // 46: anteroom.v1.WatchRequest.kinds:type_name -> anteroom.v1.EventKind
-	44, // 47: anteroom.v1.WatchResponse.event:type_name -> anteroom.v1.Event
-	2,  // 48: anteroom.v1.Event.kind:type_name -> anteroom.v1.EventKind
-	46, // 49: anteroom.v1.Event.time:type_name -> google.protobuf.Timestamp
-	1,  // 50: anteroom.v1.Event.reason:type_name -> anteroom.v1.CloseReason
-	4,  // 51: anteroom.v1.ConnectionManagerService.Put:input_type -> anteroom.v1.PutRequest
-	6,  // 52: anteroom.v1.ConnectionManagerService.Revoke:input_type -> anteroom.v1.RevokeRequest
-	10, // 53: anteroom.v1.ConnectionManagerService.Stop:input_type -> anteroom.v1.StopRequest
-	12, // 54: anteroom.v1.ConnectionManagerService.Start:input_type -> anteroom.v1.StartRequest
-	15, // 55: anteroom.v1.ConnectionManagerService.Close:input_type -> anteroom.v1.CloseRequest
-	17, // 56: anteroom.v1.ConnectionManagerService.GetConnectionCounts:input_type -> anteroom.v1.GetConnectionCountsRequest
-	26, // 57: anteroom.v1.ConnectionManagerService.GetKeepAliveCapacity:input_type -> anteroom.v1.GetKeepAliveCapacityRequest
-	29, // 58: anteroom.v1.ConnectionManagerService.SetLimits:input_type -> anteroom.v1.SetLimitsRequest
-	31, // 59: anteroom.v1.ConnectionManagerService.GetLimits:input_type -> anteroom.v1.GetLimitsRequest
-	33, // 60: anteroom.v1.ConnectionManagerService.ListConnections:input_type -> anteroom.v1.ListConnectionsRequest
-	35, // 61: anteroom.v1.ConnectionManagerService.GetConnection:input_type -> anteroom.v1.GetConnectionRequest
-	39, // 62: anteroom.v1.ConnectionManagerService.ListHosts:input_type -> anteroom.v1.ListHostsRequest
-	8,  // 63: anteroom.v1.ConnectionManagerService.Upgrade:input_type -> anteroom.v1.UpgradeRequest
-	42, // 64: anteroom.v1.ConnectionManagerService.Watch:input_type -> anteroom.v1.WatchRequest
-	5,  // 65: anteroom.v1.ConnectionManagerService.Put:output_type -> anteroom.v1.PutResponse
-	7,  // 66: anteroom.v1.ConnectionManagerService.Revoke:output_type -> anteroom.v1.RevokeResponse
-	11, // 67: anteroom.v1.ConnectionManagerService.Stop:output_type -> anteroom.v1.StopResponse
-	13, // 68: anteroom.v1.ConnectionManagerService.Start:output_type -> anteroom.v1.StartResponse
-	16, // 69: anteroom.v1.ConnectionManagerService.Close:output_type -> anteroom.v1.CloseResponse
-	18, // 70: anteroom.v1.ConnectionManagerService.GetConnectionCounts:output_type -> anteroom.v1.GetConnectionCountsResponse
-	27, // 71: anteroom.v1.ConnectionManagerService.GetKeepAliveCapacity:output_type -> anteroom.v1.GetKeepAliveCapacityResponse
-	30, // 72: anteroom.v1.ConnectionManagerService.SetLimits:output_type -> anteroom.v1.SetLimitsResponse
-	32, // 73: anteroom.v1.ConnectionManagerService.GetLimits:output_type -> anteroom.v1.GetLimitsResponse
-	34, // 74: anteroom.v1.ConnectionManagerService.ListConnections:output_type -> anteroom.v1.ListConnectionsResponse
-	36, // 75: anteroom.v1.ConnectionManagerService.GetConnection:output_type -> anteroom.v1.GetConnectionResponse
-	40, // 76: anteroom.v1.ConnectionManagerService.ListHosts:output_type -> anteroom.v1.ListHostsResponse
-	9,  // 77: anteroom.v1.ConnectionManagerService.Upgrade:output_type -> anteroom.v1.UpgradeResponse
-	43, // 78: anteroom.v1.ConnectionManagerService.Watch:output_type -> anteroom.v1.WatchResponse
-	65, // [65:79] is the sub-list for method output_type
-	51, // [51:65] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	49, // 39: anteroom.v1.Connection.age:type_name -> google.protobuf.Duration
+	49, // 40: anteroom.v1.Connection.time_in_state:type_name -> google.protobuf.Duration
+	39, // 41: anteroom.v1.Connection.tcp:type_name -> anteroom.v1.TcpInfo
+	49, // 42: anteroom.v1.TcpInfo.rtt:type_name -> google.protobuf.Duration
+	4,  // 43: anteroom.v1.ListClientsRequest.order:type_name -> anteroom.v1.ClientOrder
+	42, // 44: anteroom.v1.ListClientsResponse.clients:type_name -> anteroom.v1.Client
+	1,  // 45: anteroom.v1.Client.last_refusal:type_name -> anteroom.v1.CloseReason
+	49, // 46: anteroom.v1.Client.since_refusal:type_name -> google.protobuf.Duration
+	45, // 47: anteroom.v1.ListHostsResponse.hosts:type_name -> anteroom.v1.Host
+	49, // 48: anteroom.v1.Host.attached:type_name -> google.protobuf.Duration
+	3,  // 49: anteroom.v1.Host.state:type_name -> anteroom.v1.ServiceState
+	2,  // 50: anteroom.v1.WatchRequest.kinds:type_name -> anteroom.v1.EventKind
+	48, // 51: anteroom.v1.WatchResponse.event:type_name -> anteroom.v1.Event
+	2,  // 52: anteroom.v1.Event.kind:type_name -> anteroom.v1.EventKind
+	50, // 53: anteroom.v1.Event.time:type_name -> google.protobuf.Timestamp
+	1,  // 54: anteroom.v1.Event.reason:type_name -> anteroom.v1.CloseReason
+	5,  // 55: anteroom.v1.ConnectionManagerService.Put:input_type -> anteroom.v1.PutRequest
+	7,  // 56: anteroom.v1.ConnectionManagerService.Revoke:input_type -> anteroom.v1.RevokeRequest
+	11, // 57: anteroom.v1.ConnectionManagerService.Stop:input_type -> anteroom.v1.StopRequest
+	13, // 58: anteroom.v1.ConnectionManagerService.Start:input_type -> anteroom.v1.StartRequest
+	16, // 59: anteroom.v1.ConnectionManagerService.Close:input_type -> anteroom.v1.CloseRequest
+	18, // 60: anteroom.v1.ConnectionManagerService.GetConnectionCounts:input_type -> anteroom.v1.GetConnectionCountsRequest
+	27, // 61: anteroom.v1.ConnectionManagerService.GetKeepAliveCapacity:input_type -> anteroom.v1.GetKeepAliveCapacityRequest
+	30, // 62: anteroom.v1.ConnectionManagerService.SetLimits:input_type -> anteroom.v1.SetLimitsRequest
+	32, // 63: anteroom.v1.ConnectionManagerService.GetLimits:input_type -> anteroom.v1.GetLimitsRequest
+	34, // 64: anteroom.v1.ConnectionManagerService.ListConnections:input_type -> anteroom.v1.ListConnectionsRequest
+	36, // 65: anteroom.v1.ConnectionManagerService.GetConnection:input_type -> anteroom.v1.GetConnectionRequest
+	43, // 66: anteroom.v1.ConnectionManagerService.ListHosts:input_type -> anteroom.v1.ListHostsRequest
+	40, // 67: anteroom.v1.ConnectionManagerService.ListClients:input_type -> anteroom.v1.ListClientsRequest
+	9,  // 68: anteroom.v1.ConnectionManagerService.Upgrade:input_type -> anteroom.v1.UpgradeRequest
+	46, // 69: anteroom.v1.ConnectionManagerService.Watch:input_type -> anteroom.v1.WatchRequest
+	6,  // 70: anteroom.v1.ConnectionManagerService.Put:output_type -> anteroom.v1.PutResponse
+	8,  // 71: anteroom.v1.ConnectionManagerService.Revoke:output_type -> anteroom.v1.RevokeResponse
+	12, // 72: anteroom.v1.ConnectionManagerService.Stop:output_type -> anteroom.v1.StopResponse
+	14, // 73: anteroom.v1.ConnectionManagerService.Start:output_type -> anteroom.v1.StartResponse
+	17, // 74: anteroom.v1.ConnectionManagerService.Close:output_type -> anteroom.v1.CloseResponse
+	19, // 75: anteroom.v1.ConnectionManagerService.GetConnectionCounts:output_type -> anteroom.v1.GetConnectionCountsResponse
+	28, // 76: anteroom.v1.ConnectionManagerService.GetKeepAliveCapacity:output_type -> anteroom.v1.GetKeepAliveCapacityResponse
+	31, // 77: anteroom.v1.ConnectionManagerService.SetLimits:output_type -> anteroom.v1.SetLimitsResponse
+	33, // 78: anteroom.v1.ConnectionManagerService.GetLimits:output_type -> anteroom.v1.GetLimitsResponse
+	35, // 79: anteroom.v1.ConnectionManagerService.ListConnections:output_type -> anteroom.v1.ListConnectionsResponse
+	37, // 80: anteroom.v1.ConnectionManagerService.GetConnection:output_type -> anteroom.v1.GetConnectionResponse
+	44, // 81: anteroom.v1.ConnectionManagerService.ListHosts:output_type -> anteroom.v1.ListHostsResponse
+	41, // 82: anteroom.v1.ConnectionManagerService.ListClients:output_type -> anteroom.v1.ListClientsResponse
+	10, // 83: anteroom.v1.ConnectionManagerService.Upgrade:output_type -> anteroom.v1.UpgradeResponse
+	47, // 84: anteroom.v1.ConnectionManagerService.Watch:output_type -> anteroom.v1.WatchResponse
+	70, // [70:85] is the sub-list for method output_type
+	55, // [55:70] is the sub-list for method input_type
+	55, // [55:55] is the sub-list for extension type_name
+	55, // [55:55] is the sub-list for extension extendee
+	0,  // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_anteroom_v1_connection_manager_service_proto_init() }
@@ -3969,8 +4267,8 @@ func file_anteroom_v1_connection_manager_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_anteroom_v1_connection_manager_service_proto_rawDesc), len(file_anteroom_v1_connection_manager_service_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   41,
+			NumEnums:      5,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

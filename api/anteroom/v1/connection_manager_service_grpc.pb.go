@@ -33,6 +33,7 @@ const (
 	ConnectionManagerService_ListConnections_FullMethodName      = "/anteroom.v1.ConnectionManagerService/ListConnections"
 	ConnectionManagerService_GetConnection_FullMethodName        = "/anteroom.v1.ConnectionManagerService/GetConnection"
 	ConnectionManagerService_ListHosts_FullMethodName            = "/anteroom.v1.ConnectionManagerService/ListHosts"
+	ConnectionManagerService_ListClients_FullMethodName          = "/anteroom.v1.ConnectionManagerService/ListClients"
 	ConnectionManagerService_Upgrade_FullMethodName              = "/anteroom.v1.ConnectionManagerService/Upgrade"
 	ConnectionManagerService_Watch_FullMethodName                = "/anteroom.v1.ConnectionManagerService/Watch"
 )
@@ -44,7 +45,7 @@ const (
 // ConnectionManagerService controls the one connection manager of a sidecar.
 //
 // Every call but Watch is answered by the manager's loop in turn, between two rounds of clients' work. An answer is one moment's truth. Calls that go
-// through many connections (ListConnections, Close, Revoke, and Stop when its grace is over) are worked on piece by piece, a little in each round and each
+// through many connections (ListConnections, ListClients, Close, Revoke, and Stop when its grace is over) are worked on piece by piece, a little in each round and each
 // caller in turn, so that clients do not wait for operators: what such a call says of a connection is true of one moment, but not of the same for
 // all. If its caller leaves, the rest is not done.
 //
@@ -99,6 +100,8 @@ type ConnectionManagerServiceClient interface {
 	GetConnection(ctx context.Context, in *GetConnectionRequest, opts ...grpc.CallOption) (*GetConnectionResponse, error)
 	// ListHosts lists the attached hosts page by page, in the order in which they attached.
 	ListHosts(ctx context.Context, in *ListHostsRequest, opts ...grpc.CallOption) (*ListHostsResponse, error)
+	// ListClients lists the client addresses with the most connections, requests or refusals: who uses the sidecar up, or abuses it.
+	ListClients(ctx context.Context, in *ListClientsRequest, opts ...grpc.CallOption) (*ListClientsResponse, error)
 	// Upgrade replaces the sidecar's process by a new one of the program that is now where this one's was started from, which goes on with every connection and host.
 	// The new program is asked first whether it could run. The call returns when the new process serves; then the one that was asked leaves.
 	//
@@ -240,6 +243,16 @@ func (c *connectionManagerServiceClient) ListHosts(ctx context.Context, in *List
 	return out, nil
 }
 
+func (c *connectionManagerServiceClient) ListClients(ctx context.Context, in *ListClientsRequest, opts ...grpc.CallOption) (*ListClientsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListClientsResponse)
+	err := c.cc.Invoke(ctx, ConnectionManagerService_ListClients_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *connectionManagerServiceClient) Upgrade(ctx context.Context, in *UpgradeRequest, opts ...grpc.CallOption) (*UpgradeResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(UpgradeResponse)
@@ -276,7 +289,7 @@ type ConnectionManagerService_WatchClient = grpc.ServerStreamingClient[WatchResp
 // ConnectionManagerService controls the one connection manager of a sidecar.
 //
 // Every call but Watch is answered by the manager's loop in turn, between two rounds of clients' work. An answer is one moment's truth. Calls that go
-// through many connections (ListConnections, Close, Revoke, and Stop when its grace is over) are worked on piece by piece, a little in each round and each
+// through many connections (ListConnections, ListClients, Close, Revoke, and Stop when its grace is over) are worked on piece by piece, a little in each round and each
 // caller in turn, so that clients do not wait for operators: what such a call says of a connection is true of one moment, but not of the same for
 // all. If its caller leaves, the rest is not done.
 //
@@ -331,6 +344,8 @@ type ConnectionManagerServiceServer interface {
 	GetConnection(context.Context, *GetConnectionRequest) (*GetConnectionResponse, error)
 	// ListHosts lists the attached hosts page by page, in the order in which they attached.
 	ListHosts(context.Context, *ListHostsRequest) (*ListHostsResponse, error)
+	// ListClients lists the client addresses with the most connections, requests or refusals: who uses the sidecar up, or abuses it.
+	ListClients(context.Context, *ListClientsRequest) (*ListClientsResponse, error)
 	// Upgrade replaces the sidecar's process by a new one of the program that is now where this one's was started from, which goes on with every connection and host.
 	// The new program is asked first whether it could run. The call returns when the new process serves; then the one that was asked leaves.
 	//
@@ -387,6 +402,9 @@ func (UnimplementedConnectionManagerServiceServer) GetConnection(context.Context
 }
 func (UnimplementedConnectionManagerServiceServer) ListHosts(context.Context, *ListHostsRequest) (*ListHostsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListHosts not implemented")
+}
+func (UnimplementedConnectionManagerServiceServer) ListClients(context.Context, *ListClientsRequest) (*ListClientsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListClients not implemented")
 }
 func (UnimplementedConnectionManagerServiceServer) Upgrade(context.Context, *UpgradeRequest) (*UpgradeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Upgrade not implemented")
@@ -632,6 +650,24 @@ func _ConnectionManagerService_ListHosts_Handler(srv interface{}, ctx context.Co
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ConnectionManagerService_ListClients_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListClientsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ConnectionManagerServiceServer).ListClients(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ConnectionManagerService_ListClients_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ConnectionManagerServiceServer).ListClients(ctx, req.(*ListClientsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ConnectionManagerService_Upgrade_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(UpgradeRequest)
 	if err := dec(in); err != nil {
@@ -715,6 +751,10 @@ var ConnectionManagerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListHosts",
 			Handler:    _ConnectionManagerService_ListHosts_Handler,
+		},
+		{
+			MethodName: "ListClients",
+			Handler:    _ConnectionManagerService_ListClients_Handler,
 		},
 		{
 			MethodName: "Upgrade",
