@@ -18,12 +18,12 @@ func (c *Config) logger() hclog.Logger {
 	if c.Logger != nil {
 		return c.Logger
 	}
-	log := hclog.New(&hclog.LoggerOptions{
+	log := plainLogger{hclog.New(&hclog.LoggerOptions{
 		Name:       "anteroom",
 		Level:      hclog.LevelFromString(c.logLevel()),
 		Output:     logqueue.Stderr,
 		JSONFormat: c.logFormat() == "json",
-	})
+	})}
 	logqueue.Stderr.OnDrop(func(lines uint64) {
 		log.Warn("log lines were dropped: standard error was not read fast enough", "lines", lines)
 	})
