@@ -56,6 +56,9 @@ func (f *faulty) runApp(path string) int {
 	if f.fault == "other-name" {
 		app.Env = append(app.Env, "ANTEROOM_NAME=me")
 	}
+	if f.fault == "private-pool" && os.Getenv("ANTEROOM_POOL") == "" {
+		app.Env = append(app.Env, "ANTEROOM_POOL=mine")
+	}
 	app.Stderr = os.Stderr
 	check(app.Start())
 	term := make(chan os.Signal, 1)

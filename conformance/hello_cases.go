@@ -10,6 +10,8 @@ import (
 
 const ruleBackOff = "PROTOCOL.md, rule 7"
 
+const defaultPool = "default"
+
 var helloCases = []Case{
 	{Name: "hello/in-time", Requires: "The program connects to ANTEROOM_HANDOFF and says HELLO within 2 s of connecting.", Rule: "PROTOCOL.md, HELLO and code 6", own: true, run: func(t *T) {
 		t.begin(nil)
@@ -35,6 +37,15 @@ var helloCases = []Case{
 			}
 			return sum == t.opts.Capacity || h.Capacity == t.opts.Capacity
 		}, "offered a capacity of ANTEROOM_CAPACITY, %d, by one link or by all together (this one: %d)", t.opts.Capacity, h.Capacity)
+	}},
+	{Name: "hello/default-pool", Requires: "Without ANTEROOM_POOL the program joins the pool `default`.", Rule: ruleApp, own: true, run: func(t *T) {
+		t.pool = ""
+		t.begin(nil)
+		k := t.link()
+		if pool := k.hello.Pool; pool != defaultPool {
+			t.failf("pool %q, want %q: clients of the sidecar's listeners are lent to that pool", pool, defaultPool)
+		}
+		t.works(k, t.connect())
 	}},
 	{Name: "hello/welcome-unknown-members", Requires: "Unknown members of WELCOME are ignored.", Rule: "PROTOCOL.md, JSON payloads", own: true, run: func(t *T) {
 		t.begin(func(k *link) {

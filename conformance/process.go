@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -27,8 +28,8 @@ type process struct {
 	result string           // the same in words
 }
 
-// start runs the program as a host of the sidecar at socket.
-func start(ctx context.Context, o *Options, dir, socket string) (*process, error) {
+// start runs the program as a host of the sidecar at socket. It is told of a pool unless that is empty.
+func start(ctx context.Context, o *Options, dir, socket, pool string) (*process, error) {
 	out, err := os.CreateTemp(dir, "output")
 	if err != nil {
 		return nil, err
@@ -39,8 +40,7 @@ func start(ctx context.Context, o *Options, dir, socket string) (*process, error
 	}
 	p := &process{out: out, stdout: stdout, ended: make(chan struct{})}
 	p.cmd = exec.CommandContext(ctx, o.Command[0], o.Command[1:]...)
-	p.cmd.Env = append(os.Environ(),
-		handoff.PathVariable+"="+socket, "ANTEROOM_POOL="+poolName, "ANTEROOM_NAME="+hostName, "ANTEROOM_CAPACITY="+strconv.Itoa(o.Capacity))
+	p.cmd.Env = environment(o, socket, pool)
 	p.cmd.Stdout, p.cmd.Stderr = stdout, out
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	p.cmd.Cancel = func() error { return unix.Kill(-p.cmd.Process.Pid, unix.SIGKILL) }
@@ -50,6 +50,16 @@ func start(ctx context.Context, o *Options, dir, socket string) (*process, error
 	go p.await()
 	return p, nil
 }
+
+func environment(o *Options, socket, pool string) []string {
+	env := slices.DeleteFunc(os.Environ(), func(each string) bool { return strings.HasPrefix(each, poolVariable) })
+	if pool != "" {
+		env = append(env, poolVariable+pool)
+	}
+	return append(env, handoff.PathVariable+"="+socket, "ANTEROOM_NAME="+hostName, "ANTEROOM_CAPACITY="+strconv.Itoa(o.Capacity))
+}
+
+const poolVariable = "ANTEROOM_POOL="
 
 // What the program is called by its environment.
 const (

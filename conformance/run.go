@@ -121,6 +121,7 @@ type session struct {
 	ctx     context.Context
 	opts    *Options
 	dir     string
+	pool    string // that the program is told of; empty: none
 	sidecar *sidecar
 	process *process // nil until start
 }
@@ -130,7 +131,7 @@ func (s *session) start() error {
 	if err := s.sidecar.listen(); err != nil {
 		return err
 	}
-	p, err := start(s.ctx, s.opts, s.dir, s.sidecar.path)
+	p, err := start(s.ctx, s.opts, s.dir, s.sidecar.path, s.pool)
 	if err != nil {
 		return err
 	}
@@ -201,7 +202,7 @@ func (r *runner) session(own bool) (*session, error) {
 	if r.present != nil {
 		return r.present, nil
 	}
-	s := &session{ctx: r.ctx, opts: r.opts, dir: r.dir, sidecar: newSidecar(r.socket)}
+	s := &session{ctx: r.ctx, opts: r.opts, dir: r.dir, pool: poolName, sidecar: newSidecar(r.socket)}
 	r.present = s
 	if own {
 		return s, nil

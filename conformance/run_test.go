@@ -65,6 +65,7 @@ func TestFaultsAreFound(t *testing.T) {
 		"hello-late":                  {"hello/in-time"},
 		"other-name":                  {"hello/fields"},
 		"other-capacity":              {"hello/fields"},
+		"private-pool":                {"hello/default-pool"},
 		"no-magic":                    {"hello/in-time"},
 		"strict-json":                 {"hello/welcome-unknown-members"},
 		"spins":                       {"hello/refused-for-now", "hello/refused-for-good", "hello/hung-up-on"},
