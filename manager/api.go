@@ -167,7 +167,7 @@ type Page struct {
 // StopReport says what a Stop did.
 type StopReport struct {
 	Finished int // leases that came back within the grace
-	Cut      int // leases taken back and closed when it was over
+	Cut      int // leases taken back and closed when it was over, and, at a Shutdown, responses that were not sent to their end
 }
 
 // EventKind is what an Event tells.

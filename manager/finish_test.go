@@ -227,3 +227,68 @@ func TestAResponseThatIsCutShortEndsInAReset(t *testing.T) {
 		})
 	}
 }
+
+// finishing leaves a response of 8 MiB to the sidecar, of which the client has read nothing yet.
+func (r *rig) finishing() (c *client, rest []byte) {
+	r.t.Helper()
+	h := r.attach(handoff.Hello{Features: []string{handoff.FeatureFinish}})
+	c, rest = r.dial(), bytes.Repeat([]byte("0123456789abcdef"), 1<<19)
+	c.send("x")
+	lease, fd := h.want(handoff.TypeLease)
+	h.serve(fd, "x", "head ")
+	closeFD(fd)
+	file, err := unix.MemfdCreate("rest", unix.MFD_CLOEXEC)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer closeFD(file)
+	if _, err := unix.Write(file, rest); err != nil {
+		r.t.Fatal(err)
+	}
+	h.sendFD(finishFrame(lease, 0, len(rest)), file)
+	r.eventually("it is finishing", func(c Counts) bool { return c.States.Finishing == 1 })
+	return c, rest
+}
+
+// A Shutdown waits for responses that hosts have left to the sidecar, as for leases.
+func TestShutdownWaitsForTheRestOfAResponse(t *testing.T) {
+	r := newRig(t, Config{})
+	c, rest := r.finishing()
+	reports := r.shutdown(context.Background(), time.Hour)
+	r.eventually("it stops", func(Counts) bool { return r.waitingStops() == 1 })
+	c.want("head ")
+	got := make([]byte, len(rest))
+	_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if _, err := io.ReadFull(c, got); err != nil || !bytes.Equal(got, rest) {
+		t.Fatalf("the rest did not arrive: %v", err)
+	}
+	c.wantEnd()
+	if report := <-reports; report.Cut != 0 {
+		t.Errorf("%+v", report)
+	}
+}
+
+// When the grace is over the client learns by a reset that the rest is missing.
+func TestShutdownCutsTheRestOfAResponse(t *testing.T) {
+	r := newRig(t, Config{})
+	c, _ := r.finishing()
+	if report := <-r.shutdown(context.Background(), 50*time.Millisecond); report.Cut != 1 {
+		t.Errorf("%+v, want one cut", report)
+	}
+	_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if _, err := io.Copy(io.Discard, c); !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("the response ends with %v, want a reset", err)
+	}
+}
+
+// An operator's Stop does not wait for it: no host has the connection.
+func TestStopDoesNotWaitForTheRestOfAResponse(t *testing.T) {
+	r := newRig(t, Config{})
+	r.finishing()
+	if report, err := r.Stop(t.Context(), time.Hour); err != nil || report.Cut != 0 {
+		t.Errorf("%+v, %v", report, err)
+	}
+	if n := r.counts().States.Finishing; n != 1 {
+		t.Errorf("%d responses are being finished, want one", n)
+	}
+}

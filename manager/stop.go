@@ -35,10 +35,10 @@ func (p *policy) stopDone() (StopReport, bool) {
 	if p.stop == nil {
 		return StopReport{}, false
 	}
-	if p.states[Leased] > 0 && p.now >= p.stop.deadline {
+	if p.unstopped() > 0 && p.now >= p.stop.deadline {
 		p.cutLeases()
 	}
-	if p.states[Leased] > 0 {
+	if p.unstopped() > 0 {
 		return StopReport{}, false
 	}
 	report := StopReport{Finished: p.stop.finished, Cut: p.stop.cut}
@@ -48,17 +48,29 @@ func (p *policy) stopDone() (StopReport, bool) {
 	return report, true
 }
 
+// unstopped counts the connections that a Stop waits for: those that hosts have and, if everything ends, also those whose responses hosts
+// have left to the sidecar.
+func (p *policy) unstopped() int {
+	if p.draining {
+		return p.states[Leased] + p.states[Finishing]
+	}
+	return p.states[Leased]
+}
+
 func (p *policy) cutLeases() {
 	p.stop.cutting = true
 	for h := range p.eachHost {
-		p.cut(h)
+		p.cut(&h.leases)
 	}
 	p.stop.cutting = false
+	if p.draining {
+		p.cut(&p.finishing)
+	}
 }
 
-func (p *policy) cut(h *host) {
+func (p *policy) cut(all *list) {
 	for {
-		r, slot, ok := p.table.oldest(&h.leases)
+		r, slot, ok := p.table.oldest(all)
 		if !ok || !p.mayEnd() {
 			return
 		}
