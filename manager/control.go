@@ -316,6 +316,7 @@ func (m *Manager) SetLimits(ctx context.Context, change Limits) (Limits, error) 
 		return Limits{}, err
 	}
 	return ask(ctx, m, func() (Limits, error) {
+		m.set = m.set.merge(change)
 		m.policy.setLimits(m.policy.limits.merge(change))
 		m.helpers.SetLimit(m.policy.limits.Helpers)
 		m.remember()

@@ -3,6 +3,7 @@ package manager
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"time"
 )
 
@@ -290,4 +291,15 @@ func override[T int | int64 | time.Duration](field *T, value T) {
 	if value != 0 {
 		*field = value
 	}
+}
+
+// unchanged returns l, without the fields whose configured value was another before: what is configured now then holds.
+func (l Limits) unchanged(before, now Limits) Limits {
+	values, was, is := reflect.ValueOf(&l).Elem(), reflect.ValueOf(before), reflect.ValueOf(now)
+	for i := range values.NumField() {
+		if !was.Field(i).Equal(is.Field(i)) {
+			values.Field(i).SetZero()
+		}
+	}
+	return l
 }

@@ -409,3 +409,12 @@ func connectTo(t *testing.T, fd int, r *rig) {
 		t.Fatal(err)
 	}
 }
+
+// A limit that was set at run time holds over a takeover, unless what is configured for it has changed.
+func TestLimitsThatAreUnchanged(t *testing.T) {
+	set := Limits{Hosts: 7, Queue: 8, KeepAliveTimeout: 9}
+	before, now := Limits{Hosts: 1, Queue: 2}, Limits{Hosts: 1, Queue: 3, Connections: 100}
+	if got, want := set.unchanged(before, now), (Limits{Hosts: 7, KeepAliveTimeout: 9}); got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+}

@@ -54,6 +54,7 @@ type Manager struct {
 	running  bool     // commands are the loop's, no longer the caller's; mu
 
 	descriptors Descriptors // how they are divided; does not change
+	set         Limits      // those set at run time, the others zero; the loop's own
 
 	// The loop's own.
 	turns    uint64       // of the loop

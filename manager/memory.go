@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"net/netip"
 	"sync"
 	"time"
@@ -39,7 +40,7 @@ type dimensions struct{ slots, links int }
 var fullSize = dimensions{slots: maxSlots, links: 1 << 14}
 
 // layoutVersion is raised when the meaning of a field changes without its size.
-const layoutVersion = 2
+const layoutVersion = 3
 
 // head begins a memory.
 type head struct {
@@ -149,7 +150,7 @@ const (
 // notes are what changes seldom.
 type notes struct {
 	Epoch   string          `json:"epoch"`
-	Limits  Limits          `json:"limits"`     // in force
+	Limits  Limits          `json:"limits"`     // those set at run time, the others zero
 	Config  Limits          `json:"configured"` // as they were configured
 	Stopped bool            `json:"stopped"`
 	Pools   []poolNote      `json:"pools"`
@@ -363,14 +364,17 @@ func (m *Memory) readNotes() error {
 	return nil
 }
 
-// Keep notes a listening socket for the successor, under a key of the caller's; Kept finds it again.
-func (m *Memory) Keep(key string, k Kept) error {
-	return m.update(func(n *notes) {
-		if n.Sockets == nil {
-			n.Sockets = map[string]Kept{}
+// KeepOnly notes the listening sockets for the successor, under keys of the caller's; Kept finds them again. It returns those that were noted under
+// other keys.
+func (m *Memory) KeepOnly(sockets map[string]Kept) (forgotten map[string]Kept, err error) {
+	err = m.update(func(n *notes) {
+		forgotten = maps.Clone(n.Sockets)
+		for key := range sockets {
+			delete(forgotten, key)
 		}
-		n.Sockets[key] = k
+		n.Sockets = sockets
 	})
+	return forgotten, err
 }
 
 // Kept returns what the predecessor has kept.

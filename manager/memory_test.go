@@ -3,6 +3,7 @@ package manager
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"testing"
 
@@ -47,7 +48,7 @@ func TestNotesAreReadAsTheyWereWritten(t *testing.T) {
 	m := smallMemory(t)
 	for i := range 5 { // into one half and into the other
 		key := fmt.Sprint("socket ", i)
-		if err := m.Keep(key, Kept{FD: i, Owned: i%2 == 0}); err != nil {
+		if err := keep(m, key, Kept{FD: i, Owned: i%2 == 0}); err != nil {
 			t.Fatal(err)
 		}
 		again, err := reopen(t, m)
@@ -66,7 +67,7 @@ func TestNotesAreReadAsTheyWereWritten(t *testing.T) {
 // Whoever dies while he writes has left what was there before.
 func TestNotesThatWereBeingWrittenDoNotCount(t *testing.T) {
 	m := smallMemory(t)
-	if err := m.Keep("before", Kept{FD: 7}); err != nil {
+	if err := keep(m, "before", Kept{FD: 7}); err != nil {
 		t.Fatal(err)
 	}
 	copy(m.noteBytes(1-m.head.current), `{"half":`)
@@ -87,7 +88,7 @@ func TestForeignMemoryIsRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := smallMemory(t)
-			if err := m.Keep("a", Kept{}); err != nil {
+			if err := keep(m, "a", Kept{}); err != nil {
 				t.Fatal(err)
 			}
 			spoil(m)
@@ -161,5 +162,34 @@ func TestLimitsOutliveTheProcess(t *testing.T) {
 	}
 	if err := first.sel.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// keep notes one socket more.
+func keep(m *Memory, key string, k Kept) error {
+	all := maps.Clone(m.notes.Sockets)
+	if all == nil {
+		all = map[string]Kept{}
+	}
+	all[key] = k
+	_, err := m.KeepOnly(all)
+	return err
+}
+
+func TestKeepOnlyTellsWhatIsForgotten(t *testing.T) {
+	m, err := newMemory(dimensions{slots: chunkSize, links: 4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if forgotten, err := m.KeepOnly(map[string]Kept{"a": {FD: 1}, "b": {FD: 2, Owned: true}}); len(forgotten) != 0 || err != nil {
+		t.Errorf("%v, %v", forgotten, err)
+	}
+	forgotten, err := m.KeepOnly(map[string]Kept{"a": {FD: 1}, "c": {FD: 3}})
+	if want := (Kept{FD: 2, Owned: true}); len(forgotten) != 1 || forgotten["b"] != want || err != nil {
+		t.Errorf("%v, %v", forgotten, err)
+	}
+	if _, known := m.Kept("b"); known {
+		t.Error("b is still there")
 	}
 }

@@ -53,9 +53,8 @@ func Succeed(config Config, estate Estate) (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	if config.Limits == was.Config {
-		m.policy.limits = was.Limits
-	}
+	m.set = was.Limits.unchanged(was.Config, config.Limits)
+	m.policy.limits = m.policy.limits.merge(m.set)
 	estate.claim(memory.fd)
 	m.helpers.Inherit(estate.claim, helpersPatience)
 	m.resumeClosing(estate)
@@ -84,7 +83,7 @@ func Succeed(config Config, estate Estate) (*Manager, error) {
 func (m *Manager) remember() {
 	p := m.policy
 	err := m.config.Memory.update(func(n *notes) {
-		n.Epoch, n.Limits, n.Config, n.Stopped = m.config.Epoch, p.limits, m.config.Limits, p.stopped
+		n.Epoch, n.Limits, n.Config, n.Stopped = m.config.Epoch, m.set, m.config.Limits, p.stopped
 		n.Pools, n.Doors = n.Pools[:0], n.Doors[:0]
 		for to := range p.eachPool {
 			n.Pools = append(n.Pools, poolNote{Index: to.index, Name: to.name, Private: to.private})

@@ -74,19 +74,23 @@ type Config struct {
 	LogFormat string
 
 	// Logger takes the place of the one that LogLevel and LogFormat describe, which writes to standard error.
-	Logger hclog.Logger
+	Logger hclog.Logger `json:"-"`
 	// Inherited is where fd addresses are looked up. Nil: what a service manager passed to this process (listener.Inherited).
-	Inherited *listener.Inheritance
+	Inherited *listener.Inheritance `json:"-"`
 	// Version is what the sidecar calls itself in metrics and logs. Default: "devel".
 	Version string
 	// OnReady is told once that everything is open, and where clients connect.
-	OnReady func(listening []listener.Address)
+	OnReady func(listening []listener.Address) `json:"-"`
 	// Args are the flags of this process as the command line had them: a new program checks them before it takes over in an upgrade.
 	Args []string
 	// Upgrades asks for an upgrade, as the rpc does.
-	Upgrades <-chan struct{}
+	Upgrades <-chan struct{} `json:"-"`
+	// Reloads asks for a reload, as the rpc does.
+	Reloads <-chan struct{} `json:"-"`
 	// Abort, once closed, ends a drain at once.
-	Abort <-chan struct{}
+	Abort <-chan struct{} `json:"-"`
+	// Choices are the settings as Load has read them: a reload shows what differs.
+	Choices []Choice `json:"-"`
 }
 
 // Listen is one listener of the sidecar's own.

@@ -42,6 +42,7 @@ var changing = map[string]bool{
 	pb.ConnectionManagerService_Close_FullMethodName:     true,
 	pb.ConnectionManagerService_SetLimits_FullMethodName: true,
 	pb.ConnectionManagerService_Upgrade_FullMethodName:   true,
+	pb.ConnectionManagerService_Reload_FullMethodName:    true,
 }
 
 // control is the gRPC side of the sidecar: one server for each socket, the same services on all.

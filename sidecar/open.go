@@ -22,6 +22,9 @@ type sockets struct {
 	control    *listener.Listener
 	controlTCP *listener.Listener
 	metrics    *listener.Listener
+
+	opened map[string]*listener.Listener // all of them by key
+	fresh  []*listener.Listener          // of these, those that are not a predecessor's
 }
 
 // openSockets opens everything or nothing.
@@ -31,10 +34,10 @@ func openSockets(c *Config, from *succession, log hclog.Logger) (_ *sockets, err
 		return nil, err
 	}
 	c.dropUnnamed(inherited, log)
-	s := new(sockets)
+	s := &sockets{opened: map[string]*listener.Listener{}}
 	defer func() {
 		if err != nil {
-			s.closeUnless(from.heir)
+			s.giveUp()
 		}
 	}()
 	if err := s.openRunDirectory(c); err != nil {
@@ -55,7 +58,7 @@ func (c *Config) inheritance() (*listener.Inheritance, error) {
 
 func (s *sockets) openAll(c *Config, from *succession, in *listener.Inheritance) error {
 	openOne := func(key string, into **listener.Listener, wanted bool, a listener.Address, o listener.Options) error {
-		return openOne(from, key, into, wanted, a, o)
+		return s.openOne(from, key, into, wanted, a, o)
 	}
 	plain := listener.Options{Inherited: in}
 	errs := []error{
@@ -71,18 +74,21 @@ func (s *sockets) openAll(c *Config, from *succession, in *listener.Inheritance)
 	return errors.Join(errs...)
 }
 
-func openOne(from *succession, key string, into **listener.Listener, wanted bool, a listener.Address, o listener.Options) (err error) {
+func (s *sockets) openOne(from *succession, key string, into **listener.Listener, wanted bool, a listener.Address, o listener.Options) (err error) {
 	if !wanted {
 		return nil
 	}
 	*into, err = from.opened(socketKey(key, a))
 	if *into == nil && err == nil {
-		*into, err = listener.Open(a, o)
+		if *into, err = listener.Open(a, o); err == nil {
+			s.fresh = append(s.fresh, *into)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", key, err)
 	}
-	return from.keep(socketKey(key, a), *into)
+	s.opened[socketKey(key, a)] = *into
+	return nil
 }
 
 // socketKey is how a successor finds a socket: by what it is for, and its address as it is configured.
@@ -116,10 +122,10 @@ func (c *Config) passedNames() (names []string) {
 	return names
 }
 
-// closeUnless leaves the sockets of a predecessor open: who takes over next has the very same.
-func (s *sockets) closeUnless(inherited bool) {
-	if !inherited {
-		s.close()
+// giveUp closes what was opened, but for the sockets of a predecessor: who takes over next has the very same.
+func (s *sockets) giveUp() {
+	for _, l := range s.fresh {
+		_ = l.Close() // the error that brought us here is what counts
 	}
 }
 

@@ -49,7 +49,7 @@ type sidecar struct {
 // Run runs a sidecar until ctx ends. Then it drains: nothing new is accepted or lent, leases have Config.DrainTimeout to come back, every
 // connection is closed properly, and Run returns nil. Mistakes in the configuration come back before anything is opened.
 func Run(ctx context.Context, c Config) error {
-	if err := c.Check(); err != nil {
+	if err := c.Check(); err != nil && !afterDeath() { // what was right when the predecessor began is right
 		return err
 	}
 	s := &sidecar{config: &c, root: c.logger(), serving: newServing(), failed: make(chan error, 1), replaced: make(chan struct{}, 1)}
@@ -77,13 +77,21 @@ func (s *sidecar) inherit() (err error) {
 		return err
 	}
 	s.program = strings.TrimSuffix(s.program, " (deleted)") // replaced while it ran (proc(5))
-	s.succession, err = inherit(Supervised(), s.root.Named("keeper"))
+	s.succession, err = inherit(s.config, Supervised(), s.root.Named("keeper"))
 	return err
 }
 
 // open makes everything that can fail for reasons outside: sockets, then the manager.
 func (s *sidecar) open() (err error) {
 	if s.sockets, err = openSockets(s.config, s.succession, s.log); err != nil {
+		return err
+	}
+	if err = s.succession.accept(); err != nil {
+		s.sockets.giveUp()
+		return err
+	}
+	if err = s.succession.keep(s.sockets.opened); err != nil {
+		s.sockets.giveUp()
 		return err
 	}
 	s.manager, err = s.succession.manager(manager.Config{
@@ -95,10 +103,10 @@ func (s *sidecar) open() (err error) {
 		OnService: s.serving.set,
 	})
 	if err != nil {
-		s.sockets.closeUnless(s.succession.heir)
+		s.sockets.giveUp()
 		return err
 	}
-	s.control = &control{log: s.root.Named("control"), service: newService(managed{s.manager}, s.Upgrade), health: s.serving}
+	s.control = &control{log: s.root.Named("control"), service: newService(managed{s.manager}, s.Upgrade, s.Reload), health: s.serving}
 	s.run("manager", s.manager.Run)
 	return nil
 }
@@ -156,6 +164,10 @@ func (s *sidecar) startControlTCP() error {
 		return nil
 	}
 	tls, err := s.config.ControlTCP.tls()
+	if err != nil && afterDeath() {
+		s.log.Error("operators on other machines cannot connect; mend the files, then reload", "error", err)
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -250,6 +262,8 @@ func (s *sidecar) untilEnd(ctx context.Context) error {
 			return err
 		case <-s.config.Upgrades:
 			go func() { _, _ = s.Upgrade(ctx) }() // it is logged
+		case <-s.config.Reloads:
+			go func() { _, _ = s.Reload(ctx) }()
 		case <-s.replaced:
 			s.leave()
 		case <-s.serving.changed:

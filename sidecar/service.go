@@ -50,12 +50,16 @@ type eventSource interface {
 type service struct {
 	pb.UnimplementedConnectionManagerServiceServer
 	connections connections
-	upgrade     func(context.Context) (pid int, err error)
+	upgrade     replacing
+	reload      replacing
 	watches     chan struct{} // one token for each open watch
 }
 
-func newService(c connections, upgrade func(context.Context) (int, error)) *service {
-	return &service{connections: c, upgrade: upgrade, watches: make(chan struct{}, maxWatches)}
+// replacing has another process take over from this one.
+type replacing func(context.Context) (Replacement, error)
+
+func newService(c connections, upgrade, reload replacing) *service {
+	return &service{connections: c, upgrade: upgrade, reload: reload, watches: make(chan struct{}, maxWatches)}
 }
 
 // The calls, as the contract describes them.
@@ -86,8 +90,18 @@ func (s *service) Revoke(ctx context.Context, r *pb.RevokeRequest) (*pb.RevokeRe
 
 // Upgrade returns when a new process serves.
 func (s *service) Upgrade(ctx context.Context, _ *pb.UpgradeRequest) (*pb.UpgradeResponse, error) {
-	pid, err := s.upgrade(ctx)
-	return &pb.UpgradeResponse{Pid: int32(pid)}, err
+	r, err := s.upgrade(ctx)
+	return &pb.UpgradeResponse{Pid: int32(r.PID)}, err
+}
+
+// Reload returns when a new process serves with the configuration as it is now.
+func (s *service) Reload(ctx context.Context, _ *pb.ReloadRequest) (*pb.ReloadResponse, error) {
+	r, err := s.reload(ctx)
+	answer := &pb.ReloadResponse{Pid: int32(r.PID)}
+	for _, c := range r.Changes {
+		answer.Changes = append(answer.Changes, &pb.SettingChange{Key: c.Key, Before: c.Before, Now: c.Now})
+	}
+	return answer, err
 }
 
 // Stop waits until no lease is left.

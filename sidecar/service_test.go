@@ -30,7 +30,7 @@ import (
 func served(t *testing.T, c connections) pb.ConnectionManagerServiceClient {
 	t.Helper()
 	pipe := bufconn.Listen(1 << 16)
-	ctl := &control{log: hclog.NewNullLogger(), service: newService(c, func(context.Context) (int, error) { return 7, nil }), health: newServing()}
+	ctl := &control{log: hclog.NewNullLogger(), service: newService(c, replacedBy(7), replacedBy(8)), health: newServing()}
 	run := ctl.serve(pipe)
 	ended := make(chan error, 1)
 	go func() { ended <- run() }()
@@ -442,4 +442,10 @@ func (s *healthStream) Context() context.Context { return s.ctx }
 func (s *healthStream) Send(answer *healthpb.HealthCheckResponse) error {
 	s.told <- answer.GetStatus()
 	return nil
+}
+
+func replacedBy(pid int) replacing {
+	return func(context.Context) (Replacement, error) {
+		return Replacement{PID: pid, Changes: []Change{{"max-hosts", "1024", "7"}}}, nil
+	}
 }

@@ -29,11 +29,18 @@ type succession struct {
 	estate manager.Estate // descriptors from it that nobody has claimed
 	guard  *keeper.Guard  // nil: the death of this process ends every connection
 	offer  *os.File       // to a predecessor that waits for this process to serve, and is its keeper until then; nil: there is none
+
+	offered  uint32   // the number that makes this process the owner
+	accepted bool     // the offer is: there is no way back
+	settings *os.File // the configuration, for a successor
 }
 
 // inherit takes over from a predecessor, or prepares for a first life. With guarded, this process's death is followed by a successor from now on.
-func inherit(guarded bool, log hclog.Logger) (_ *succession, err error) {
+func inherit(c *Config, guarded bool, log hclog.Logger) (_ *succession, err error) {
 	s := &succession{log: log, estate: manager.Estate{}}
+	if err := s.keepSettings(c); err != nil {
+		return nil, err
+	}
 	if fd, err := strconv.Atoi(os.Getenv(memoryVariable)); err == nil {
 		err = s.takeOver(fd)
 		if err != nil {
@@ -69,23 +76,28 @@ func (s *succession) takeOver(fd int) (err error) {
 	if pipe, err := strconv.Atoi(os.Getenv(keeper.SupervisorVariable)); err == nil {
 		delete(s.estate, pipe)
 	}
+	s.receiveOffer()
 	if s.memory, err = manager.OpenMemory(fd); err != nil {
+		if s.offer != nil {
+			s.refuse(err)
+		}
 		return err
 	}
 	s.heir = true
-	s.offer, err = s.acceptOffer()
-	return err
+	return nil
 }
 
 // successor is this program, with the same arguments, told where the memory is.
 func (s *succession) successor(path string) keeper.Program {
 	env := make([]string, 0, len(os.Environ())+1)
 	for _, v := range os.Environ() {
-		if !strings.HasPrefix(v, memoryVariable+"=") && !strings.HasPrefix(v, offerVariable+"=") {
+		name, _, _ := strings.Cut(v, "=")
+		if name != memoryVariable && name != offerVariable && name != settingsVariable {
 			env = append(env, v)
 		}
 	}
-	return keeper.Program{Path: path, Args: os.Args, Env: append(env, memoryVariable+"="+strconv.Itoa(s.memory.FD()))}
+	env = append(env, memoryVariable+"="+strconv.Itoa(s.memory.FD()), settingsVariable+"="+strconv.Itoa(int(s.settings.Fd())))
+	return keeper.Program{Path: path, Args: os.Args, Env: env}
 }
 
 // manager makes the manager: a new one, or one that goes on with the predecessor's connections.
@@ -107,9 +119,30 @@ func (s *succession) opened(key string) (*listener.Listener, error) {
 	return listener.Resume(k.FD, k.Owned, k.Shared)
 }
 
-// keep notes a listener for the successor.
-func (s *succession) keep(key string, l *listener.Listener) error {
-	return s.memory.Keep(key, manager.Kept{FD: l.FD(), Owned: l.Owned(), Shared: l.Shared()})
+// keep notes the listeners for the successor, and closes those of the predecessor that are not among them.
+func (s *succession) keep(opened map[string]*listener.Listener) error {
+	sockets := map[string]manager.Kept{}
+	for key, l := range opened {
+		sockets[key] = manager.Kept{FD: l.FD(), Owned: l.Owned(), Shared: l.Shared()}
+	}
+	forgotten, err := s.memory.KeepOnly(sockets)
+	for key, k := range forgotten {
+		s.forget(key, k)
+	}
+	return err
+}
+
+// forget closes a listener of the predecessor that the configuration does not name any more.
+func (s *succession) forget(key string, k manager.Kept) {
+	if !s.estate[k.FD] {
+		return
+	}
+	delete(s.estate, k.FD)
+	l, err := listener.Resume(k.FD, k.Owned, k.Shared)
+	if err == nil {
+		err = l.Close()
+	}
+	s.log.Info("a socket is not configured any more, so it is closed; its connections go on", "socket", key, "error", err)
 }
 
 // serving: everything that was inherited is in use or closed. The supervisor is told, and a predecessor that waits: it was the keeper until now.
@@ -131,10 +164,14 @@ func (s *succession) serving() error {
 	return nil
 }
 
-// failed ends a process that cannot take over. It closes nothing, and so does not return: it dies as of kill -9, and its keeper, or a predecessor that
+// failed ends a process that cannot take over. Before an offer is accepted it tells the predecessor, which goes on. After that, and after a death, it closes nothing, and so does not return: it dies as of kill -9, and its keeper, or a predecessor that
 // waits, tries again. Where that is hopeless nobody follows, and a supervisor starts anew. A first process returns the error.
 func (s *succession) failed(err error) error {
 	if !s.heir {
+		return err
+	}
+	if s.offer != nil && !s.accepted {
+		s.refuse(err)
 		return err
 	}
 	s.log.Error("this process cannot take over", "error", err)

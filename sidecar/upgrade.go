@@ -1,7 +1,9 @@
 package sidecar
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -25,9 +27,10 @@ const offerVariable = "ANTEROOM_OFFER"
 
 // The words of an upgrade, a byte each.
 const (
-	ready  = 'r'
-	goOn   = 'g'
-	serves = 's'
+	ready   = 'r'
+	goOn    = 'g'
+	serves  = 's'
+	refuses = 'x' // instead of ready; a sentence follows
 )
 
 // Limits of an upgrade.
@@ -40,39 +43,84 @@ const (
 // ErrNotUpgraded means that everything is as it was before.
 var ErrNotUpgraded = errors.New("the upgrade was given up, nothing has changed")
 
-// Upgrade replaces this process by a new one of the program that is now where this one's was, which goes on with every connection and host. On success
-// this process is about to end. Error: ErrNotUpgraded.
-func (s *sidecar) Upgrade(ctx context.Context) (pid int, err error) {
-	if !s.upgrading.TryLock() {
-		return 0, fmt.Errorf("%w: another upgrade is under way", ErrNotUpgraded)
-	}
-	defer s.upgrading.Unlock()
-	if err := s.checkProgram(ctx, s.program); err != nil {
-		return 0, fmt.Errorf("%w: %w", ErrNotUpgraded, err)
-	}
-	s.log.Info("upgrading", "program", s.program)
-	err = s.manager.Freeze(func() (err error) {
-		pid, err = s.succession.replace(s.program)
-		return err
-	})
-	if err != nil {
-		s.log.Error("not upgraded", "error", err)
-		return 0, fmt.Errorf("%w: %w", ErrNotUpgraded, err)
-	}
-	s.log.Info("upgraded, this process leaves", "successor", pid)
-	s.replaced <- struct{}{}
-	return pid, nil
+// Replacement is what has come of an upgrade or a reload.
+type Replacement struct {
+	PID     int // of the new process
+	Changes []Change
 }
 
-// checkProgram asks the new program to check this process's configuration.
-func (s *sidecar) checkProgram(ctx context.Context, path string) error {
+// Upgrade replaces this process by a new one of the program that is now where this one's was, which goes on with every connection and host. On success
+// this process is about to end. Error: ErrNotUpgraded.
+func (s *sidecar) Upgrade(ctx context.Context) (Replacement, error) {
+	return s.replaceBy(ctx, s.program)
+}
+
+// Reload is an Upgrade to the very same program, which reads the configuration again.
+func (s *sidecar) Reload(ctx context.Context) (Replacement, error) {
+	return s.replaceBy(ctx, keeper.Self)
+}
+
+func (s *sidecar) replaceBy(ctx context.Context, program string) (r Replacement, err error) {
+	if r.PID, r.Changes, err = s.tryReplace(ctx, program); err != nil {
+		s.log.Error("not replaced, this process goes on", "program", program, "error", err)
+		return r, fmt.Errorf("%w: %w", ErrNotUpgraded, err)
+	}
+	s.log.Info("another process serves now, this one leaves", "successor", r.PID)
+	s.replaced <- struct{}{}
+	return r, nil
+}
+
+func (s *sidecar) tryReplace(ctx context.Context, program string) (pid int, changes []Change, err error) {
+	if !s.upgrading.TryLock() {
+		return 0, nil, errors.New("another upgrade or reload is under way")
+	}
+	defer s.upgrading.Unlock()
+	choices, err := s.checkProgram(ctx, program)
+	if err != nil {
+		return 0, nil, err
+	}
+	changes = differences(s.config.Choices, choices)
+	s.log.Info("starting a process that takes over", "program", program)
+	for _, c := range changes {
+		s.log.Info("a setting changes", "key", c.Key, "before", c.Before, "now", c.Now)
+	}
+	err = s.manager.Freeze(func() (err error) {
+		pid, err = s.succession.replace(program)
+		return err
+	})
+	return pid, changes, err
+}
+
+// checkProgram asks a program to check this process's configuration, and returns the settings as it reads them.
+func (s *sidecar) checkProgram(ctx context.Context, path string) ([]Choice, error) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	check := exec.CommandContext(ctx, path, append([]string{"check"}, s.config.Args...)...)
-	if out, err := check.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s check: %w: %s", path, err, out)
+	check := exec.CommandContext(ctx, path, append([]string{"check", "--json"}, s.config.Args...)...)
+	check.WaitDelay = checkDelay
+	var said bytes.Buffer
+	check.Stderr = &limitedBuffer{&said}
+	out := new(bytes.Buffer)
+	check.Stdout = &limitedBuffer{out}
+	if err := check.Run(); err != nil {
+		return nil, fmt.Errorf("%s check: %w: %s%s", path, err, out.Bytes(), said.Bytes())
 	}
-	return nil
+	var choices []Choice
+	if err := json.Unmarshal(out.Bytes(), &choices); err != nil {
+		s.log.Debug("what changes is not known", "program", path, "error", err)
+	}
+	return choices, nil
+}
+
+// checkDelay bounds the wait for the output of a check that has ended and left a child behind, which holds the pipes open.
+const checkDelay = time.Second
+
+// limitedBuffer keeps the beginning of what a program says.
+type limitedBuffer struct{ *bytes.Buffer }
+
+func (b *limitedBuffer) Write(p []byte) (int, error) {
+	const most = 1 << 20
+	_, _ = b.Buffer.Write(p[:min(len(p), max(most-b.Len(), 0))]) // never fails
+	return len(p), nil
 }
 
 // replace starts the new program and hands everything over to it. Once it says go, it does not come back without success.
@@ -149,6 +197,8 @@ func await(from *os.File, word byte, timeout time.Duration) error {
 		return err
 	case n == 0:
 		return errors.New("it has ended")
+	case b[0] == refuses:
+		return errors.New(reason(from))
 	case b[0] != word:
 		return fmt.Errorf("it said %q, %q was due", b[0], word)
 	}
@@ -160,20 +210,38 @@ func answer(to *os.File, word byte) error {
 	return err
 }
 
-// acceptOffer tells a predecessor that waits that this process is ready, and waits for its word. Nil without a predecessor that waits.
-func (s *succession) acceptOffer() (*os.File, error) {
+// reason reads why a new process refuses.
+func reason(from *os.File) string {
+	b := make([]byte, 4096)
+	n, _ := unix.Read(int(from.Fd()), b)
+	return string(b[:max(n, 0)])
+}
+
+// receiveOffer finds the predecessor that waits, if there is one.
+func (s *succession) receiveOffer() {
 	var fd int
-	var own uint32
-	if n, _ := fmt.Sscanf(os.Getenv(offerVariable), "%d:%d", &fd, &own); n != 2 {
-		return nil, nil
+	if n, _ := fmt.Sscanf(os.Getenv(offerVariable), "%d:%d", &fd, &s.offered); n == 2 {
+		delete(s.estate, fd)
+		s.offer = os.NewFile(uintptr(fd), "offer")
 	}
-	delete(s.estate, fd)
-	offer := os.NewFile(uintptr(fd), "offer")
-	err := errors.Join(answer(offer, ready), await(offer, goOn, readyTimeout))
-	if atomic.LoadUint32(s.memory.Owner()) != own { // what counts, also if the predecessor died over its word
-		return nil, fmt.Errorf("the predecessor changed its mind: %w", err)
+}
+
+// accept tells a predecessor that waits that this process is ready, and waits for its word. Before that nothing that both have may be changed.
+func (s *succession) accept() error {
+	if s.offer == nil {
+		return nil
 	}
-	return offer, nil
+	err := errors.Join(answer(s.offer, ready), await(s.offer, goOn, readyTimeout))
+	if atomic.LoadUint32(s.memory.Owner()) != s.offered { // what counts, also if the predecessor died over its word
+		return fmt.Errorf("the old process has cancelled the upgrade: %w", err)
+	}
+	s.accepted = true
+	return nil
+}
+
+// refuse tells a predecessor that waits why this process cannot take over.
+func (s *succession) refuse(why error) {
+	_, _ = unix.Write(int(s.offer.Fd()), append([]byte{refuses}, why.Error()...)) // it goes on in any case
 }
 
 // leave ends this process after an upgrade. Nothing is closed properly: it is all the new process's.

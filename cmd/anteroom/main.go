@@ -67,8 +67,8 @@ which answers on the client's own socket and puts the connection back.`,
 	)
 	root.AddCommand(group(groupSidecar, serveCommand(), checkCommand(), demoCommand())...)
 	root.AddCommand(group(groupOperator,
-		statusCommand(), connsCommand(), connCommand(), clientsCommand(), hostsCommand(), watchCommand(), putCommand(), revokeCommand(), closeCommand(), upgradeCommand(),
-		stopCommand(), startCommand(), limitsCommand(), healthcheckCommand())...)
+		statusCommand(), connsCommand(), connCommand(), clientsCommand(), hostsCommand(), watchCommand(), putCommand(), revokeCommand(), closeCommand(),
+		upgradeCommand(), reloadCommand(), stopCommand(), startCommand(), limitsCommand(), healthcheckCommand())...)
 	root.AddCommand(group(groupAuthor, conformanceCommand(), nodeBridgeCommand())...)
 	root.AddCommand(versionCommand(), exitCodesTopic())
 	root.SetVersionTemplate(versionLine() + "\n")

@@ -20,6 +20,7 @@ func serveCommand() *cobra.Command {
 		Short: "Run the sidecar",
 		Long: `Runs the sidecar until SIGTERM or SIGINT. Then it drains: nothing new is accepted, leases have --drain-timeout to come back, every connection
 is closed properly. A second signal, half a second later or more, cuts that short. SIGUSR2 starts the program that is now in this one's place, which takes over everything (anteroom upgrade).
+SIGHUP has it read its configuration again, in the same way (anteroom reload).
 
 With --supervise the sidecar runs as a child of this process, beside a keeper that shares its descriptors. If the sidecar dies, whatever of, the keeper
 becomes its successor and goes on with every connection and host. This process stands for whichever of them serves: signals go there.
@@ -31,7 +32,7 @@ wins over a variable, that over the file. In flags and variables, lists are sepa
   anteroom serve --config /etc/anteroom.yaml`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			config, _, err := sidecar.Load(cmd.Flags(), os.Getenv)
+			config, err := sidecar.LoadOrInherit(cmd.Flags(), os.Getenv)
 			if err != nil {
 				return err
 			}
@@ -45,12 +46,13 @@ wins over a variable, that over the file. In flags and variables, lists are sepa
 }
 
 func serve(ctx context.Context, config sidecar.Config) error {
-	if config.Supervise && !sidecar.Supervised() {
+	if config.Supervise && !sidecar.Supervised() && !sidecar.Succeeds() {
 		return supervise(config)
 	}
 	ctx, abort, stop := untilSignal(ctx)
 	defer stop()
-	config.Version, config.Abort, config.Upgrades = version, abort, upgrades()
+	config.Version, config.Abort = version, abort
+	config.Upgrades, config.Reloads = each(unix.SIGUSR2), each(unix.SIGHUP)
 	return sidecar.Run(ctx, config)
 }
 
@@ -63,10 +65,10 @@ func supervise(config sidecar.Config) error {
 	return err
 }
 
-// upgrades passes on each SIGUSR2.
-func upgrades() <-chan struct{} {
+// each passes on each of a signal.
+func each(sig os.Signal) <-chan struct{} {
 	signals, wanted := make(chan os.Signal, 1), make(chan struct{})
-	signal.Notify(signals, unix.SIGUSR2)
+	signal.Notify(signals, sig)
 	go func() {
 		for range signals {
 			wanted <- struct{}{}

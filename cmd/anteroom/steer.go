@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -73,6 +74,29 @@ short pause. If the new program cannot run with the sidecar's configuration, doe
 		answer, err := call(ctx, upgradePatience, o.Upgrade, &pb.UpgradeRequest{})
 		if err != nil {
 			return err
+		}
+		return o.say(answer, "process %d serves now", answer.GetPid())
+	})
+}
+
+func reloadCommand() *cobra.Command {
+	return operatorCommand(&cobra.Command{
+		Use:   "reload",
+		Short: "Have the sidecar read its configuration again",
+		Long: `Checks the configuration and, if there is no mistake in it, replaces the sidecar's process by one of the same program that runs with it. The new process
+takes over every connection and host. Limits that were set at run time stay, but for those whose configured value has changed. If there is a mistake, or the new
+process cannot open what is configured, nothing changes. SIGHUP does the same.`,
+		Args: cobra.NoArgs,
+	}, func(ctx context.Context, o *operator, _ []string) error {
+		answer, err := call(ctx, upgradePatience, o.Reload, &pb.ReloadRequest{})
+		if err != nil {
+			return err
+		}
+		if o.json {
+			return o.message(answer)
+		}
+		for _, c := range answer.GetChanges() {
+			fmt.Fprintf(o.out, "%s: %s (before: %s)\n", c.GetKey(), printable(c.GetNow()), printable(c.GetBefore()))
 		}
 		return o.say(answer, "process %d serves now", answer.GetPid())
 	})

@@ -713,6 +713,162 @@ func (x *UpgradeResponse) GetPid() int32 {
 	return 0
 }
 
+// ReloadRequest asks to read the configuration again.
+type ReloadRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReloadRequest) Reset() {
+	*x = ReloadRequest{}
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReloadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReloadRequest) ProtoMessage() {}
+
+func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReloadRequest.ProtoReflect.Descriptor instead.
+func (*ReloadRequest) Descriptor() ([]byte, []int) {
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{6}
+}
+
+// ReloadResponse says what serves now, and what has changed.
+type ReloadResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Process id of the new process.
+	Pid int32 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
+	// The settings whose values differ from those before.
+	Changes       []*SettingChange `protobuf:"bytes,2,rep,name=changes,proto3" json:"changes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReloadResponse) Reset() {
+	*x = ReloadResponse{}
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReloadResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReloadResponse) ProtoMessage() {}
+
+func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReloadResponse.ProtoReflect.Descriptor instead.
+func (*ReloadResponse) Descriptor() ([]byte, []int) {
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ReloadResponse) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *ReloadResponse) GetChanges() []*SettingChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+// SettingChange is a setting with another value than before.
+type SettingChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its key, as in a configuration file.
+	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// The value before.
+	Before string `protobuf:"bytes,2,opt,name=before,proto3" json:"before,omitempty"`
+	// The value now.
+	Now           string `protobuf:"bytes,3,opt,name=now,proto3" json:"now,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettingChange) Reset() {
+	*x = SettingChange{}
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettingChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettingChange) ProtoMessage() {}
+
+func (x *SettingChange) ProtoReflect() protoreflect.Message {
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettingChange.ProtoReflect.Descriptor instead.
+func (*SettingChange) Descriptor() ([]byte, []int) {
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *SettingChange) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *SettingChange) GetBefore() string {
+	if x != nil {
+		return x.Before
+	}
+	return ""
+}
+
+func (x *SettingChange) GetNow() string {
+	if x != nil {
+		return x.Now
+	}
+	return ""
+}
+
 // StopRequest says how patiently to stop.
 type StopRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -724,7 +880,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[6]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -736,7 +892,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[6]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -749,7 +905,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{6}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *StopRequest) GetGrace() *durationpb.Duration {
@@ -772,7 +928,7 @@ type StopResponse struct {
 
 func (x *StopResponse) Reset() {
 	*x = StopResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[7]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -784,7 +940,7 @@ func (x *StopResponse) String() string {
 func (*StopResponse) ProtoMessage() {}
 
 func (x *StopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[7]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -797,7 +953,7 @@ func (x *StopResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopResponse.ProtoReflect.Descriptor instead.
 func (*StopResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{7}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StopResponse) GetFinished() uint32 {
@@ -823,7 +979,7 @@ type StartRequest struct {
 
 func (x *StartRequest) Reset() {
 	*x = StartRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[8]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -835,7 +991,7 @@ func (x *StartRequest) String() string {
 func (*StartRequest) ProtoMessage() {}
 
 func (x *StartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[8]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -848,7 +1004,7 @@ func (x *StartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
 func (*StartRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{8}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{11}
 }
 
 // StartResponse has nothing to say: the manager runs.
@@ -860,7 +1016,7 @@ type StartResponse struct {
 
 func (x *StartResponse) Reset() {
 	*x = StartResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[9]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -872,7 +1028,7 @@ func (x *StartResponse) String() string {
 func (*StartResponse) ProtoMessage() {}
 
 func (x *StartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[9]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -885,7 +1041,7 @@ func (x *StartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartResponse.ProtoReflect.Descriptor instead.
 func (*StartResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{9}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{12}
 }
 
 // ConnectionSelection chooses connections. Fields left empty choose all; a connection must match every field that is given.
@@ -908,7 +1064,7 @@ type ConnectionSelection struct {
 
 func (x *ConnectionSelection) Reset() {
 	*x = ConnectionSelection{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[10]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -920,7 +1076,7 @@ func (x *ConnectionSelection) String() string {
 func (*ConnectionSelection) ProtoMessage() {}
 
 func (x *ConnectionSelection) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[10]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -933,7 +1089,7 @@ func (x *ConnectionSelection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectionSelection.ProtoReflect.Descriptor instead.
 func (*ConnectionSelection) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{10}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ConnectionSelection) GetConnectionIds() []uint64 {
@@ -985,7 +1141,7 @@ type CloseRequest struct {
 
 func (x *CloseRequest) Reset() {
 	*x = CloseRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[11]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -997,7 +1153,7 @@ func (x *CloseRequest) String() string {
 func (*CloseRequest) ProtoMessage() {}
 
 func (x *CloseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[11]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1010,7 +1166,7 @@ func (x *CloseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseRequest.ProtoReflect.Descriptor instead.
 func (*CloseRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{11}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CloseRequest) GetSelection() *ConnectionSelection {
@@ -1038,7 +1194,7 @@ type CloseResponse struct {
 
 func (x *CloseResponse) Reset() {
 	*x = CloseResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[12]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1050,7 +1206,7 @@ func (x *CloseResponse) String() string {
 func (*CloseResponse) ProtoMessage() {}
 
 func (x *CloseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[12]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1063,7 +1219,7 @@ func (x *CloseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseResponse.ProtoReflect.Descriptor instead.
 func (*CloseResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{12}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CloseResponse) GetClosed() uint32 {
@@ -1082,7 +1238,7 @@ type GetConnectionCountsRequest struct {
 
 func (x *GetConnectionCountsRequest) Reset() {
 	*x = GetConnectionCountsRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[13]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1094,7 +1250,7 @@ func (x *GetConnectionCountsRequest) String() string {
 func (*GetConnectionCountsRequest) ProtoMessage() {}
 
 func (x *GetConnectionCountsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[13]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1107,7 +1263,7 @@ func (x *GetConnectionCountsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConnectionCountsRequest.ProtoReflect.Descriptor instead.
 func (*GetConnectionCountsRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{13}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{16}
 }
 
 // GetConnectionCountsResponse is one moment's count.
@@ -1137,7 +1293,7 @@ type GetConnectionCountsResponse struct {
 
 func (x *GetConnectionCountsResponse) Reset() {
 	*x = GetConnectionCountsResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[14]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1149,7 +1305,7 @@ func (x *GetConnectionCountsResponse) String() string {
 func (*GetConnectionCountsResponse) ProtoMessage() {}
 
 func (x *GetConnectionCountsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[14]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1162,7 +1318,7 @@ func (x *GetConnectionCountsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConnectionCountsResponse.ProtoReflect.Descriptor instead.
 func (*GetConnectionCountsResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{14}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetConnectionCountsResponse) GetStates() *StateCounts {
@@ -1247,7 +1403,7 @@ type StateCounts struct {
 
 func (x *StateCounts) Reset() {
 	*x = StateCounts{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[15]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1259,7 +1415,7 @@ func (x *StateCounts) String() string {
 func (*StateCounts) ProtoMessage() {}
 
 func (x *StateCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[15]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1272,7 +1428,7 @@ func (x *StateCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateCounts.ProtoReflect.Descriptor instead.
 func (*StateCounts) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{15}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *StateCounts) GetIdle() uint32 {
@@ -1337,7 +1493,7 @@ type ListenerCounts struct {
 
 func (x *ListenerCounts) Reset() {
 	*x = ListenerCounts{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[16]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1349,7 +1505,7 @@ func (x *ListenerCounts) String() string {
 func (*ListenerCounts) ProtoMessage() {}
 
 func (x *ListenerCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[16]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1362,7 +1518,7 @@ func (x *ListenerCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListenerCounts.ProtoReflect.Descriptor instead.
 func (*ListenerCounts) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{16}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListenerCounts) GetListenerId() uint32 {
@@ -1449,7 +1605,7 @@ type PoolCounts struct {
 
 func (x *PoolCounts) Reset() {
 	*x = PoolCounts{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[17]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1461,7 +1617,7 @@ func (x *PoolCounts) String() string {
 func (*PoolCounts) ProtoMessage() {}
 
 func (x *PoolCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[17]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1474,7 +1630,7 @@ func (x *PoolCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolCounts.ProtoReflect.Descriptor instead.
 func (*PoolCounts) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{17}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PoolCounts) GetName() string {
@@ -1540,7 +1696,7 @@ type HostCounts struct {
 
 func (x *HostCounts) Reset() {
 	*x = HostCounts{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[18]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1552,7 +1708,7 @@ func (x *HostCounts) String() string {
 func (*HostCounts) ProtoMessage() {}
 
 func (x *HostCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[18]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1565,7 +1721,7 @@ func (x *HostCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostCounts.ProtoReflect.Descriptor instead.
 func (*HostCounts) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{18}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *HostCounts) GetHostId() uint32 {
@@ -1659,7 +1815,7 @@ type Totals struct {
 
 func (x *Totals) Reset() {
 	*x = Totals{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[19]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1671,7 +1827,7 @@ func (x *Totals) String() string {
 func (*Totals) ProtoMessage() {}
 
 func (x *Totals) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[19]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1684,7 +1840,7 @@ func (x *Totals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Totals.ProtoReflect.Descriptor instead.
 func (*Totals) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{19}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Totals) GetAccepted() uint64 {
@@ -1840,7 +1996,7 @@ type AnswerCount struct {
 
 func (x *AnswerCount) Reset() {
 	*x = AnswerCount{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[20]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1852,7 +2008,7 @@ func (x *AnswerCount) String() string {
 func (*AnswerCount) ProtoMessage() {}
 
 func (x *AnswerCount) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[20]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1865,7 +2021,7 @@ func (x *AnswerCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerCount.ProtoReflect.Descriptor instead.
 func (*AnswerCount) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{20}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *AnswerCount) GetStatus() uint32 {
@@ -1895,7 +2051,7 @@ type ClosedCount struct {
 
 func (x *ClosedCount) Reset() {
 	*x = ClosedCount{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[21]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1907,7 +2063,7 @@ func (x *ClosedCount) String() string {
 func (*ClosedCount) ProtoMessage() {}
 
 func (x *ClosedCount) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[21]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1920,7 +2076,7 @@ func (x *ClosedCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosedCount.ProtoReflect.Descriptor instead.
 func (*ClosedCount) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{21}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ClosedCount) GetReason() CloseReason {
@@ -1946,7 +2102,7 @@ type GetKeepAliveCapacityRequest struct {
 
 func (x *GetKeepAliveCapacityRequest) Reset() {
 	*x = GetKeepAliveCapacityRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[22]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1958,7 +2114,7 @@ func (x *GetKeepAliveCapacityRequest) String() string {
 func (*GetKeepAliveCapacityRequest) ProtoMessage() {}
 
 func (x *GetKeepAliveCapacityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[22]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1971,7 +2127,7 @@ func (x *GetKeepAliveCapacityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetKeepAliveCapacityRequest.ProtoReflect.Descriptor instead.
 func (*GetKeepAliveCapacityRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{22}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{25}
 }
 
 // GetKeepAliveCapacityResponse is how many connections may be kept between requests.
@@ -1989,7 +2145,7 @@ type GetKeepAliveCapacityResponse struct {
 
 func (x *GetKeepAliveCapacityResponse) Reset() {
 	*x = GetKeepAliveCapacityResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[23]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2001,7 +2157,7 @@ func (x *GetKeepAliveCapacityResponse) String() string {
 func (*GetKeepAliveCapacityResponse) ProtoMessage() {}
 
 func (x *GetKeepAliveCapacityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[23]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2014,7 +2170,7 @@ func (x *GetKeepAliveCapacityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetKeepAliveCapacityResponse.ProtoReflect.Descriptor instead.
 func (*GetKeepAliveCapacityResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{23}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetKeepAliveCapacityResponse) GetLimit() uint32 {
@@ -2127,7 +2283,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[24]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2139,7 +2295,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[24]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2152,7 +2308,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{24}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Limits) GetMaxConnections() uint32 {
@@ -2411,7 +2567,7 @@ type SetLimitsRequest struct {
 
 func (x *SetLimitsRequest) Reset() {
 	*x = SetLimitsRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[25]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2423,7 +2579,7 @@ func (x *SetLimitsRequest) String() string {
 func (*SetLimitsRequest) ProtoMessage() {}
 
 func (x *SetLimitsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[25]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2436,7 +2592,7 @@ func (x *SetLimitsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLimitsRequest.ProtoReflect.Descriptor instead.
 func (*SetLimitsRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{25}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SetLimitsRequest) GetLimits() *Limits {
@@ -2457,7 +2613,7 @@ type SetLimitsResponse struct {
 
 func (x *SetLimitsResponse) Reset() {
 	*x = SetLimitsResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[26]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2469,7 +2625,7 @@ func (x *SetLimitsResponse) String() string {
 func (*SetLimitsResponse) ProtoMessage() {}
 
 func (x *SetLimitsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[26]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2482,7 +2638,7 @@ func (x *SetLimitsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLimitsResponse.ProtoReflect.Descriptor instead.
 func (*SetLimitsResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{26}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SetLimitsResponse) GetLimits() *Limits {
@@ -2501,7 +2657,7 @@ type GetLimitsRequest struct {
 
 func (x *GetLimitsRequest) Reset() {
 	*x = GetLimitsRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[27]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2513,7 +2669,7 @@ func (x *GetLimitsRequest) String() string {
 func (*GetLimitsRequest) ProtoMessage() {}
 
 func (x *GetLimitsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[27]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2526,7 +2682,7 @@ func (x *GetLimitsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLimitsRequest.ProtoReflect.Descriptor instead.
 func (*GetLimitsRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{27}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{30}
 }
 
 // GetLimitsResponse shows the limits.
@@ -2540,7 +2696,7 @@ type GetLimitsResponse struct {
 
 func (x *GetLimitsResponse) Reset() {
 	*x = GetLimitsResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[28]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2552,7 +2708,7 @@ func (x *GetLimitsResponse) String() string {
 func (*GetLimitsResponse) ProtoMessage() {}
 
 func (x *GetLimitsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[28]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2565,7 +2721,7 @@ func (x *GetLimitsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLimitsResponse.ProtoReflect.Descriptor instead.
 func (*GetLimitsResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{28}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GetLimitsResponse) GetLimits() *Limits {
@@ -2590,7 +2746,7 @@ type ListConnectionsRequest struct {
 
 func (x *ListConnectionsRequest) Reset() {
 	*x = ListConnectionsRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[29]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2602,7 +2758,7 @@ func (x *ListConnectionsRequest) String() string {
 func (*ListConnectionsRequest) ProtoMessage() {}
 
 func (x *ListConnectionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[29]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2615,7 +2771,7 @@ func (x *ListConnectionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListConnectionsRequest.ProtoReflect.Descriptor instead.
 func (*ListConnectionsRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{29}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListConnectionsRequest) GetPageSize() uint32 {
@@ -2652,7 +2808,7 @@ type ListConnectionsResponse struct {
 
 func (x *ListConnectionsResponse) Reset() {
 	*x = ListConnectionsResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[30]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2664,7 +2820,7 @@ func (x *ListConnectionsResponse) String() string {
 func (*ListConnectionsResponse) ProtoMessage() {}
 
 func (x *ListConnectionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[30]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2677,7 +2833,7 @@ func (x *ListConnectionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListConnectionsResponse.ProtoReflect.Descriptor instead.
 func (*ListConnectionsResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{30}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListConnectionsResponse) GetConnections() []*Connection {
@@ -2705,7 +2861,7 @@ type GetConnectionRequest struct {
 
 func (x *GetConnectionRequest) Reset() {
 	*x = GetConnectionRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[31]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2717,7 +2873,7 @@ func (x *GetConnectionRequest) String() string {
 func (*GetConnectionRequest) ProtoMessage() {}
 
 func (x *GetConnectionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[31]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2730,7 +2886,7 @@ func (x *GetConnectionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConnectionRequest.ProtoReflect.Descriptor instead.
 func (*GetConnectionRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{31}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *GetConnectionRequest) GetConnectionId() uint64 {
@@ -2751,7 +2907,7 @@ type GetConnectionResponse struct {
 
 func (x *GetConnectionResponse) Reset() {
 	*x = GetConnectionResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[32]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2763,7 +2919,7 @@ func (x *GetConnectionResponse) String() string {
 func (*GetConnectionResponse) ProtoMessage() {}
 
 func (x *GetConnectionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[32]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2776,7 +2932,7 @@ func (x *GetConnectionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConnectionResponse.ProtoReflect.Descriptor instead.
 func (*GetConnectionResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{32}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GetConnectionResponse) GetConnection() *Connection {
@@ -2821,7 +2977,7 @@ type Connection struct {
 
 func (x *Connection) Reset() {
 	*x = Connection{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[33]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2833,7 +2989,7 @@ func (x *Connection) String() string {
 func (*Connection) ProtoMessage() {}
 
 func (x *Connection) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[33]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2846,7 +3002,7 @@ func (x *Connection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Connection.ProtoReflect.Descriptor instead.
 func (*Connection) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{33}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Connection) GetConnectionId() uint64 {
@@ -2955,7 +3111,7 @@ type TcpInfo struct {
 
 func (x *TcpInfo) Reset() {
 	*x = TcpInfo{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[34]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2967,7 +3123,7 @@ func (x *TcpInfo) String() string {
 func (*TcpInfo) ProtoMessage() {}
 
 func (x *TcpInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[34]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2980,7 +3136,7 @@ func (x *TcpInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TcpInfo.ProtoReflect.Descriptor instead.
 func (*TcpInfo) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{34}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *TcpInfo) GetRtt() *durationpb.Duration {
@@ -3019,7 +3175,7 @@ type ListClientsRequest struct {
 
 func (x *ListClientsRequest) Reset() {
 	*x = ListClientsRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[35]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3031,7 +3187,7 @@ func (x *ListClientsRequest) String() string {
 func (*ListClientsRequest) ProtoMessage() {}
 
 func (x *ListClientsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[35]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3044,7 +3200,7 @@ func (x *ListClientsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListClientsRequest.ProtoReflect.Descriptor instead.
 func (*ListClientsRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{35}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListClientsRequest) GetOrder() ClientOrder {
@@ -3081,7 +3237,7 @@ type ListClientsResponse struct {
 
 func (x *ListClientsResponse) Reset() {
 	*x = ListClientsResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[36]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3093,7 +3249,7 @@ func (x *ListClientsResponse) String() string {
 func (*ListClientsResponse) ProtoMessage() {}
 
 func (x *ListClientsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[36]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3106,7 +3262,7 @@ func (x *ListClientsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListClientsResponse.ProtoReflect.Descriptor instead.
 func (*ListClientsResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{36}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListClientsResponse) GetClients() []*Client {
@@ -3145,7 +3301,7 @@ type Client struct {
 
 func (x *Client) Reset() {
 	*x = Client{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[37]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3157,7 +3313,7 @@ func (x *Client) String() string {
 func (*Client) ProtoMessage() {}
 
 func (x *Client) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[37]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3170,7 +3326,7 @@ func (x *Client) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Client.ProtoReflect.Descriptor instead.
 func (*Client) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{37}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Client) GetAddress() string {
@@ -3228,7 +3384,7 @@ type ListHostsRequest struct {
 
 func (x *ListHostsRequest) Reset() {
 	*x = ListHostsRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[38]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3240,7 +3396,7 @@ func (x *ListHostsRequest) String() string {
 func (*ListHostsRequest) ProtoMessage() {}
 
 func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[38]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3253,7 +3409,7 @@ func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsRequest.ProtoReflect.Descriptor instead.
 func (*ListHostsRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{38}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListHostsRequest) GetPageSize() uint32 {
@@ -3283,7 +3439,7 @@ type ListHostsResponse struct {
 
 func (x *ListHostsResponse) Reset() {
 	*x = ListHostsResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[39]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3295,7 +3451,7 @@ func (x *ListHostsResponse) String() string {
 func (*ListHostsResponse) ProtoMessage() {}
 
 func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[39]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3308,7 +3464,7 @@ func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsResponse.ProtoReflect.Descriptor instead.
 func (*ListHostsResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{39}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListHostsResponse) GetHosts() []*Host {
@@ -3368,7 +3524,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[40]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3380,7 +3536,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[40]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3393,7 +3549,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{40}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Host) GetHostId() uint32 {
@@ -3526,7 +3682,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[41]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3538,7 +3694,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[41]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3551,7 +3707,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{41}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *WatchRequest) GetKinds() []EventKind {
@@ -3572,7 +3728,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[42]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3584,7 +3740,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[42]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3597,7 +3753,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{42}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *WatchResponse) GetEvent() *Event {
@@ -3636,7 +3792,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[43]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3648,7 +3804,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[43]
+	mi := &file_anteroom_v1_connection_manager_service_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3661,7 +3817,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{43}
+	return file_anteroom_v1_connection_manager_service_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Event) GetKind() EventKind {
@@ -3750,7 +3906,15 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"\arevoked\x18\x01 \x01(\rR\arevoked\"\x10\n" +
 	"\x0eUpgradeRequest\"#\n" +
 	"\x0fUpgradeResponse\x12\x10\n" +
-	"\x03pid\x18\x01 \x01(\x05R\x03pid\">\n" +
+	"\x03pid\x18\x01 \x01(\x05R\x03pid\"\x0f\n" +
+	"\rReloadRequest\"X\n" +
+	"\x0eReloadResponse\x12\x10\n" +
+	"\x03pid\x18\x01 \x01(\x05R\x03pid\x124\n" +
+	"\achanges\x18\x02 \x03(\v2\x1a.anteroom.v1.SettingChangeR\achanges\"K\n" +
+	"\rSettingChange\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n" +
+	"\x06before\x18\x02 \x01(\tR\x06before\x12\x10\n" +
+	"\x03now\x18\x03 \x01(\tR\x03now\">\n" +
 	"\vStopRequest\x12/\n" +
 	"\x05grace\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05grace\"<\n" +
 	"\fStopResponse\x12\x1a\n" +
@@ -4078,7 +4242,7 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"\x18CLIENT_ORDER_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18CLIENT_ORDER_CONNECTIONS\x10\x01\x12\x19\n" +
 	"\x15CLIENT_ORDER_REQUESTS\x10\x02\x12\x19\n" +
-	"\x15CLIENT_ORDER_REFUSALS\x10\x032\x9f\t\n" +
+	"\x15CLIENT_ORDER_REFUSALS\x10\x032\xe2\t\n" +
 	"\x18ConnectionManagerService\x128\n" +
 	"\x03Put\x12\x17.anteroom.v1.PutRequest\x1a\x18.anteroom.v1.PutResponse\x12A\n" +
 	"\x06Revoke\x12\x1a.anteroom.v1.RevokeRequest\x1a\x1b.anteroom.v1.RevokeResponse\x12;\n" +
@@ -4093,7 +4257,8 @@ const file_anteroom_v1_connection_manager_service_proto_rawDesc = "" +
 	"\rGetConnection\x12!.anteroom.v1.GetConnectionRequest\x1a\".anteroom.v1.GetConnectionResponse\x12J\n" +
 	"\tListHosts\x12\x1d.anteroom.v1.ListHostsRequest\x1a\x1e.anteroom.v1.ListHostsResponse\x12P\n" +
 	"\vListClients\x12\x1f.anteroom.v1.ListClientsRequest\x1a .anteroom.v1.ListClientsResponse\x12D\n" +
-	"\aUpgrade\x12\x1b.anteroom.v1.UpgradeRequest\x1a\x1c.anteroom.v1.UpgradeResponse\x12@\n" +
+	"\aUpgrade\x12\x1b.anteroom.v1.UpgradeRequest\x1a\x1c.anteroom.v1.UpgradeResponse\x12A\n" +
+	"\x06Reload\x12\x1a.anteroom.v1.ReloadRequest\x1a\x1b.anteroom.v1.ReloadResponse\x12@\n" +
 	"\x05Watch\x12\x19.anteroom.v1.WatchRequest\x1a\x1a.anteroom.v1.WatchResponse0\x01B<Z:github.com/anteroom-io/anteroom/api/anteroom/v1;anteroomv1b\x06proto3"
 
 var (
@@ -4109,7 +4274,7 @@ func file_anteroom_v1_connection_manager_service_proto_rawDescGZIP() []byte {
 }
 
 var file_anteroom_v1_connection_manager_service_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_anteroom_v1_connection_manager_service_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_anteroom_v1_connection_manager_service_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_anteroom_v1_connection_manager_service_proto_goTypes = []any{
 	(ConnectionState)(0),                 // 0: anteroom.v1.ConnectionState
 	(CloseReason)(0),                     // 1: anteroom.v1.CloseReason
@@ -4122,138 +4287,144 @@ var file_anteroom_v1_connection_manager_service_proto_goTypes = []any{
 	(*RevokeResponse)(nil),               // 8: anteroom.v1.RevokeResponse
 	(*UpgradeRequest)(nil),               // 9: anteroom.v1.UpgradeRequest
 	(*UpgradeResponse)(nil),              // 10: anteroom.v1.UpgradeResponse
-	(*StopRequest)(nil),                  // 11: anteroom.v1.StopRequest
-	(*StopResponse)(nil),                 // 12: anteroom.v1.StopResponse
-	(*StartRequest)(nil),                 // 13: anteroom.v1.StartRequest
-	(*StartResponse)(nil),                // 14: anteroom.v1.StartResponse
-	(*ConnectionSelection)(nil),          // 15: anteroom.v1.ConnectionSelection
-	(*CloseRequest)(nil),                 // 16: anteroom.v1.CloseRequest
-	(*CloseResponse)(nil),                // 17: anteroom.v1.CloseResponse
-	(*GetConnectionCountsRequest)(nil),   // 18: anteroom.v1.GetConnectionCountsRequest
-	(*GetConnectionCountsResponse)(nil),  // 19: anteroom.v1.GetConnectionCountsResponse
-	(*StateCounts)(nil),                  // 20: anteroom.v1.StateCounts
-	(*ListenerCounts)(nil),               // 21: anteroom.v1.ListenerCounts
-	(*PoolCounts)(nil),                   // 22: anteroom.v1.PoolCounts
-	(*HostCounts)(nil),                   // 23: anteroom.v1.HostCounts
-	(*Totals)(nil),                       // 24: anteroom.v1.Totals
-	(*AnswerCount)(nil),                  // 25: anteroom.v1.AnswerCount
-	(*ClosedCount)(nil),                  // 26: anteroom.v1.ClosedCount
-	(*GetKeepAliveCapacityRequest)(nil),  // 27: anteroom.v1.GetKeepAliveCapacityRequest
-	(*GetKeepAliveCapacityResponse)(nil), // 28: anteroom.v1.GetKeepAliveCapacityResponse
-	(*Limits)(nil),                       // 29: anteroom.v1.Limits
-	(*SetLimitsRequest)(nil),             // 30: anteroom.v1.SetLimitsRequest
-	(*SetLimitsResponse)(nil),            // 31: anteroom.v1.SetLimitsResponse
-	(*GetLimitsRequest)(nil),             // 32: anteroom.v1.GetLimitsRequest
-	(*GetLimitsResponse)(nil),            // 33: anteroom.v1.GetLimitsResponse
-	(*ListConnectionsRequest)(nil),       // 34: anteroom.v1.ListConnectionsRequest
-	(*ListConnectionsResponse)(nil),      // 35: anteroom.v1.ListConnectionsResponse
-	(*GetConnectionRequest)(nil),         // 36: anteroom.v1.GetConnectionRequest
-	(*GetConnectionResponse)(nil),        // 37: anteroom.v1.GetConnectionResponse
-	(*Connection)(nil),                   // 38: anteroom.v1.Connection
-	(*TcpInfo)(nil),                      // 39: anteroom.v1.TcpInfo
-	(*ListClientsRequest)(nil),           // 40: anteroom.v1.ListClientsRequest
-	(*ListClientsResponse)(nil),          // 41: anteroom.v1.ListClientsResponse
-	(*Client)(nil),                       // 42: anteroom.v1.Client
-	(*ListHostsRequest)(nil),             // 43: anteroom.v1.ListHostsRequest
-	(*ListHostsResponse)(nil),            // 44: anteroom.v1.ListHostsResponse
-	(*Host)(nil),                         // 45: anteroom.v1.Host
-	(*WatchRequest)(nil),                 // 46: anteroom.v1.WatchRequest
-	(*WatchResponse)(nil),                // 47: anteroom.v1.WatchResponse
-	(*Event)(nil),                        // 48: anteroom.v1.Event
-	(*durationpb.Duration)(nil),          // 49: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),        // 50: google.protobuf.Timestamp
+	(*ReloadRequest)(nil),                // 11: anteroom.v1.ReloadRequest
+	(*ReloadResponse)(nil),               // 12: anteroom.v1.ReloadResponse
+	(*SettingChange)(nil),                // 13: anteroom.v1.SettingChange
+	(*StopRequest)(nil),                  // 14: anteroom.v1.StopRequest
+	(*StopResponse)(nil),                 // 15: anteroom.v1.StopResponse
+	(*StartRequest)(nil),                 // 16: anteroom.v1.StartRequest
+	(*StartResponse)(nil),                // 17: anteroom.v1.StartResponse
+	(*ConnectionSelection)(nil),          // 18: anteroom.v1.ConnectionSelection
+	(*CloseRequest)(nil),                 // 19: anteroom.v1.CloseRequest
+	(*CloseResponse)(nil),                // 20: anteroom.v1.CloseResponse
+	(*GetConnectionCountsRequest)(nil),   // 21: anteroom.v1.GetConnectionCountsRequest
+	(*GetConnectionCountsResponse)(nil),  // 22: anteroom.v1.GetConnectionCountsResponse
+	(*StateCounts)(nil),                  // 23: anteroom.v1.StateCounts
+	(*ListenerCounts)(nil),               // 24: anteroom.v1.ListenerCounts
+	(*PoolCounts)(nil),                   // 25: anteroom.v1.PoolCounts
+	(*HostCounts)(nil),                   // 26: anteroom.v1.HostCounts
+	(*Totals)(nil),                       // 27: anteroom.v1.Totals
+	(*AnswerCount)(nil),                  // 28: anteroom.v1.AnswerCount
+	(*ClosedCount)(nil),                  // 29: anteroom.v1.ClosedCount
+	(*GetKeepAliveCapacityRequest)(nil),  // 30: anteroom.v1.GetKeepAliveCapacityRequest
+	(*GetKeepAliveCapacityResponse)(nil), // 31: anteroom.v1.GetKeepAliveCapacityResponse
+	(*Limits)(nil),                       // 32: anteroom.v1.Limits
+	(*SetLimitsRequest)(nil),             // 33: anteroom.v1.SetLimitsRequest
+	(*SetLimitsResponse)(nil),            // 34: anteroom.v1.SetLimitsResponse
+	(*GetLimitsRequest)(nil),             // 35: anteroom.v1.GetLimitsRequest
+	(*GetLimitsResponse)(nil),            // 36: anteroom.v1.GetLimitsResponse
+	(*ListConnectionsRequest)(nil),       // 37: anteroom.v1.ListConnectionsRequest
+	(*ListConnectionsResponse)(nil),      // 38: anteroom.v1.ListConnectionsResponse
+	(*GetConnectionRequest)(nil),         // 39: anteroom.v1.GetConnectionRequest
+	(*GetConnectionResponse)(nil),        // 40: anteroom.v1.GetConnectionResponse
+	(*Connection)(nil),                   // 41: anteroom.v1.Connection
+	(*TcpInfo)(nil),                      // 42: anteroom.v1.TcpInfo
+	(*ListClientsRequest)(nil),           // 43: anteroom.v1.ListClientsRequest
+	(*ListClientsResponse)(nil),          // 44: anteroom.v1.ListClientsResponse
+	(*Client)(nil),                       // 45: anteroom.v1.Client
+	(*ListHostsRequest)(nil),             // 46: anteroom.v1.ListHostsRequest
+	(*ListHostsResponse)(nil),            // 47: anteroom.v1.ListHostsResponse
+	(*Host)(nil),                         // 48: anteroom.v1.Host
+	(*WatchRequest)(nil),                 // 49: anteroom.v1.WatchRequest
+	(*WatchResponse)(nil),                // 50: anteroom.v1.WatchResponse
+	(*Event)(nil),                        // 51: anteroom.v1.Event
+	(*durationpb.Duration)(nil),          // 52: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),        // 53: google.protobuf.Timestamp
 }
 var file_anteroom_v1_connection_manager_service_proto_depIdxs = []int32{
-	49, // 0: anteroom.v1.PutRequest.keep_alive_timeout:type_name -> google.protobuf.Duration
-	49, // 1: anteroom.v1.StopRequest.grace:type_name -> google.protobuf.Duration
-	0,  // 2: anteroom.v1.ConnectionSelection.states:type_name -> anteroom.v1.ConnectionState
-	15, // 3: anteroom.v1.CloseRequest.selection:type_name -> anteroom.v1.ConnectionSelection
-	20, // 4: anteroom.v1.GetConnectionCountsResponse.states:type_name -> anteroom.v1.StateCounts
-	21, // 5: anteroom.v1.GetConnectionCountsResponse.listeners:type_name -> anteroom.v1.ListenerCounts
-	22, // 6: anteroom.v1.GetConnectionCountsResponse.pools:type_name -> anteroom.v1.PoolCounts
-	23, // 7: anteroom.v1.GetConnectionCountsResponse.hosts:type_name -> anteroom.v1.HostCounts
-	24, // 8: anteroom.v1.GetConnectionCountsResponse.totals:type_name -> anteroom.v1.Totals
-	49, // 9: anteroom.v1.GetConnectionCountsResponse.uptime:type_name -> google.protobuf.Duration
-	3,  // 10: anteroom.v1.GetConnectionCountsResponse.state:type_name -> anteroom.v1.ServiceState
-	20, // 11: anteroom.v1.ListenerCounts.states:type_name -> anteroom.v1.StateCounts
-	3,  // 12: anteroom.v1.ListenerCounts.state:type_name -> anteroom.v1.ServiceState
-	20, // 13: anteroom.v1.PoolCounts.states:type_name -> anteroom.v1.StateCounts
-	3,  // 14: anteroom.v1.PoolCounts.state:type_name -> anteroom.v1.ServiceState
-	3,  // 15: anteroom.v1.HostCounts.state:type_name -> anteroom.v1.ServiceState
-	26, // 16: anteroom.v1.Totals.closed:type_name -> anteroom.v1.ClosedCount
-	25, // 17: anteroom.v1.Totals.answers:type_name -> anteroom.v1.AnswerCount
-	1,  // 18: anteroom.v1.ClosedCount.reason:type_name -> anteroom.v1.CloseReason
-	49, // 19: anteroom.v1.Limits.keep_alive_timeout:type_name -> google.protobuf.Duration
-	49, // 20: anteroom.v1.Limits.first_byte_timeout:type_name -> google.protobuf.Duration
-	49, // 21: anteroom.v1.Limits.request_timeout:type_name -> google.protobuf.Duration
-	49, // 22: anteroom.v1.Limits.queue_timeout:type_name -> google.protobuf.Duration
-	49, // 23: anteroom.v1.Limits.lease_timeout:type_name -> google.protobuf.Duration
-	49, // 24: anteroom.v1.Limits.send_timeout:type_name -> google.protobuf.Duration
-	49, // 25: anteroom.v1.Limits.linger_timeout:type_name -> google.protobuf.Duration
-	49, // 26: anteroom.v1.Limits.max_age:type_name -> google.protobuf.Duration
-	49, // 27: anteroom.v1.Limits.min_idle:type_name -> google.protobuf.Duration
-	49, // 28: anteroom.v1.Limits.lease_warn:type_name -> google.protobuf.Duration
-	49, // 29: anteroom.v1.Limits.ping_interval:type_name -> google.protobuf.Duration
-	49, // 30: anteroom.v1.Limits.ping_timeout:type_name -> google.protobuf.Duration
-	49, // 31: anteroom.v1.Limits.hang_timeout:type_name -> google.protobuf.Duration
-	29, // 32: anteroom.v1.SetLimitsRequest.limits:type_name -> anteroom.v1.Limits
-	29, // 33: anteroom.v1.SetLimitsResponse.limits:type_name -> anteroom.v1.Limits
-	29, // 34: anteroom.v1.GetLimitsResponse.limits:type_name -> anteroom.v1.Limits
-	15, // 35: anteroom.v1.ListConnectionsRequest.filter:type_name -> anteroom.v1.ConnectionSelection
-	38, // 36: anteroom.v1.ListConnectionsResponse.connections:type_name -> anteroom.v1.Connection
-	38, // 37: anteroom.v1.GetConnectionResponse.connection:type_name -> anteroom.v1.Connection
-	0,  // 38: anteroom.v1.Connection.state:type_name -> anteroom.v1.ConnectionState
-	49, // 39: anteroom.v1.Connection.age:type_name -> google.protobuf.Duration
-	49, // 40: anteroom.v1.Connection.time_in_state:type_name -> google.protobuf.Duration
-	39, // 41: anteroom.v1.Connection.tcp:type_name -> anteroom.v1.TcpInfo
-	49, // 42: anteroom.v1.TcpInfo.rtt:type_name -> google.protobuf.Duration
-	4,  // 43: anteroom.v1.ListClientsRequest.order:type_name -> anteroom.v1.ClientOrder
-	42, // 44: anteroom.v1.ListClientsResponse.clients:type_name -> anteroom.v1.Client
-	1,  // 45: anteroom.v1.Client.last_refusal:type_name -> anteroom.v1.CloseReason
-	49, // 46: anteroom.v1.Client.since_refusal:type_name -> google.protobuf.Duration
-	45, // 47: anteroom.v1.ListHostsResponse.hosts:type_name -> anteroom.v1.Host
-	49, // 48: anteroom.v1.Host.attached:type_name -> google.protobuf.Duration
-	3,  // 49: anteroom.v1.Host.state:type_name -> anteroom.v1.ServiceState
-	2,  // 50: anteroom.v1.WatchRequest.kinds:type_name -> anteroom.v1.EventKind
-	48, // 51: anteroom.v1.WatchResponse.event:type_name -> anteroom.v1.Event
-	2,  // 52: anteroom.v1.Event.kind:type_name -> anteroom.v1.EventKind
-	50, // 53: anteroom.v1.Event.time:type_name -> google.protobuf.Timestamp
-	1,  // 54: anteroom.v1.Event.reason:type_name -> anteroom.v1.CloseReason
-	5,  // 55: anteroom.v1.ConnectionManagerService.Put:input_type -> anteroom.v1.PutRequest
-	7,  // 56: anteroom.v1.ConnectionManagerService.Revoke:input_type -> anteroom.v1.RevokeRequest
-	11, // 57: anteroom.v1.ConnectionManagerService.Stop:input_type -> anteroom.v1.StopRequest
-	13, // 58: anteroom.v1.ConnectionManagerService.Start:input_type -> anteroom.v1.StartRequest
-	16, // 59: anteroom.v1.ConnectionManagerService.Close:input_type -> anteroom.v1.CloseRequest
-	18, // 60: anteroom.v1.ConnectionManagerService.GetConnectionCounts:input_type -> anteroom.v1.GetConnectionCountsRequest
-	27, // 61: anteroom.v1.ConnectionManagerService.GetKeepAliveCapacity:input_type -> anteroom.v1.GetKeepAliveCapacityRequest
-	30, // 62: anteroom.v1.ConnectionManagerService.SetLimits:input_type -> anteroom.v1.SetLimitsRequest
-	32, // 63: anteroom.v1.ConnectionManagerService.GetLimits:input_type -> anteroom.v1.GetLimitsRequest
-	34, // 64: anteroom.v1.ConnectionManagerService.ListConnections:input_type -> anteroom.v1.ListConnectionsRequest
-	36, // 65: anteroom.v1.ConnectionManagerService.GetConnection:input_type -> anteroom.v1.GetConnectionRequest
-	43, // 66: anteroom.v1.ConnectionManagerService.ListHosts:input_type -> anteroom.v1.ListHostsRequest
-	40, // 67: anteroom.v1.ConnectionManagerService.ListClients:input_type -> anteroom.v1.ListClientsRequest
-	9,  // 68: anteroom.v1.ConnectionManagerService.Upgrade:input_type -> anteroom.v1.UpgradeRequest
-	46, // 69: anteroom.v1.ConnectionManagerService.Watch:input_type -> anteroom.v1.WatchRequest
-	6,  // 70: anteroom.v1.ConnectionManagerService.Put:output_type -> anteroom.v1.PutResponse
-	8,  // 71: anteroom.v1.ConnectionManagerService.Revoke:output_type -> anteroom.v1.RevokeResponse
-	12, // 72: anteroom.v1.ConnectionManagerService.Stop:output_type -> anteroom.v1.StopResponse
-	14, // 73: anteroom.v1.ConnectionManagerService.Start:output_type -> anteroom.v1.StartResponse
-	17, // 74: anteroom.v1.ConnectionManagerService.Close:output_type -> anteroom.v1.CloseResponse
-	19, // 75: anteroom.v1.ConnectionManagerService.GetConnectionCounts:output_type -> anteroom.v1.GetConnectionCountsResponse
-	28, // 76: anteroom.v1.ConnectionManagerService.GetKeepAliveCapacity:output_type -> anteroom.v1.GetKeepAliveCapacityResponse
-	31, // 77: anteroom.v1.ConnectionManagerService.SetLimits:output_type -> anteroom.v1.SetLimitsResponse
-	33, // 78: anteroom.v1.ConnectionManagerService.GetLimits:output_type -> anteroom.v1.GetLimitsResponse
-	35, // 79: anteroom.v1.ConnectionManagerService.ListConnections:output_type -> anteroom.v1.ListConnectionsResponse
-	37, // 80: anteroom.v1.ConnectionManagerService.GetConnection:output_type -> anteroom.v1.GetConnectionResponse
-	44, // 81: anteroom.v1.ConnectionManagerService.ListHosts:output_type -> anteroom.v1.ListHostsResponse
-	41, // 82: anteroom.v1.ConnectionManagerService.ListClients:output_type -> anteroom.v1.ListClientsResponse
-	10, // 83: anteroom.v1.ConnectionManagerService.Upgrade:output_type -> anteroom.v1.UpgradeResponse
-	47, // 84: anteroom.v1.ConnectionManagerService.Watch:output_type -> anteroom.v1.WatchResponse
-	70, // [70:85] is the sub-list for method output_type
-	55, // [55:70] is the sub-list for method input_type
-	55, // [55:55] is the sub-list for extension type_name
-	55, // [55:55] is the sub-list for extension extendee
-	0,  // [0:55] is the sub-list for field type_name
+	52, // 0: anteroom.v1.PutRequest.keep_alive_timeout:type_name -> google.protobuf.Duration
+	13, // 1: anteroom.v1.ReloadResponse.changes:type_name -> anteroom.v1.SettingChange
+	52, // 2: anteroom.v1.StopRequest.grace:type_name -> google.protobuf.Duration
+	0,  // 3: anteroom.v1.ConnectionSelection.states:type_name -> anteroom.v1.ConnectionState
+	18, // 4: anteroom.v1.CloseRequest.selection:type_name -> anteroom.v1.ConnectionSelection
+	23, // 5: anteroom.v1.GetConnectionCountsResponse.states:type_name -> anteroom.v1.StateCounts
+	24, // 6: anteroom.v1.GetConnectionCountsResponse.listeners:type_name -> anteroom.v1.ListenerCounts
+	25, // 7: anteroom.v1.GetConnectionCountsResponse.pools:type_name -> anteroom.v1.PoolCounts
+	26, // 8: anteroom.v1.GetConnectionCountsResponse.hosts:type_name -> anteroom.v1.HostCounts
+	27, // 9: anteroom.v1.GetConnectionCountsResponse.totals:type_name -> anteroom.v1.Totals
+	52, // 10: anteroom.v1.GetConnectionCountsResponse.uptime:type_name -> google.protobuf.Duration
+	3,  // 11: anteroom.v1.GetConnectionCountsResponse.state:type_name -> anteroom.v1.ServiceState
+	23, // 12: anteroom.v1.ListenerCounts.states:type_name -> anteroom.v1.StateCounts
+	3,  // 13: anteroom.v1.ListenerCounts.state:type_name -> anteroom.v1.ServiceState
+	23, // 14: anteroom.v1.PoolCounts.states:type_name -> anteroom.v1.StateCounts
+	3,  // 15: anteroom.v1.PoolCounts.state:type_name -> anteroom.v1.ServiceState
+	3,  // 16: anteroom.v1.HostCounts.state:type_name -> anteroom.v1.ServiceState
+	29, // 17: anteroom.v1.Totals.closed:type_name -> anteroom.v1.ClosedCount
+	28, // 18: anteroom.v1.Totals.answers:type_name -> anteroom.v1.AnswerCount
+	1,  // 19: anteroom.v1.ClosedCount.reason:type_name -> anteroom.v1.CloseReason
+	52, // 20: anteroom.v1.Limits.keep_alive_timeout:type_name -> google.protobuf.Duration
+	52, // 21: anteroom.v1.Limits.first_byte_timeout:type_name -> google.protobuf.Duration
+	52, // 22: anteroom.v1.Limits.request_timeout:type_name -> google.protobuf.Duration
+	52, // 23: anteroom.v1.Limits.queue_timeout:type_name -> google.protobuf.Duration
+	52, // 24: anteroom.v1.Limits.lease_timeout:type_name -> google.protobuf.Duration
+	52, // 25: anteroom.v1.Limits.send_timeout:type_name -> google.protobuf.Duration
+	52, // 26: anteroom.v1.Limits.linger_timeout:type_name -> google.protobuf.Duration
+	52, // 27: anteroom.v1.Limits.max_age:type_name -> google.protobuf.Duration
+	52, // 28: anteroom.v1.Limits.min_idle:type_name -> google.protobuf.Duration
+	52, // 29: anteroom.v1.Limits.lease_warn:type_name -> google.protobuf.Duration
+	52, // 30: anteroom.v1.Limits.ping_interval:type_name -> google.protobuf.Duration
+	52, // 31: anteroom.v1.Limits.ping_timeout:type_name -> google.protobuf.Duration
+	52, // 32: anteroom.v1.Limits.hang_timeout:type_name -> google.protobuf.Duration
+	32, // 33: anteroom.v1.SetLimitsRequest.limits:type_name -> anteroom.v1.Limits
+	32, // 34: anteroom.v1.SetLimitsResponse.limits:type_name -> anteroom.v1.Limits
+	32, // 35: anteroom.v1.GetLimitsResponse.limits:type_name -> anteroom.v1.Limits
+	18, // 36: anteroom.v1.ListConnectionsRequest.filter:type_name -> anteroom.v1.ConnectionSelection
+	41, // 37: anteroom.v1.ListConnectionsResponse.connections:type_name -> anteroom.v1.Connection
+	41, // 38: anteroom.v1.GetConnectionResponse.connection:type_name -> anteroom.v1.Connection
+	0,  // 39: anteroom.v1.Connection.state:type_name -> anteroom.v1.ConnectionState
+	52, // 40: anteroom.v1.Connection.age:type_name -> google.protobuf.Duration
+	52, // 41: anteroom.v1.Connection.time_in_state:type_name -> google.protobuf.Duration
+	42, // 42: anteroom.v1.Connection.tcp:type_name -> anteroom.v1.TcpInfo
+	52, // 43: anteroom.v1.TcpInfo.rtt:type_name -> google.protobuf.Duration
+	4,  // 44: anteroom.v1.ListClientsRequest.order:type_name -> anteroom.v1.ClientOrder
+	45, // 45: anteroom.v1.ListClientsResponse.clients:type_name -> anteroom.v1.Client
+	1,  // 46: anteroom.v1.Client.last_refusal:type_name -> anteroom.v1.CloseReason
+	52, // 47: anteroom.v1.Client.since_refusal:type_name -> google.protobuf.Duration
+	48, // 48: anteroom.v1.ListHostsResponse.hosts:type_name -> anteroom.v1.Host
+	52, // 49: anteroom.v1.Host.attached:type_name -> google.protobuf.Duration
+	3,  // 50: anteroom.v1.Host.state:type_name -> anteroom.v1.ServiceState
+	2,  // 51: anteroom.v1.WatchRequest.kinds:type_name -> anteroom.v1.EventKind
+	51, // 52: anteroom.v1.WatchResponse.event:type_name -> anteroom.v1.Event
+	2,  // 53: anteroom.v1.Event.kind:type_name -> anteroom.v1.EventKind
+	53, // 54: anteroom.v1.Event.time:type_name -> google.protobuf.Timestamp
+	1,  // 55: anteroom.v1.Event.reason:type_name -> anteroom.v1.CloseReason
+	5,  // 56: anteroom.v1.ConnectionManagerService.Put:input_type -> anteroom.v1.PutRequest
+	7,  // 57: anteroom.v1.ConnectionManagerService.Revoke:input_type -> anteroom.v1.RevokeRequest
+	14, // 58: anteroom.v1.ConnectionManagerService.Stop:input_type -> anteroom.v1.StopRequest
+	16, // 59: anteroom.v1.ConnectionManagerService.Start:input_type -> anteroom.v1.StartRequest
+	19, // 60: anteroom.v1.ConnectionManagerService.Close:input_type -> anteroom.v1.CloseRequest
+	21, // 61: anteroom.v1.ConnectionManagerService.GetConnectionCounts:input_type -> anteroom.v1.GetConnectionCountsRequest
+	30, // 62: anteroom.v1.ConnectionManagerService.GetKeepAliveCapacity:input_type -> anteroom.v1.GetKeepAliveCapacityRequest
+	33, // 63: anteroom.v1.ConnectionManagerService.SetLimits:input_type -> anteroom.v1.SetLimitsRequest
+	35, // 64: anteroom.v1.ConnectionManagerService.GetLimits:input_type -> anteroom.v1.GetLimitsRequest
+	37, // 65: anteroom.v1.ConnectionManagerService.ListConnections:input_type -> anteroom.v1.ListConnectionsRequest
+	39, // 66: anteroom.v1.ConnectionManagerService.GetConnection:input_type -> anteroom.v1.GetConnectionRequest
+	46, // 67: anteroom.v1.ConnectionManagerService.ListHosts:input_type -> anteroom.v1.ListHostsRequest
+	43, // 68: anteroom.v1.ConnectionManagerService.ListClients:input_type -> anteroom.v1.ListClientsRequest
+	9,  // 69: anteroom.v1.ConnectionManagerService.Upgrade:input_type -> anteroom.v1.UpgradeRequest
+	11, // 70: anteroom.v1.ConnectionManagerService.Reload:input_type -> anteroom.v1.ReloadRequest
+	49, // 71: anteroom.v1.ConnectionManagerService.Watch:input_type -> anteroom.v1.WatchRequest
+	6,  // 72: anteroom.v1.ConnectionManagerService.Put:output_type -> anteroom.v1.PutResponse
+	8,  // 73: anteroom.v1.ConnectionManagerService.Revoke:output_type -> anteroom.v1.RevokeResponse
+	15, // 74: anteroom.v1.ConnectionManagerService.Stop:output_type -> anteroom.v1.StopResponse
+	17, // 75: anteroom.v1.ConnectionManagerService.Start:output_type -> anteroom.v1.StartResponse
+	20, // 76: anteroom.v1.ConnectionManagerService.Close:output_type -> anteroom.v1.CloseResponse
+	22, // 77: anteroom.v1.ConnectionManagerService.GetConnectionCounts:output_type -> anteroom.v1.GetConnectionCountsResponse
+	31, // 78: anteroom.v1.ConnectionManagerService.GetKeepAliveCapacity:output_type -> anteroom.v1.GetKeepAliveCapacityResponse
+	34, // 79: anteroom.v1.ConnectionManagerService.SetLimits:output_type -> anteroom.v1.SetLimitsResponse
+	36, // 80: anteroom.v1.ConnectionManagerService.GetLimits:output_type -> anteroom.v1.GetLimitsResponse
+	38, // 81: anteroom.v1.ConnectionManagerService.ListConnections:output_type -> anteroom.v1.ListConnectionsResponse
+	40, // 82: anteroom.v1.ConnectionManagerService.GetConnection:output_type -> anteroom.v1.GetConnectionResponse
+	47, // 83: anteroom.v1.ConnectionManagerService.ListHosts:output_type -> anteroom.v1.ListHostsResponse
+	44, // 84: anteroom.v1.ConnectionManagerService.ListClients:output_type -> anteroom.v1.ListClientsResponse
+	10, // 85: anteroom.v1.ConnectionManagerService.Upgrade:output_type -> anteroom.v1.UpgradeResponse
+	12, // 86: anteroom.v1.ConnectionManagerService.Reload:output_type -> anteroom.v1.ReloadResponse
+	50, // 87: anteroom.v1.ConnectionManagerService.Watch:output_type -> anteroom.v1.WatchResponse
+	72, // [72:88] is the sub-list for method output_type
+	56, // [56:72] is the sub-list for method input_type
+	56, // [56:56] is the sub-list for extension type_name
+	56, // [56:56] is the sub-list for extension extendee
+	0,  // [0:56] is the sub-list for field type_name
 }
 
 func init() { file_anteroom_v1_connection_manager_service_proto_init() }
@@ -4261,14 +4432,14 @@ func file_anteroom_v1_connection_manager_service_proto_init() {
 	if File_anteroom_v1_connection_manager_service_proto != nil {
 		return
 	}
-	file_anteroom_v1_connection_manager_service_proto_msgTypes[24].OneofWrappers = []any{}
+	file_anteroom_v1_connection_manager_service_proto_msgTypes[27].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_anteroom_v1_connection_manager_service_proto_rawDesc), len(file_anteroom_v1_connection_manager_service_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   44,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -35,6 +35,7 @@ const (
 	ConnectionManagerService_ListHosts_FullMethodName            = "/anteroom.v1.ConnectionManagerService/ListHosts"
 	ConnectionManagerService_ListClients_FullMethodName          = "/anteroom.v1.ConnectionManagerService/ListClients"
 	ConnectionManagerService_Upgrade_FullMethodName              = "/anteroom.v1.ConnectionManagerService/Upgrade"
+	ConnectionManagerService_Reload_FullMethodName               = "/anteroom.v1.ConnectionManagerService/Reload"
 	ConnectionManagerService_Watch_FullMethodName                = "/anteroom.v1.ConnectionManagerService/Watch"
 )
 
@@ -107,6 +108,11 @@ type ConnectionManagerServiceClient interface {
 	//
 	//	FAILED_PRECONDITION   the new program cannot take over; nothing has changed.
 	Upgrade(ctx context.Context, in *UpgradeRequest, opts ...grpc.CallOption) (*UpgradeResponse, error)
+	// Reload has the sidecar read its configuration again: its process is replaced by a new one of the same program, as in an upgrade. Limits that were set
+	// at run time stay in force, but for those whose configured value has changed.
+	//
+	//	FAILED_PRECONDITION   there are mistakes in the configuration, or the new process cannot take over; nothing has changed.
+	Reload(ctx context.Context, in *ReloadRequest, opts ...grpc.CallOption) (*ReloadResponse, error)
 	// Watch streams events from now on, until the caller ends it or the sidecar shuts down. The response's headers arrive once the watch is
 	// in place. A caller that reads slowly loses events, never slows the manager, and is told how many it lost.
 	//
@@ -263,6 +269,16 @@ func (c *connectionManagerServiceClient) Upgrade(ctx context.Context, in *Upgrad
 	return out, nil
 }
 
+func (c *connectionManagerServiceClient) Reload(ctx context.Context, in *ReloadRequest, opts ...grpc.CallOption) (*ReloadResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReloadResponse)
+	err := c.cc.Invoke(ctx, ConnectionManagerService_Reload_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *connectionManagerServiceClient) Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &ConnectionManagerService_ServiceDesc.Streams[0], ConnectionManagerService_Watch_FullMethodName, cOpts...)
@@ -351,6 +367,11 @@ type ConnectionManagerServiceServer interface {
 	//
 	//	FAILED_PRECONDITION   the new program cannot take over; nothing has changed.
 	Upgrade(context.Context, *UpgradeRequest) (*UpgradeResponse, error)
+	// Reload has the sidecar read its configuration again: its process is replaced by a new one of the same program, as in an upgrade. Limits that were set
+	// at run time stay in force, but for those whose configured value has changed.
+	//
+	//	FAILED_PRECONDITION   there are mistakes in the configuration, or the new process cannot take over; nothing has changed.
+	Reload(context.Context, *ReloadRequest) (*ReloadResponse, error)
 	// Watch streams events from now on, until the caller ends it or the sidecar shuts down. The response's headers arrive once the watch is
 	// in place. A caller that reads slowly loses events, never slows the manager, and is told how many it lost.
 	//
@@ -408,6 +429,9 @@ func (UnimplementedConnectionManagerServiceServer) ListClients(context.Context, 
 }
 func (UnimplementedConnectionManagerServiceServer) Upgrade(context.Context, *UpgradeRequest) (*UpgradeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Upgrade not implemented")
+}
+func (UnimplementedConnectionManagerServiceServer) Reload(context.Context, *ReloadRequest) (*ReloadResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Reload not implemented")
 }
 func (UnimplementedConnectionManagerServiceServer) Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error {
 	return status.Error(codes.Unimplemented, "method Watch not implemented")
@@ -686,6 +710,24 @@ func _ConnectionManagerService_Upgrade_Handler(srv interface{}, ctx context.Cont
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ConnectionManagerService_Reload_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReloadRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ConnectionManagerServiceServer).Reload(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ConnectionManagerService_Reload_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ConnectionManagerServiceServer).Reload(ctx, req.(*ReloadRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ConnectionManagerService_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(WatchRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -759,6 +801,10 @@ var ConnectionManagerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Upgrade",
 			Handler:    _ConnectionManagerService_Upgrade_Handler,
+		},
+		{
+			MethodName: "Reload",
+			Handler:    _ConnectionManagerService_Reload_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
