@@ -211,11 +211,19 @@ func (l limit) descriptor(m protoreflect.Message) protoreflect.FieldDescriptor {
 func ParseLimits(assignments []string) (*pb.Limits, error) {
 	var change manager.Limits
 	var mistakes Mistakes
+	given := map[string]bool{}
 	for _, a := range assignments {
-		key, value, _ := strings.Cut(a, "=")
-		if err := parseLimit(&change, key, value); err != nil {
-			mistakes = append(mistakes, Mistake{Key: key, Problem: err.Error()})
+		key, value, both := strings.Cut(a, "=")
+		switch {
+		case !both || key == "" || value == "":
+			mistakes.add(a, "is not KEY=VALUE; write such as max-hosts=1000")
+			continue
+		case given[key]:
+			mistakes.add(key, "is given twice; leave one of them out")
+			continue
 		}
+		given[key] = true
+		mistakes.addErr(key, parseLimit(&change, key, value))
 	}
 	mistakes = append(mistakes, limitMistakes(change.Check())...)
 	return limitsMessage(change), mistakes.err()
