@@ -69,21 +69,24 @@ var descriptorCases = []Case{
 		t.want(t.hear(c, "GET"), 200, pattern(10))
 		t.put(l)
 	}},
-	{Name: "descriptors/idle-dropped", Requires: "A process that runs out of descriptors drops idle connections that it keeps (DROPPED) and serves those that come.", Rule: ruleReceive + " 3", run: func(t *T) {
-		k := t.link()
-		t.need(k, handoff.FeatureCache)
-		all := t.idle(k, idleKept)
-		spare, restore := t.leaveNoRoom(all)
-		defer restore()
-		for range spare + idleKept/2 {
-			c := t.connect()
-			t.servedAtLast(k, c)
-			all = append(all, c)
-		}
-		for _, c := range all {
-			t.servedAtLast(k, c) // a host that keeps fewer than it says would NACK (2)
-		}
-	}},
+	{Name: "descriptors/idle-dropped", Rule: ruleReceive + " 3",
+		Requires: "A process that runs out of descriptors drops idle connections that it keeps (DROPPED) " +
+			"and serves those that come.",
+		run: func(t *T) {
+			k := t.link()
+			t.need(k, handoff.FeatureCache)
+			all := t.idle(k, idleKept)
+			spare, restore := t.leaveNoRoom(all)
+			defer restore()
+			for range spare + idleKept/2 {
+				c := t.connect()
+				t.servedAtLast(k, c)
+				all = append(all, c)
+			}
+			for _, c := range all {
+				t.servedAtLast(k, c) // a host that keeps fewer than it says would NACK (2)
+			}
+		}},
 	{Name: "descriptors/nonblocking", Requires: "O_NONBLOCK stays set, also after a slow request and a large response.", Rule: ruleShared, run: func(t *T) {
 		k, c := t.link(), t.connectWindow(smallWindow)
 		nonblocking := func(path string) {
@@ -134,7 +137,7 @@ const standardStreams = 3
 // idleKept is how many idle connections a host is given to keep before its descriptors run out.
 const idleKept = 24
 
-// idle makes connections that are idle and that the host may keep descriptors of.
+// idle makes connections that are idle and whose descriptors the host may keep.
 func (t *T) idle(k *link, count int) (all []*connection) {
 	for range count {
 		c := t.connect()
@@ -145,15 +148,11 @@ func (t *T) idle(k *link, count int) (all []*connection) {
 	return all
 }
 
-// leaveNoRoom lowers the limit on open files of each process that keeps these connections, to just above the highest number among theirs. It
-// returns how many free numbers they have below that, and what sets the limits back. It skips the case if no process keeps any.
+// leaveNoRoom lowers the limit on open files of each process that keeps descriptors of these
+// connections to just above the highest of them. It returns how many lower numbers are free, and a
+// function that sets the limits back. It skips the case if no process keeps any.
 func (t *T) leaveNoRoom(all []*connection) (spare int, restore func()) {
-	highest := map[int]int{} // of each process
-	for _, c := range all {
-		for _, d := range t.hostHas(c) {
-			highest[d.pid] = max(highest[d.pid], d.fd)
-		}
-	}
+	highest := t.keepers(all)
 	if len(highest) == 0 {
 		t.skipf("the host keeps no descriptor of an idle connection")
 	}
@@ -177,7 +176,18 @@ func (t *T) leaveNoRoom(all []*connection) (spare int, restore func()) {
 	return spare, restore
 }
 
-// freeBelow is how many descriptor numbers below one the process does not use.
+// keepers returns the processes that have descriptors of these connections, each with the highest.
+func (t *T) keepers(all []*connection) map[int]int {
+	highest := map[int]int{}
+	for _, c := range all {
+		for _, d := range t.hostHas(c) {
+			highest[d.pid] = max(highest[d.pid], d.fd)
+		}
+	}
+	return highest
+}
+
+// freeBelow returns how many descriptor numbers below one the process does not use.
 func freeBelow(pid, below int) int {
 	free := below
 	for _, d := range descriptors(pid) {
@@ -188,7 +198,8 @@ func freeBelow(pid, below int) int {
 	return free
 }
 
-// servedAtLast asks for a path. The host may NACK the lease for want of a descriptor, as often as the sidecar tries again.
+// servedAtLast asks for a path. The host may NACK the lease for want of a descriptor, as often as
+// the sidecar tries again.
 func (t *T) servedAtLast(k *link, c *connection) {
 	t.say(c, request("GET", "/bytes?n=10"))
 	for range leaseTries {
@@ -203,7 +214,8 @@ func (t *T) servedAtLast(k *link, c *connection) {
 			t.failf("NACK with a=%d, want 1", f.A)
 		}
 	}
-	t.failf("%d leases of connection %d were NACKed (1), while the host keeps descriptors of idle connections: drop some, and say DROPPED", leaseTries, c.id)
+	t.failf("%d leases of connection %d were NACKed (1): drop idle connections, and say DROPPED, before NACK",
+		leaseTries, c.id)
 }
 
 // leaseTries is how many leases of one request the sidecar tries by default (redeliveries).

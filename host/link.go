@@ -213,12 +213,14 @@ func (k *link) refuseFrameLocked(f *handoff.Frame, lost error) {
 	released := k.makeRoomLocked()
 	k.nackLocked(f, handoff.NackNoDescriptor)
 	k.host.short.Do(func() {
-		k.host.log.Warn("this process is out of descriptors: a lease was given back; raise its limit (ulimit -n) or lower Options.Hold",
+		k.host.log.Warn("this process is out of descriptors: a lease was given back; "+
+			"raise its limit (ulimit -n) or lower Options.Hold",
 			"conn", f.Conn, "dropped", released, "kept", k.idle.len)
 	})
 }
 
-// makeRoomLocked releases the idle connections that were put longest ago, a quarter and at least leastReleased of them. It returns how many.
+// makeRoomLocked releases the idle connections that were put longest ago, a quarter of them and at
+// least leastReleased. It returns how many.
 func (k *link) makeRoomLocked() (released int) {
 	for most := max(k.idle.len/4, leastReleased); released < most && k.idle.len > 0; released++ {
 		k.releaseLocked(k.idle.oldest)
@@ -226,7 +228,8 @@ func (k *link) makeRoomLocked() (released int) {
 	return released
 }
 
-// leastReleased is how many idle connections are released at least, so that not each connection that comes is NACKed once.
+// leastReleased is how many idle connections are released at least, so that not each connection
+// that comes is NACKed once.
 const leastReleased = 16
 
 func (k *link) nackLocked(lease *handoff.Frame, why uint64) {

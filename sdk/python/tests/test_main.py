@@ -139,8 +139,9 @@ def test_a_signal_is_heard_though_it_interrupts_no_wait(start, tmp_path):
         assert master.wait() == 0
 
 
-def test_a_killed_worker_is_replaced_and_its_idle_connections_stay(start, app):
-    master = start(app, "--threads", "1")
+def test_a_killed_worker_is_replaced_and_its_idle_connections_stay(start, app, monkeypatch):
+    monkeypatch.setenv("ANTEROOM_CAPACITY", "1")
+    master = start(app)
     with master.client() as client:
         client.get()
         first = master.pid()  # on a connection of its own; the thread that answers has put the other one back
