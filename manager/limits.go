@@ -116,6 +116,12 @@ const maxConnections = 1 << 20
 // MaxHelpers is the largest Limits.Helpers.
 const MaxHelpers = 64
 
+// What a Memory has room for: each has a part of its own there.
+const (
+	maxHosts     = 12 << 10
+	maxNewcomers = 4 << 10
+)
+
 // maxPeek bounds what is looked at of one request's head, and of its body.
 const maxPeek = 1 << 20
 
@@ -207,9 +213,9 @@ func (l Limits) Check() error {
 	count("Connections", l.Connections, 1, maxConnections)
 	optional("KeepAlive", l.KeepAlive, maxConnections)
 	count("Queue", l.Queue, 1, maxConnections)
-	count("Hosts", l.Hosts, 1, 1<<16)
+	count("Hosts", l.Hosts, 1, maxHosts)
 	count("Listeners", l.Listeners, 1, 1<<15)
-	count("Newcomers", l.Newcomers, 1, 1<<16)
+	count("Newcomers", l.Newcomers, 1, maxNewcomers)
 	count("Calls", l.Calls, 1, 1<<16)
 	count("Adopted", l.Adopted, 1, maxConnections)
 	count("HostAdopted", l.HostAdopted, 1, maxConnections)

@@ -37,7 +37,7 @@ type Memory struct {
 type dimensions struct{ slots, links int }
 
 // fullSize is what a Memory holds at most: 20 GiB of addresses, most of which stay without memory.
-var fullSize = dimensions{slots: maxSlots, links: 1 << 14}
+var fullSize = dimensions{slots: maxSlots, links: maxHosts + maxNewcomers}
 
 // layoutVersion is raised when the meaning of a field changes without its size.
 const layoutVersion = 3
@@ -217,13 +217,16 @@ func fingerprint() uint64 {
 func NewMemory() (*Memory, error) { return newMemory(fullSize) }
 
 func newMemory(size dimensions) (*Memory, error) {
-	fd, err := unix.MemfdCreate("anteroom", unix.MFD_CLOEXEC)
+	fd, err := unix.MemfdCreate("anteroom", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return nil, fmt.Errorf("memfd_create: %w", err)
 	}
 	_, _, _, _, total := size.offsets()
 	if err := unix.Ftruncate(fd, int64(total)); err != nil {
 		return nil, errors.Join(fmt.Errorf("ftruncate of the connections' memory to %d bytes, of which only what is used will cost: %w", total, err), unix.Close(fd))
+	}
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL); err != nil {
+		return nil, errors.Join(fmt.Errorf("fcntl(F_ADD_SEALS): %w", err), unix.Close(fd)) // cut short, it would end us by SIGBUS
 	}
 	m, err := mapMemory(fd, size)
 	if err != nil {

@@ -193,3 +193,28 @@ func TestKeepOnlyTellsWhatIsForgotten(t *testing.T) {
 		t.Error("b is still there")
 	}
 }
+
+// Cut short by whoever has the descriptor, the memory would end every process that touches it (SIGBUS, mmap(2)).
+func TestTheMemoryCannotBeCutShort(t *testing.T) {
+	m, err := NewMemory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if err := unix.Ftruncate(m.FD(), 0); !errors.Is(err, unix.EPERM) {
+		t.Errorf("ftruncate: %v, want EPERM", err)
+	}
+}
+
+// As many hosts and newcomers as may be configured have room.
+func TestTheMemoryHasRoomForEveryHost(t *testing.T) {
+	if err := (Limits{Hosts: maxHosts, Newcomers: maxNewcomers}).Check(); err != nil {
+		t.Error(err)
+	}
+	if (Limits{Hosts: maxHosts + 1}).Check() == nil || (Limits{Newcomers: maxNewcomers + 1}).Check() == nil {
+		t.Error("more may be configured")
+	}
+	if fullSize.links < maxHosts+maxNewcomers {
+		t.Errorf("there is room for %d", fullSize.links)
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -97,6 +98,13 @@ func (s *sidecar) checkProgram(ctx context.Context, path string) ([]Choice, erro
 	defer cancel()
 	check := exec.CommandContext(ctx, path, append([]string{"check", "--json"}, s.config.Args...)...)
 	check.WaitDelay = checkDelay
+	check.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	check.Cancel = func() error { return unix.Kill(-check.Process.Pid, unix.SIGKILL) }
+	defer func() {
+		if check.Process != nil {
+			_ = unix.Kill(-check.Process.Pid, unix.SIGKILL) // what the program has left behind
+		}
+	}()
 	var said bytes.Buffer
 	check.Stderr = &limitedBuffer{&said}
 	out := new(bytes.Buffer)

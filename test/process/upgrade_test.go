@@ -121,6 +121,7 @@ func TestUpgradesThatFail(t *testing.T) {
 	for _, c := range []struct{ name, program, says string }{
 		{"is no program", "nonsense", "exec format error"},
 		{"refuses the configuration", "#!/bin/sh\necho no such key; exit 2\n", "no such key"},
+		{"leaves a child behind", "#!/bin/sh\nsleep 1000 &\necho no such key; exit 2\n", "no such key"},
 		{"ends", answersCheck + "exit 1\n", "it has ended"},
 		{"is killed", answersCheck + "kill -9 $$\n", "it has ended"},
 		{"hangs", answersCheck + "exec sleep 100\n", "it did not answer within"},

@@ -2205,7 +2205,7 @@ type Limits struct {
 	KeepAliveLimit *uint32 `protobuf:"varint,2,opt,name=keep_alive_limit,json=keepAliveLimit,proto3,oneof" json:"keep_alive_limit,omitempty"`
 	// Ready connections in one pool's queue, 1 to 1048576; one more is closed. Default: max_connections.
 	MaxQueue *uint32 `protobuf:"varint,3,opt,name=max_queue,json=maxQueue,proto3,oneof" json:"max_queue,omitempty"`
-	// Attached hosts, 1 to 65536; one more is refused. Default: 1024.
+	// Attached hosts, 1 to 12288; one more is refused. Default: 1024.
 	MaxHosts *uint32 `protobuf:"varint,4,opt,name=max_hosts,json=maxHosts,proto3,oneof" json:"max_hosts,omitempty"`
 	// Listening sockets, hosts' own included, 1 to 32768; one more is denied. Default: 1024.
 	MaxListeners *uint32 `protobuf:"varint,5,opt,name=max_listeners,json=maxListeners,proto3,oneof" json:"max_listeners,omitempty"`
@@ -2261,7 +2261,7 @@ type Limits struct {
 	PingTimeout *durationpb.Duration `protobuf:"bytes,27,opt,name=ping_timeout,json=pingTimeout,proto3" json:"ping_timeout,omitempty"`
 	// How long it may be hung before it is hung up on, 1 ms to 7 days. 0 s, the default: for ever.
 	HangTimeout *durationpb.Duration `protobuf:"bytes,28,opt,name=hang_timeout,json=hangTimeout,proto3" json:"hang_timeout,omitempty"`
-	// Peers of the handoff socket that have yet to say HELLO, 1 to 65536; one more is refused. Default: 64.
+	// Peers of the handoff socket that have yet to say HELLO, 1 to 4096; one more is refused. Default: 64.
 	MaxNewcomers *uint32 `protobuf:"varint,29,opt,name=max_newcomers,json=maxNewcomers,proto3,oneof" json:"max_newcomers,omitempty"`
 	// Calls of operators that go through the connections (ListConnections, ListClients, Close, Revoke) and wait at once, 1 to 65536; one more gets
 	// RESOURCE_EXHAUSTED. Default: 128.
