@@ -15,12 +15,14 @@ import (
 type plan struct {
 	path        *byte
 	argv, envv  **byte
-	name        *byte       // of the child's process, until it execs
-	parent      int         // pidfd: wait for its death before anything else; -1: go on at once
-	owner       *uint32     // shared with the parent: who owns the connections
-	own         uint32      // what it says while the parent does; something else when it dies means that another took over, or nobody is to
-	mask        uint64      // signals blocked in the successor: those that were before the fork
-	descriptors uintptr     // one more than the highest that may be open
+	name        *byte   // of the child's process, until it execs
+	parent      int     // pidfd: wait for its death before anything else; -1: go on at once
+	owner       *uint32 // shared with the parent: who owns the connections
+	own         uint32  // what it says while the parent does; something else when it dies means that another took over, or nobody is to
+	mask        uint64  // signals blocked in the successor: those that were before the fork
+	descriptors uintptr // one more than the highest that may be open
+	gate        *uint32 // shared with the closer: whether the table is its alone (gateShut)
+	closerName  *byte
 	files       unix.Rlimit // of open files in the successor: all of them, with what was kept in reserve for it
 }
 
@@ -74,9 +76,11 @@ func follow(p *plan) {
 	_, _, _ = syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_NAME, uintptr(unsafe.Pointer(p.name)), 0, 0, 0, 0)
 	if p.parent >= 0 {
 		awaitDeath(p.parent)
-		if *p.owner != p.own {
+		if p.path == nil || *p.owner != p.own {
+			closeSockets(p)
 			leave(0)
 		}
+		leaveTable(p)
 	}
 	_, _, _ = syscall.RawSyscall6(unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NOFILE, uintptr(unsafe.Pointer(&p.files)), 0, 0, 0)
 	passAll(p.descriptors)

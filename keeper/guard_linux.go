@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -32,6 +33,7 @@ type Guard struct {
 	owner     *uint32 // in memory that the keeper shares
 	own       uint32  // what it says while this process owns the connections
 	pidfd     int     // of this process
+	gate      *uint32 // between a keeper and its closer
 
 	mu  sync.Mutex
 	pid int // of the keeper; mu
@@ -48,7 +50,11 @@ func NewGuard(successor Program, owner *uint32, own uint32, log hclog.Logger) (*
 	if err != nil {
 		return nil, fmt.Errorf("pidfd_open (Linux 5.3 or later): %w", err)
 	}
-	g := &Guard{log: log, successor: successor, owner: owner, own: own, pidfd: pidfd}
+	gate, err := newGate()
+	if err != nil {
+		return nil, errors.Join(err, unix.Close(pidfd))
+	}
+	g := &Guard{log: log, successor: successor, owner: owner, own: own, pidfd: pidfd, gate: gate}
 	if err := g.start(); err != nil {
 		_ = unix.Close(pidfd)
 		return nil, err
@@ -63,7 +69,7 @@ func (g *Guard) start() error {
 	if err != nil {
 		return err
 	}
-	p.parent, p.owner, p.own = g.pidfd, g.owner, g.own
+	p.parent, p.owner, p.own, p.gate = g.pidfd, g.owner, g.own, g.gate
 	pid, err := fork(p, unix.CLONE_FILES)
 	if err != nil {
 		return fmt.Errorf("starting the keeper: %w", err)
@@ -153,13 +159,17 @@ func newPlan(program Program) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	closer, err := syscall.BytePtrFromString(closerName)
+	if err != nil {
+		return nil, err
+	}
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return nil, fmt.Errorf("getrlimit: %w", err)
 	}
 	limit.Cur = limit.Max
 	return &plan{
-		path: path, argv: &argv[0], envv: &envv[0], name: name, files: limit, descriptors: uintptr(min(limit.Max, maxDescriptors)),
+		path: path, argv: &argv[0], envv: &envv[0], name: name, closerName: closer, files: limit, descriptors: uintptr(min(limit.Max, maxDescriptors)),
 	}, nil
 }
 

@@ -103,9 +103,9 @@ func (s *supervisor) files() []uintptr {
 	return append(files, s.pipe.Fd())
 }
 
-// reap waits until no child is left, and returns how the last one that served has ended.
+// reap waits until no child is left but such as nothing waits for, and returns how the last one that served has ended.
 func (s *supervisor) reap() (last unix.WaitStatus) {
-	for {
+	for ended := false; !ended || !alone(); {
 		var status unix.WaitStatus
 		pid, err := unix.Wait4(-1, &status, 0, nil)
 		switch {
@@ -113,10 +113,11 @@ func (s *supervisor) reap() (last unix.WaitStatus) {
 		case err != nil: // ECHILD
 			return last
 		case pid == s.serving():
-			last = status
+			last, ended = status, true
 			s.log.Debug("the sidecar's process has ended", "pid", pid, "status", describe(status))
 		}
 	}
+	return last
 }
 
 func (s *supervisor) serving() int {

@@ -20,6 +20,12 @@ func Resume(fd int, owned, shared bool) (*Listener, error) {
 	return l, nil
 }
 
+// Listening reports whether a descriptor is a listening socket.
+func Listening(fd int) bool {
+	kind, err := inspect(fd)
+	return err == nil && kind.listening
+}
+
 // Owned reports whether Close removes the file of a Unix socket.
 func (l *Listener) Owned() bool { return l.file != socketFile{} }
 

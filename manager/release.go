@@ -135,13 +135,16 @@ func (m *Manager) closed(fds []int32, from HostID, file bool, r blocking.Result)
 	}
 }
 
-// resumeClosing closes what a predecessor was about to.
+// resumeClosing closes what a predecessor was about to. What is not in the estate has been taken over as something else, such as a listening socket.
 func (m *Manager) resumeClosing(estate Estate) {
 	closing := &m.policy.memory.head.closing
-	for fd := range estate {
-		if closing.has(fd) {
-			estate.claim(fd)
+	for fd := range maxDescriptors {
+		switch {
+		case closing[fd/64] == 0 || !closing.has(fd):
+		case estate.claim(fd):
 			m.queueRelease(release{fd: int32(fd)})
+		default:
+			closing.remove(fd)
 		}
 	}
 }

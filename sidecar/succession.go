@@ -54,6 +54,11 @@ func inherit(c *Config, guarded bool, log hclog.Logger) (_ *succession, err erro
 			return nil, s.failed(errors.Join(err, s.memory.Close()))
 		}
 	}
+	if !guarded {
+		if err := keeper.CloseBehind(); err != nil {
+			log.Warn("sockets may stay open behind this process's death", "error", err)
+		}
+	}
 	return s, nil
 }
 
@@ -112,8 +117,8 @@ func (s *succession) manager(c manager.Config) (*manager.Manager, error) {
 // opened returns a listener that the predecessor has opened under the same key; nil if it has not.
 func (s *succession) opened(key string) (*listener.Listener, error) {
 	k, ok := s.memory.Kept(key)
-	if !ok || !s.estate[k.FD] {
-		return nil, nil
+	if !ok || !s.estate[k.FD] || !listener.Listening(k.FD) {
+		return nil, nil // the predecessor was closing it
 	}
 	delete(s.estate, k.FD)
 	return listener.Resume(k.FD, k.Owned, k.Shared)

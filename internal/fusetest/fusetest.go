@@ -94,6 +94,9 @@ func (f *FS) Open(t testing.TB) int {
 	return fd
 }
 
+// lifetime bounds a server's life.
+const lifetime = time.Minute
+
 // The requests (fuse(4); include/uapi/linux/fuse.h).
 const (
 	opLookup      = 1
@@ -129,6 +132,10 @@ func serve(hang Hang, dir string) {
 	}
 	s := &server{device: device, hang: hang}
 	go s.run()
+	time.AfterFunc(lifetime, func() { // a process that waits here cannot end, and so cannot close our standard input
+		_ = unix.Unmount(dir, unix.MNT_FORCE|unix.MNT_DETACH)
+		os.Exit(1)
+	})
 	fmt.Println("ready")
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
 		s.release()

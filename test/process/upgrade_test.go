@@ -210,6 +210,13 @@ func keeperOf(pid int) int {
 	return 0
 }
 
+// isHelper reports whether a process is one that a sidecar has for system calls that may block, or for what is left behind its death.
+func isHelper(pid int) bool {
+	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	name := strings.TrimSpace(string(comm))
+	return err == nil && (name == "anteroom-helper" || name == "anteroom-closer")
+}
+
 // The keeper costs no descriptors and little memory, and closing a connection ends it though two processes hold it.
 func TestTheKeepersCost(t *testing.T) {
 	s, _ := replaceable(t, "--supervise")
@@ -248,14 +255,15 @@ func child(pid int) int {
 	return 0
 }
 
-// children lists a process's children, whichever of its threads has made them (proc(5)).
+// children lists a process's children but helpers, whichever of its threads has made them (proc(5)).
 func children(pid int) (all []int) {
 	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	for _, task := range tasks {
 		text, _ := os.ReadFile(task)
 		for _, field := range strings.Fields(string(text)) {
-			child, _ := strconv.Atoi(field)
-			all = append(all, child)
+			if child, _ := strconv.Atoi(field); !isHelper(child) {
+				all = append(all, child)
+			}
 		}
 	}
 	return all
