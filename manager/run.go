@@ -30,7 +30,13 @@ func (m *Manager) Run() error {
 	if err := m.begin(); err != nil {
 		return err
 	}
-	defer m.end()
+	err := m.run()
+	m.end() // not deferred: a panic must leave everything as it is, for a successor
+	return err
+}
+
+// run takes turns until the manager is to end, or a turn fails.
+func (m *Manager) run() error {
 	m.policy.now = m.clock()
 	m.resumeLinks()
 	err := m.turn(0) // without waiting: commands were obeyed before there was a loop

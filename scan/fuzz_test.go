@@ -229,3 +229,29 @@ func TestReferenceWaits(t *testing.T) {
 		}
 	}
 }
+
+// FuzzTaken lets one Scanner look at bytes that change between two looks: a host that has kept its
+// descriptor of an idle connection reads from it. Whatever the Scanner then says is possible for what
+// it is shown; if fewer bytes are there than it has read, it begins again.
+func FuzzTaken(f *testing.F) {
+	f.Add([]byte("\r\n\r\n\r\n\r\n\r\n\r\n\r\nGET / HTTP/1.1\r\nHost"), []byte("Host:"), uint8(3))
+	f.Add([]byte("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"), []byte("0\r\n"), uint8(7))
+	f.Add([]byte("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n"), []byte("\r\n\r\n"), uint8(1))
+	for _, request := range []string{get, "\r\n" + get} {
+		f.Add([]byte(request[:len(request)-1]), []byte(request), uint8(2))
+	}
+	f.Fuzz(func(t *testing.T, before, after []byte, step uint8) {
+		var s Scanner
+		for there := 0; there < len(before); there += int(step) + 1 {
+			if seen := s.Look(before[:there], there, patient); seen.Verdict != More {
+				return
+			}
+		}
+		shown := s.shown
+		seen := s.Look(after, len(after), patient)
+		check(t, seen, len(after), len(after))
+		if fresh := Request(after, len(after), patient); len(after) < shown && seen != fresh {
+			t.Errorf("%q in the place of %q: %+v, want %+v", after, before, seen, fresh)
+		}
+	})
+}

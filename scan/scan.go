@@ -71,6 +71,7 @@ type Scanner struct {
 	searched int   // no line end was found before this index
 	data     int64 // bytes in the chunks so far
 	read     int   // bytes that were read in all
+	shown    int   // bytes that the next look must show again at least: what is here points into them
 	bodiless bool
 }
 
@@ -86,12 +87,18 @@ const (
 	stepTrailers              // a line behind the last chunk
 )
 
-// Look looks at b, the first bytes of a connection's receive queue, of which there are avail (at least len(b)). The
-// bytes that it was shown before must still be there. If it answers More with Need at most avail, it has to be shown
-// more of the bytes that are already there: all, or twice as many, rather than one more each time.
+// Look looks at b, the first bytes of a connection's receive queue, of which there are avail (at
+// least len(b)). The bytes that it was shown before should still be there. If some are missing, it
+// begins again; if others have taken their place, it may misjudge the request, and nothing worse. If
+// it answers More with Need at most avail, it has to be shown more of the bytes that are already
+// there: all, or twice as many, rather than one more each time.
 func (s *Scanner) Look(b []byte, avail int, limits Limits) Seen {
+	if len(b) < s.shown {
+		*s = Scanner{}
+	}
 	seen := s.look(b, avail, limits)
 	seen.Bodiless = s.bodiless
+	s.shown = min(s.Position(), len(b))
 	return seen
 }
 
