@@ -177,8 +177,8 @@ func (m *Manager) Freeze(f func() error) error {
 			done <- err
 			return
 		}
+		done <- nil // first: who waits looks here when the manager is over
 		m.over(ErrReplaced)
-		done <- nil
 		select {} // everything is another's now
 	})
 	select {
