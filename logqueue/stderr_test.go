@@ -35,7 +35,7 @@ func TestUnblockChangesNobodyElsesFlags(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(other)
+	defer func() { _ = unix.Close(other) }()
 	if err := unblock(w); err != nil {
 		t.Fatal(err)
 	}
@@ -59,8 +59,7 @@ func TestUnblockBoundsWritesToASocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(pair[0])
-	defer unix.Close(pair[1])
+	defer func() { _ = errors.Join(unix.Close(pair[0]), unix.Close(pair[1])) }()
 	if err := unblock(pair[0]); err != nil {
 		t.Fatal(err)
 	}

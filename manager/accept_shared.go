@@ -2,7 +2,6 @@ package manager
 
 import (
 	"errors"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -100,7 +99,7 @@ func (m *Manager) judgeAccept(e *entrance, r blocking.Result) {
 		m.acceptBlocked(e)
 		return
 	case blocking.Failed:
-		err = e.listener.Judge(syscall.Errno(unix.ENOMEM))
+		err = e.listener.Judge(unix.ENOMEM)
 	default:
 		err = errAcceptStuck
 	}

@@ -284,7 +284,9 @@ func TestALowerLimitEvictsOverManyTurns(t *testing.T) {
 		near, _ := aPair(t, 1)
 		h.sendFD(handoff.Frame{Type: handoff.TypeAdopt}, near)
 		r.turn()
-		h.read(0)
+		if _, _, err := h.read(0); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if r.policy.kept != n {
 		t.Fatalf("%d are kept", r.policy.kept)

@@ -113,16 +113,13 @@ func (p *policy) operatorPut(id ConnID, timeout time.Duration) error {
 	return nil
 }
 
-// closeAll closes a connection of every state but closing, if match says so, and counts them.
-func (p *policy) closeAll(match func(id ConnID, r *record) bool, why Reason) int {
-	n := 0
+// closeAll closes the connections that match, in every state but closing.
+func (p *policy) closeAll(match func(id ConnID, r *record) bool, why Reason) {
 	p.table.each(func(slot uint32, r *record) {
 		if r.state != Closing && match(p.id(r, slot), r) {
 			p.close(r, slot, why)
-			n++
 		}
 	})
-	return n
 }
 
 // setLimits puts new limits in force. Timeouts of idle connections hold from their next put on; the rest holds at once.

@@ -8,9 +8,11 @@ import (
 	"bufio"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -35,7 +37,7 @@ const (
 // FS is a mounted file system with one file.
 type FS struct {
 	File string
-	in   interface{ WriteString(string) (int, error) }
+	in   io.Writer // the server's standard input
 }
 
 const roleVariable = "ANTEROOM_TEST_FUSE"
@@ -78,11 +80,11 @@ func Mount(t testing.TB, hang Hang) *FS {
 	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
 		t.Skipf("the file system cannot be mounted: %q, %v", line, err)
 	}
-	return &FS{File: filepath.Join(dir, "f"), in: in.(interface{ WriteString(string) (int, error) })}
+	return &FS{File: filepath.Join(dir, "f"), in: in}
 }
 
 // Release answers what hangs, and lets nothing hang any more.
-func (f *FS) Release() { _, _ = f.in.WriteString("release\n") }
+func (f *FS) Release() { _, _ = io.WriteString(f.in, "release\n") }
 
 // Open opens the file.
 func (f *FS) Open(t testing.TB) int {
@@ -198,12 +200,12 @@ func (s *server) answer(op uint32, unique, node uint64) {
 		le.PutUint32(body[20:], 1<<16)
 		le.PutUint32(body[24:], 1)
 	case opLookup:
-		body = make([]byte, 40)
-		le.PutUint64(body, 2)
-		le.PutUint64(body[16:], 60)
-		body = append(body, attributes(2)...)
+		entry := make([]byte, 40)
+		le.PutUint64(entry, 2)
+		le.PutUint64(entry[16:], 60)
+		body = slices.Concat(entry, attributes(2))
 	case opGetattr:
-		body = append(make([]byte, 16), attributes(node)...)
+		body = slices.Concat(make([]byte, 16), attributes(node))
 	case opOpen, opOpendir:
 		body = make([]byte, 16)
 		le.PutUint64(body, 1)
@@ -214,7 +216,7 @@ func (s *server) answer(op uint32, unique, node uint64) {
 	le.PutUint32(head, uint32(16+len(body)))
 	le.PutUint32(head[4:], uint32(-int32(errno)))
 	le.PutUint64(head[8:], unique)
-	_, _ = unix.Write(s.device, append(head, body...))
+	_, _ = unix.Write(s.device, slices.Concat(head, body))
 }
 
 // attributes is struct fuse_attr.

@@ -123,8 +123,8 @@ func TestSIGHUPReloads(t *testing.T) {
 		}
 		if !supervised {
 			var pid int
-			line := s.Log.String()
-			_, _ = fmt.Sscanf(line[strings.Index(line, "successor="):], "successor=%d", &pid)
+			_, line, _ := strings.Cut(s.Log.String(), "successor=")
+			_, _ = fmt.Sscanf(line, "%d", &pid)
 			_ = syscall.Kill(pid, syscall.SIGTERM)
 		}
 	})
