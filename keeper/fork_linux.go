@@ -77,7 +77,7 @@ func follow(p *plan) {
 	if p.parent >= 0 {
 		awaitDeath(p.parent)
 		if p.path == nil || *p.owner != p.own {
-			closeSockets(p)
+			closeTable(p)
 			leave(0)
 		}
 		leaveTable(p)

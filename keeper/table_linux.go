@@ -9,9 +9,9 @@ import (
 )
 
 // What becomes of a dead process's descriptor table that yet another process shares: a helper that sleeps in the kernel and cannot be killed
-// (package blocking). The successor has a copy; but as long as the old table is there, what the successor closes stays open: clients hear no end, addresses
-// stay in use. So all sockets in the old table are closed. Whoever watches for the death does it: the keeper, by a process that it leaves in the
-// old table, the closer; or the closer alone, where there is no keeper.
+// (package blocking). The successor has a copy; but as long as the old table is there, what the successor closes stays open: clients hear no end,
+// addresses stay in use, and the reader of the log waits. So all sockets and pipes in the old table are closed. Whoever watches for the death does
+// it: the keeper, by a process that it leaves in the old table, the closer; or the closer alone, where there is no keeper.
 
 const closerName = "anteroom-closer"
 
@@ -31,7 +31,7 @@ func newGate() (*uint32, error) {
 	return (*uint32)(unsafe.Pointer(unsafe.SliceData(page))), nil
 }
 
-// CloseBehind makes a process that closes this one's sockets when it has died, for a process without a Guard.
+// CloseBehind makes a process that closes this one's sockets and pipes when it has died, for a process without a Guard.
 func CloseBehind() error {
 	pidfd, err := unix.PidfdOpen(unix.Getpid(), 0)
 	if err != nil {
@@ -94,12 +94,27 @@ func closeBehindKeeper(p *plan) {
 		}
 	}
 	if *p.gate == gateOpen {
-		closeSockets(p)
+		closeTable(p)
 	}
 	leave(0)
 }
 
-// closeSockets closes every socket of the table: at once, whatever SO_LINGER says. Files it leaves alone: their close may wait for a file system.
+// closeTable closes what another process may notice. Pipes come last: their close waits for the pipe's lock, which a process may hold that sleeps.
+// Files are left alone: their close may wait for a file system.
+//
+//go:norace
+//go:nosplit
+//go:nocheckptr
+func closeTable(p *plan) {
+	closeSockets(p)
+	for fd := uintptr(0); fd < p.descriptors; fd++ {
+		if _, _, errno := syscall.RawSyscall(unix.SYS_FCNTL, fd, unix.F_GETPIPE_SZ, 0); errno == 0 { // EBADF: not a pipe
+			_, _, _ = syscall.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
+		}
+	}
+}
+
+// closeSockets closes every socket of the table: at once, whatever SO_LINGER says.
 //
 //go:norace
 //go:nosplit

@@ -2,6 +2,9 @@
 //
 // Its server is a process of its own, a second run of the test's binary: so a test that fails leaves no
 // process behind that sleeps for ever.
+//
+// A test that starts processes must not hold a descriptor of a file whose close hangs (Flush): the child of
+// fork(2) closes it in execve(2), and hangs. Such a test has another process open FS.File.
 package fusetest
 
 import (
@@ -135,17 +138,18 @@ func serve(hang Hang, dir string) {
 	s := &server{device: device, hang: hang}
 	go s.run()
 	time.AfterFunc(lifetime, func() { // a process that waits here cannot end, and so cannot close our standard input
-		_ = unix.Unmount(dir, unix.MNT_FORCE|unix.MNT_DETACH)
+		abort(dir)
 		os.Exit(1)
 	})
 	fmt.Println("ready")
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
 		s.release()
 	}
-	s.release()
-	time.Sleep(10 * time.Millisecond)
-	_ = unix.Unmount(dir, unix.MNT_FORCE|unix.MNT_DETACH)
+	abort(dir)
 }
+
+// abort fails every request that hangs, and all later ones (umount2(2): MNT_FORCE), so that whoever waits for one goes on.
+func abort(dir string) { _ = unix.Unmount(dir, unix.MNT_FORCE|unix.MNT_DETACH) }
 
 func (s *server) release() {
 	s.mu.Lock()

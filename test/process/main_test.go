@@ -18,6 +18,7 @@ var roles = map[string]func() error{
 	"host":     beHost,
 	"clients":  beClients,
 	"stranger": beStranger,
+	"hostile":  beHostile,
 }
 
 func TestMain(m *testing.M) {
