@@ -203,8 +203,23 @@ class _Socket(HostSocket):
     deaf = False
     """Whether ``recv`` is to say that there is nothing more, without looking: to find out what a parser has already."""
 
+    begun = False
+    """Whether a byte of the lease's first request was received."""
+
     def recv(self, *args: Any) -> bytes:
-        return b"" if self.deaf else super().recv(*args)
+        if self.deaf:
+            return b""
+        data = super().recv(*args)
+        if not self.begun:
+            data = self._begin(data, *args)
+        return data
+
+    def _begin(self, data: bytes, *args: Any) -> bytes:
+        """Skip empty lines before the request, as RFC 9112, section 2.2, asks for. gunicorn's parser answers them with 400."""
+        while data and not data.lstrip(b"\r\n"):
+            data = super().recv(*args)
+        self.begun = True
+        return data.lstrip(b"\r\n")
 
 
 class _Conn:

@@ -124,6 +124,13 @@ def test_pipelined_requests_and_empty_lines_between_requests(gunicorn):
         assert client.get().text == b"hello from python\n"
 
 
+def test_empty_lines_before_a_request(gunicorn):
+    with Client(gunicorn()) as client:
+        for empty in (b"", b"\r\n", b"\r\n\r\n"):
+            client.sock.sendall(empty)
+            assert client.get().text == b"hello from python\n"
+
+
 def test_connection_close_http_1_0_and_no_keep_alive(gunicorn):
     server = gunicorn()
     for how in ({"headers": ["Connection: close"]}, {"version": "1.0"}, {"path": "/close"}):
