@@ -18,11 +18,11 @@ type Descriptors struct {
 	Limit                      int // RLIMIT_NOFILE, the hard limit; Go has raised the soft limit to it at start (os package)
 }
 
-// The reserves, where the limit is not very low. A process that takes over opens at most half of successorReserve while its
-// predecessor's own are still open (a test counts them), and what it has opened may stand in the way of the next one.
+// The reserves, where the limit is not very low. A process has some twenty descriptors of its own, with its helpers'. In a full table they take the first
+// numbers of processReserve, those of its successor the next, and an upgrade needs a few for a while; a test counts them.
 const (
-	successorReserve = 32
-	processReserve   = 8
+	successorReserve = 40
+	processReserve   = 48
 	operatorReserve  = 16
 )
 
@@ -41,7 +41,7 @@ const mostDescriptors = maxConnections * 2
 func divide(limit int) Descriptors {
 	d := Descriptors{Limit: limit}
 	d.Process = d.Limit - min(successorReserve, limit/4)
-	d.Operators = d.Process - min(processReserve, limit/16)
+	d.Operators = d.Process - min(processReserve, limit/8)
 	d.Shared = d.Operators - min(operatorReserve, limit/8)
 	return d
 }

@@ -10,7 +10,7 @@ import (
 )
 
 func TestDivide(t *testing.T) {
-	for _, want := range []Descriptors{{968, 984, 992, 1024}, {1<<20 - 56, 1<<20 - 40, 1<<20 - 32, 1 << 20}, {72, 88, 96, 128}, {36, 44, 48, 64}} {
+	for _, want := range []Descriptors{{920, 936, 984, 1024}, {1<<20 - 104, 1<<20 - 88, 1<<20 - 40, 1 << 20}, {64, 80, 96, 128}, {32, 40, 48, 64}} {
 		if got := divide(want.Limit); got != want {
 			t.Errorf("%+v, want %+v", got, want)
 		}

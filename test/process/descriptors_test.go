@@ -16,7 +16,7 @@ import (
 // The sidecar may open far fewer files than there are clients. Accepting pauses with one warning, nothing dies or spins, those who are in are
 // served all the while, and when some go the others get in by themselves.
 func TestOutOfDescriptors(t *testing.T) {
-	const files, reserved, clients = 192, 56, 300
+	const files, reserved, clients = 400, 104, 500
 	s := processes.ServeWith(t, t.TempDir(), limited(t, files), "--listen", "tcp://127.0.0.1:0",
 		"--max-connections", fmt.Sprint(files-reserved), "--keep-alive-timeout", "1h", "--first-byte-timeout", "1m")
 	aHost(t, s, "one")
@@ -85,9 +85,9 @@ func limited(t testing.TB, files int) *exec.Cmd {
 // Every descriptor is in use when the sidecar is killed, again and again: its successor has a reserve and goes on with every connection. An
 // operator gets in all the while, also where connections to the control socket that say nothing are many; so does an upgrade.
 func TestAKillWithEveryDescriptorInUse(t *testing.T) {
-	const files, successors = 200, 32
+	const files, successors = 400, 40
 	s := processes.ServeWith(t, t.TempDir(), limited(t, files), "--listen", "tcp://127.0.0.1:0", "--supervise",
-		"--max-connections", fmt.Sprint(files-56), "--keep-alive-timeout", "1h", "--first-byte-timeout", "1h")
+		"--max-connections", fmt.Sprint(files-104), "--keep-alive-timeout", "1h", "--first-byte-timeout", "1h")
 	t.Cleanup(func() { s.Terminate() })
 	aHost(t, s, "one")
 	s.Hosts(1)
@@ -139,7 +139,7 @@ func fillTable(t *testing.T, s *processes.Sidecar, most int) (in []*client) {
 // fillControl connects to the control socket until the sidecar has no descriptor left for that, and says nothing there.
 func fillControl(t *testing.T, s *processes.Sidecar) (silent []net.Conn) {
 	t.Helper()
-	for range 40 {
+	for range 60 {
 		c, err := net.DialTimeout("unix", s.Control(), processes.Patience)
 		if err != nil {
 			t.Fatal(err)
