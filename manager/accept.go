@@ -73,18 +73,28 @@ func (m *Manager) open(l *listener.Listener, d *door, to *pool, from *link) (*en
 	if !m.policy.reopenDoor(d, to) {
 		if fault := m.policy.addDoor(d, to); fault != nil {
 			m.policy.forgetPool(to)
-			return nil, errors.Join(fault, l.Close())
+			return nil, errors.Join(fault, m.dropListener(l))
 		}
 	}
 	e := &entrance{token: doorToken | serial, listener: l, door: d, link: from}
 	if err := m.sel.Register(l.FD(), e.token, m.acceptInterest()); err != nil {
 		m.policy.closeDoor(d)
-		return nil, errors.Join(err, l.Close())
+		return nil, errors.Join(err, m.dropListener(l))
 	}
 	m.doors[e.token] = e
 	m.remember()
 	m.log.Info("listening", "listener", l.String(), "pool", to.name)
 	return e, nil
+}
+
+// dropListener closes a listening socket that is not part of the loop: one that others hold by a helper.
+func (m *Manager) dropListener(l *listener.Listener) error {
+	if !l.Shared() {
+		return l.Close()
+	}
+	fd, err := l.Release()
+	m.closeSocket(fd)
+	return err
 }
 
 // closeEntrance stops listening. Connections that were accepted go on. closed, unless it is nil, is called when the socket is closed.

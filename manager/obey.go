@@ -16,7 +16,7 @@ import (
 // was due and this process had no room for it. A fault ends the link.
 func (m *Manager) obeyFrame(l *link, f *handoff.Frame, fd int, lost error) *handoff.Fault {
 	if fd >= m.descriptors.Shared { // one of the reserve
-		closeFD(fd)
+		m.closeForeign(fd, l.hostID())
 		fd, lost = -1, handoff.ErrDescriptorLost
 	}
 	if l.host == nil {
@@ -158,7 +158,7 @@ func (m *Manager) obeyAdopt(l *link, f *handoff.Frame, fd int, lost error) *hand
 		return nil
 	}
 	if listener.ConnectedWhere(l.fd, fd) {
-		closeFD(fd)
+		m.closeForeign(fd, l.hostID())
 		return errLinkSent
 	}
 	if err := prepareConnection(fd); err != nil {
