@@ -16,7 +16,7 @@ import (
 )
 
 // memfd holds the rest of a response.
-func memfd(t *testing.T, content []byte) int {
+func memfd(t testing.TB, content []byte) int {
 	t.Helper()
 	fd, err := unix.MemfdCreate("rest", unix.MFD_CLOEXEC)
 	if err != nil {

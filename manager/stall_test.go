@@ -89,7 +89,7 @@ func fullPipe(t *testing.T, f *handoff.Frame) int {
 }
 
 // fill fills a socket's buffers.
-func fill(t *testing.T, fd int) {
+func fill(t testing.TB, fd int) {
 	t.Helper()
 	for p := make([]byte, 1<<16); ; {
 		if err := unix.Sendto(fd, p, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, nil); err != nil {
