@@ -26,6 +26,15 @@ type Counts struct {
 	State     ServiceState // of the whole
 
 	Successions uint64 // how often a process has taken over from another
+
+	Helpers HelperCounts
+}
+
+// HelperCounts describes the helpers: processes for system calls that may block (Limits.Helpers).
+type HelperCounts struct {
+	Busy    int // that make a call now
+	Stuck   int // that cannot be ended
+	Waiting int // calls for which there is no helper yet
 }
 
 // StateCounts is a number of connections by state.

@@ -27,6 +27,7 @@ func (m *Manager) count() Counts {
 		States: p.states.public(), Totals: *p.totals, Uptime: time.Duration(p.now),
 		Running: !p.stopped, State: p.service(), Successions: p.memory.head.successions,
 		Listeners: m.listenerCounts(), Pools: p.poolCounts(), Hosts: p.hostInfos(),
+		Helpers: HelperCounts{Busy: m.helpers.Working(), Stuck: m.helpers.Stuck(), Waiting: m.helpers.Waiting()},
 	}
 }
 

@@ -213,7 +213,9 @@ func TestARefusedDescriptorHoldsUpNothing(t *testing.T) {
 		h.sendFD(handoff.Frame{Type: handoff.TypePong}, file)
 		go func() { _ = unix.Close(file) }()
 	}
-	r.eventually("all helpers for files are stuck", func(Counts) bool { return !r.filesLeft() })
+	r.eventually("all helpers for files are stuck, and all files are still to be closed", func(c Counts) bool {
+		return c.Helpers == HelperCounts{Stuck: 3, Waiting: 5}
+	})
 	other.works()
 
 	t.Run("FINISH is denied then", func(t *testing.T) {
@@ -230,17 +232,7 @@ func TestARefusedDescriptorHoldsUpNothing(t *testing.T) {
 	})
 	other.works()
 	fs.Release()
-	r.eventually("the helpers are back", func(Counts) bool { return r.stuck() == 0 })
-}
-
-func (r *rig) filesLeft() bool {
-	left, _ := ask(context.Background(), r.Manager, func() (bool, error) { return r.helpers.FilesLeft(), nil })
-	return left
-}
-
-func (r *rig) stuck() int {
-	n, _ := ask(context.Background(), r.Manager, func() (int, error) { return r.helpers.Stuck(), nil })
-	return n
+	r.eventually("the helpers are back", func(c Counts) bool { return c.Helpers == HelperCounts{} })
 }
 
 // A host sets SO_LINGER on what it was lent, and lets go: this process has the last descriptor, of a connection with unsent bytes.

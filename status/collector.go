@@ -45,6 +45,9 @@ var (
 	keepLimit   = metric("keep_alive_limit", "Connections that may be kept between requests.")
 	keepInUse   = metric("keep_alive_in_use", "Connections kept between requests, or promised to be.")
 
+	helpers     = metric("helpers", "Helper processes: busy with a system call, or stuck in one and not to be ended.", "state")
+	helperCalls = metric("helper_calls_waiting", "System calls that wait for a helper process.")
+
 	listenerConnections = metric("listener_connections", "Connections now, by listener, pool and state.", "listener", "pool", "state")
 	listenerAccepted    = metric("listener_accepted_total", "Connections accepted, by listener and pool.", "listener", "pool")
 	listenerPaused      = metric("listener_paused", "Listening sockets that accept nothing now: stopped, at a limit, or out of descriptors.", "listener", "pool")
@@ -164,6 +167,9 @@ func (s *scrape) whole(c *manager.Counts, k manager.Capacity) {
 	s.states(connections, c.States)
 	s.gauge(keepLimit, max(k.Limit, 0))
 	s.gauge(keepInUse, k.InUse)
+	s.gauge(helpers, c.Helpers.Busy, "busy")
+	s.gauge(helpers, c.Helpers.Stuck, "stuck")
+	s.gauge(helperCalls, c.Helpers.Waiting)
 	for _, t := range totals {
 		s.counter(t.desc, t.value(&c.Totals))
 	}

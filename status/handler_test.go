@@ -49,6 +49,7 @@ func busy() *source {
 		Totals: manager.Totals{Accepted: 77, Leases: 155, Requests: 150},
 		Uptime: 90 * time.Second,
 
+		Helpers:     manager.HelperCounts{Busy: 1, Stuck: 2, Waiting: 5},
 		Successions: 3,
 		Running:     true,
 		State:       manager.Hung,
@@ -115,6 +116,9 @@ func TestMetrics(t *testing.T) {
 		`anteroom_connections{state="closing"}`:                                       1,
 		`anteroom_keep_alive_limit`:                                                   100,
 		`anteroom_keep_alive_in_use`:                                                  40,
+		`anteroom_helpers{state="busy"}`:                                              1,
+		`anteroom_helpers{state="stuck"}`:                                             2,
+		`anteroom_helper_calls_waiting`:                                               5,
 		`anteroom_connections_accepted_total`:                                         77,
 		`anteroom_leases_total`:                                                       155,
 		`anteroom_connections_closed_total{reason="expired"}`:                         9,

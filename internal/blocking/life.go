@@ -87,14 +87,7 @@ func (p *Pool) finish(now int64, patience time.Duration) {
 }
 
 // Busy reports whether a helper has a job.
-func (p *Pool) Busy() bool {
-	for i := range p.helpers {
-		if p.helpers[i].job != nil {
-			return true
-		}
-	}
-	return false
-}
+func (p *Pool) Busy() bool { return p.Working() > 0 }
 
 func (p *Pool) killBusy(now int64) {
 	for i := range p.helpers {

@@ -123,6 +123,16 @@ func (p *Pool) SetLimit(n int) { p.limit = min(max(n, 1), len(p.helpers)) }
 // Stuck is how many helpers sleep uninterruptibly although they were killed.
 func (p *Pool) Stuck() int { return p.stuck }
 
+// Working is how many helpers have a job.
+func (p *Pool) Working() (n int) {
+	for i := range p.helpers {
+		if p.helpers[i].job != nil {
+			n++
+		}
+	}
+	return n
+}
+
 // Waiting is how many jobs wait for a helper.
 func (p *Pool) Waiting() int { return len(p.queue) }
 
