@@ -51,6 +51,9 @@ func bindUnix(fd int, a Address, o Options) (*Listener, error) {
 	if a.Abstract() {
 		return bindAbstract(fd, a, o)
 	}
+	if err := checkOwner(filepath.Dir(a.Path), os.Geteuid()); err != nil {
+		return nil, err
+	}
 	unlock, err := lockDirectory(filepath.Dir(a.Path), lockWait)
 	if err != nil {
 		return nil, err
@@ -90,15 +93,31 @@ func listenUnix(fd int, o Options) (*Listener, error) {
 	return listenerOn(fd, unix.AF_UNIX)
 }
 
-// lockDirectory takes the lock that orders everybody who opens a socket in dir with this package, and waits for it no longer than wait.
+// checkOwner returns an error if a directory belongs to another user than root and the given one: its
+// owner could put another socket in the place of ours, and be taken for the sidecar.
+func checkOwner(dir string, user int) error {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return explainDirectory(dir, err)
+	}
+	if st.Uid != 0 && int(st.Uid) != user {
+		return fmt.Errorf("the directory %s belongs to user %d, who could replace the socket: use one that belongs to user %d or to root", dir, st.Uid, user)
+	}
+	return nil
+}
+
+// lockDirectory takes the lock that orders everybody who opens a socket in dir with this package. It
+// waits no longer than wait: each user who may read the directory may hold its lock, and must not
+// keep the sidecar from starting. Then only the order is lost, which matters if two processes open
+// the same stale path at that moment.
 func lockDirectory(dir string, wait time.Duration) (unlock func(), err error) {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, explainDirectory(dir, err)
 	}
-	if err := lock(fd, wait); err != nil {
+	if err := lock(fd, wait); err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
 		_ = unix.Close(fd)
-		return nil, fmt.Errorf("lock the directory %s: another process has held its lock for %v (lslocks shows it): flock: %w", dir, wait, err)
+		return nil, fmt.Errorf("lock the directory %s: flock: %w", dir, err)
 	}
 	return func() { _ = unix.Close(fd) }, nil
 }

@@ -193,17 +193,31 @@ func TestRaceOfProcessesForAStalePath(t *testing.T) {
 	}
 }
 
+// Whoever may read the directory may lock it. That delays us, and no more.
 func TestDirectoryThatSomebodyKeepsLocked(t *testing.T) {
 	leavesNothing(t)
 	dir := t.TempDir()
 	unlock := must(lockDirectory(dir, lockWait))(t)
-	_, err := lockDirectory(dir, 10*time.Millisecond)
-	wantError(t, err, unix.EWOULDBLOCK)
-	if !strings.Contains(err.Error(), dir) {
-		t.Errorf("%q does not name the directory", err)
+	defer unlock()
+	must(lockDirectory(dir, 10*time.Millisecond))(t)()
+	opened(t, "unix://"+dir+"/s", Options{})
+}
+
+func TestDirectoryOfAnotherUser(t *testing.T) {
+	leavesNothing(t)
+	dir := t.TempDir()
+	me := os.Geteuid()
+	ok(t, checkOwner(dir, me))
+	ok(t, checkOwner("/", me+1)) // root's
+	if me != 0 {
+		return // only root may give a directory away
 	}
-	unlock()
-	must(lockDirectory(dir, lockWait))(t)()
+	ok(t, os.Chown(dir, 12345, -1))
+	ok(t, checkOwner(dir, 12345))
+	_, err := Open(unixAddress(dir+"/s"), Options{})
+	if want := "belongs to user 12345"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("the error is %v, it should say %q", err, want)
+	}
 }
 
 func TestDirectoryErrorsSayWhatToDo(t *testing.T) {

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"golang.org/x/net/netutil"
 	"google.golang.org/grpc"
 	grpccredentials "google.golang.org/grpc/credentials"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
@@ -25,7 +24,7 @@ import (
 
 // Limits of the control sockets, each of them. They are generous for operators and their programs, and small beside the clients' connections.
 const (
-	maxControlConnections = 256              // one more waits in the backlog
+	maxControlConnections = 256              // one more takes the place of a peer that has sent nothing, or waits
 	maxControlStreams     = 256              // calls at once on a connection; one more waits with the caller
 	maxControlRequest     = 1 << 20          // bytes; a longer one gets RESOURCE_EXHAUSTED
 	controlIdleTimeout    = 10 * time.Minute // a connection without a call is closed
@@ -67,7 +66,7 @@ func (c *control) serve(l net.Listener, options ...grpc.ServerOption) func() err
 	healthpb.RegisterHealthServer(s, c.health)
 	reflection.Register(s)
 	c.servers = append(c.servers, s)
-	return func() error { return s.Serve(netutil.LimitListener(l, maxControlConnections)) }
+	return func() error { return s.Serve(newNewest(l, maxControlConnections, true)) }
 }
 
 // stop lets calls under way finish within controlStopTimeout, then cuts them. It returns soon after that, whatever a call is waiting for.

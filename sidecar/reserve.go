@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"syscall"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
@@ -38,7 +39,13 @@ type bounded struct {
 	net.Listener
 	most int // no connection gets a descriptor from here on
 	log  hclog.Logger
+
+	refused  int       // since the log last said so
+	warnNext time.Time // the log says nothing of it before
 }
+
+// refusalWarning is how often the log tells of refused connections.
+const refusalWarning = time.Minute
 
 // Accept waits for a connection there is room for.
 func (b *bounded) Accept() (net.Conn, error) {
@@ -47,8 +54,17 @@ func (b *bounded) Accept() (net.Conn, error) {
 		if err != nil || descriptorOf(conn) < b.most {
 			return conn, err
 		}
-		b.log.Warn("refused an operator's connection: the limit of open files is reached", "peer", conn.RemoteAddr())
 		_ = conn.Close() // nothing was read or written, so nothing can be lost
+		b.warn()
+	}
+}
+
+// warn tells the log of refused connections, once in refusalWarning with their number.
+func (b *bounded) warn() {
+	b.refused++
+	if now := time.Now(); now.After(b.warnNext) {
+		b.log.Warn("refused operators' connections: the limit of open files is reached", "address", b.Addr(), "refused", b.refused)
+		b.refused, b.warnNext = 0, now.Add(refusalWarning)
 	}
 }
 
@@ -72,5 +88,5 @@ func (s *sidecar) operatorListener(l *listener.Listener) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &bounded{plain, d.Operators, s.log}, nil
+	return &bounded{Listener: plain, most: d.Operators, log: s.log}, nil
 }

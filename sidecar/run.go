@@ -209,7 +209,7 @@ func (s *sidecar) startStatus() error {
 		ErrorLog:          log.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
 	}
 	log.Info("metrics and the status page are served", "listener", s.sockets.metrics.String())
-	s.run("status", func() error { return s.http.Serve(&newest{Listener: l, most: maxStatusConnections}) })
+	s.run("status", func() error { return s.http.Serve(newNewest(l, maxStatusConnections, false)) })
 	return nil
 }
 

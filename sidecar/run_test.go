@@ -547,3 +547,22 @@ func boundTCP(t *testing.T) (where string, passed listener.Address) {
 	}
 	return l.Addr().String(), parsed(t, "fd://"+strconv.Itoa(fd))
 }
+
+// Peers that connect to the control socket and send nothing do not keep operators out, not even for
+// the time that a handshake has.
+func TestSilentPeersOfTheControlSocketMakeWay(t *testing.T) {
+	r := start(t, nil)
+	for range maxControlConnections + 50 {
+		c, err := net.Dial("unix", r.config.Control.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), controlHelloTimeout-2*time.Second)
+	defer cancel()
+	client := pb.NewConnectionManagerServiceClient(r.dial(t))
+	if _, err := client.GetConnectionCounts(ctx, &pb.GetConnectionCountsRequest{}); err != nil {
+		t.Error(err)
+	}
+}

@@ -81,7 +81,7 @@ func TestASecondSIGTERMEndsAtOnce(t *testing.T) {
 			case <-s.Gone:
 				return true
 			default:
-				s.Signal(syscall.SIGTERM)
+				s.SignalIfThere(syscall.SIGTERM)
 				return false
 			}
 		})

@@ -117,6 +117,14 @@ func (p *Process) Signal(s os.Signal) {
 	}
 }
 
+// SignalIfThere sends it a signal, unless it has ended.
+func (p *Process) SignalIfThere(s os.Signal) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		p.t.Fatalf("%s: %v", p.name, err)
+	}
+}
+
 // Terminate has it end, if it is still there, and waits for that.
 func (p *Process) Terminate() {
 	_ = p.cmd.Process.Signal(unix.SIGTERM)
