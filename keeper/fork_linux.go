@@ -76,9 +76,12 @@ func follow(p *plan) {
 	_, _, _ = syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_NAME, uintptr(unsafe.Pointer(p.name)), 0, 0, 0, 0)
 	if p.parent >= 0 {
 		awaitDeath(p.parent)
-		if p.path == nil || *p.owner != p.own {
+		if p.path == nil {
 			closeTable(p)
 			leave(0)
+		}
+		if *p.owner != p.own {
+			endKeeper(p)
 		}
 		leaveTable(p)
 	}

@@ -71,6 +71,43 @@ func leaveTable(p *plan) {
 	_, _, _ = syscall.RawSyscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(p.gate)), futexWake, 1, 0, 0, 0)
 }
 
+// endKeeper ends a keeper that is not to succeed. Whoever ends last with the table closes what is left in it, which may wait for a file
+// system. That is to be a closer, for which the supervisor does not wait.
+//
+//go:norace
+//go:nosplit
+//go:nocheckptr
+//go:noinline
+func endKeeper(p *plan) {
+	_, _, _ = syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_NAME, uintptr(unsafe.Pointer(p.closerName)), 0, 0, 0, 0) // first: the child has it too
+	own, _, _ := syscall.RawSyscall(unix.SYS_GETPID, 0, 0, 0)
+	child, _, errno := syscall.RawSyscall6(unix.SYS_CLONE, unix.CLONE_FILES, 0, 0, 0, 0, 0)
+	if errno == 0 && child != 0 {
+		leave(0)
+	}
+	if errno == 0 {
+		awaitOrphan(own)
+	}
+	closeTable(p)
+	leave(0)
+}
+
+// awaitOrphan waits until the parent has ended.
+//
+//go:norace
+//go:nosplit
+//go:nocheckptr
+func awaitOrphan(parent uintptr) {
+	pause := unix.Timespec{Nsec: 1e6}
+	for {
+		now, _, _ := syscall.RawSyscall(unix.SYS_GETPPID, 0, 0, 0)
+		if now != parent {
+			return
+		}
+		_, _, _ = syscall.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&pause)), 0, 0)
+	}
+}
+
 // futex(2) on memory that processes share.
 const (
 	futexWait = 0

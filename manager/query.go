@@ -105,6 +105,12 @@ func (m *Manager) Capacity(ctx context.Context) (Capacity, error) {
 	})
 }
 
+// HoldsHungFiles reports whether files whose file system does not answer may be open here, as all helpers that could close them are stuck. A program
+// that is started would close them too (execve(2)), and hang.
+func (m *Manager) HoldsHungFiles(ctx context.Context) (bool, error) {
+	return ask(ctx, m, func() (bool, error) { return !m.helpers.FilesLeft(), nil })
+}
+
 // Connection returns one connection. Error: ErrNotFound.
 func (m *Manager) Connection(ctx context.Context, id ConnID) (Connection, error) {
 	return ask(ctx, m, func() (Connection, error) {

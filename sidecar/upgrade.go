@@ -76,7 +76,7 @@ func (s *sidecar) tryReplace(ctx context.Context, program string) (pid int, chan
 		return 0, nil, errors.New("another upgrade or reload is under way")
 	}
 	defer s.upgrading.Unlock()
-	choices, err := s.checkProgram(ctx, program)
+	choices, err := s.mayCheck(ctx, program)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -90,6 +90,19 @@ func (s *sidecar) tryReplace(ctx context.Context, program string) (pid int, chan
 		return err
 	})
 	return pid, changes, err
+}
+
+// mayCheck is checkProgram, unless the check would hang at its start. The program is then not asked, but is started: it says then whether it can run.
+func (s *sidecar) mayCheck(ctx context.Context, program string) ([]Choice, error) {
+	hangs, err := s.manager.HoldsHungFiles(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if hangs {
+		s.log.Warn("the program is not checked before it starts: file systems do not answer, and the check would wait for them", "program", program)
+		return nil, nil
+	}
+	return s.checkProgram(ctx, program)
 }
 
 // checkProgram asks a program to check this process's configuration, and returns the settings as it reads them.
@@ -177,13 +190,24 @@ func (s *succession) startOver() {
 	exit(1)
 }
 
-// end kills a process and waits until it is gone.
+// endTimeout bounds the wait for the end of a process that was killed: it may have to close files whose file system does not answer.
+const endTimeout = time.Second
+
+// end kills a process and waits until it is gone, or no longer runs its program.
 func end(pid int) {
 	_ = unix.Kill(pid, unix.SIGKILL)
-	for {
-		if _, err := unix.Wait4(pid, nil, 0, nil); !errors.Is(err, unix.EINTR) {
-			return
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		for {
+			if _, err := unix.Wait4(pid, nil, 0, nil); !errors.Is(err, unix.EINTR) {
+				return
+			}
 		}
+	}()
+	select {
+	case <-gone:
+	case <-time.After(endTimeout):
 	}
 }
 

@@ -18,14 +18,15 @@ import (
 	"github.com/anteroom-io/anteroom/test/processes"
 )
 
-// A helper process of the sidecar sleeps in the kernel, where no signal ends it: a host has sent a file whose file system does not answer. The
+// Helper processes of the sidecar sleep in the kernel, where no signal ends them: a host has sent files whose file system does not answer, more
+// of them than there are helpers, so that the sidecar holds some, too. The
 // sidecar is killed, replaced and stopped all the same. Its connections go on, and what it listened on is free when it has ended.
 func TestAHelperThatCannotBeEnded(t *testing.T) {
 	bothWays(t, func(t *testing.T, supervised bool, flag string) {
 		for what, next := range map[string]func(*testing.T, *processes.Sidecar, bool) int{"kill": killed, "upgrade": upgraded, "stop": unchanged} {
 			t.Run(what, func(t *testing.T) {
 				fs := fusetest.Mount(t, fusetest.Flush)
-				s := processes.Serve(t, "--listen", "tcp://127.0.0.1:0", "--keep-alive-timeout", "1h", flag)
+				s := processes.Serve(t, "--listen", "tcp://127.0.0.1:0", "--keep-alive-timeout", "1h", "--max-helpers", "4", flag)
 				t.Cleanup(func() { s.Terminate() })
 				aHost(t, s, "host")
 				s.Hosts(1)
@@ -102,17 +103,32 @@ func refuses(t *testing.T, address string) {
 	})
 }
 
-// sticks has the sidecar get a file that hangs when it is closed, and waits until it says that a helper cannot be ended.
+// stuckHelpers is how many helpers of 4 may be stuck.
+const stuckHelpers = 3
+
+// sticks has the sidecar get files that hang when they are closed, and waits until it says that the helpers cannot be ended.
 func sticks(t *testing.T, s *processes.Sidecar, fs *fusetest.FS) {
 	t.Helper()
 	as(t, "hostile", "ANTEROOM_HANDOFF="+s.Handoff(), "ANTEROOM_TEST_FILE="+fs.File)
 	t.Cleanup(fs.Release) // first: the hostile process cannot end before
-	processes.Eventually(t, "a helper is stuck", func() bool { return s.Log.Lines("cannot be ended") > 0 })
+	processes.Eventually(t, "the helpers are stuck", func() bool { return s.Log.Lines("cannot be ended") == stuckHelpers })
 }
 
-// beHostile sends the sidecar a file, and stays until it is killed. The test's process must not hold that file itself: what it starts would
+// beHostile sends the sidecar files, and stays until it is killed. The test's process must not hold such a file itself: what it starts would
 // close it in execve(2), and hang.
 func beHostile() error {
+	for range stuckHelpers + 2 {
+		if err := sendFile(); err != nil {
+			return err
+		}
+	}
+	for {
+		time.Sleep(time.Hour)
+	}
+}
+
+// sendFile attaches, sends a file where none is due, and is hung up on.
+func sendFile() error {
 	link, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -128,10 +144,5 @@ func beHostile() error {
 	f := (&handoff.Hello{Name: "hostile", Pool: "other", Capacity: 1}).Frame()
 	out.Add(&f)
 	out.AddFD(&handoff.Frame{Type: handoff.TypePong}, file)
-	if err := out.Flush(link); err != nil {
-		return err
-	}
-	for {
-		time.Sleep(time.Hour)
-	}
+	return out.Flush(link)
 }
