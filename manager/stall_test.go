@@ -2,7 +2,6 @@ package manager
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"io"
 	"os"
@@ -98,33 +97,42 @@ func fill(t testing.TB, fd int) {
 	}
 }
 
-// blocksHelpers reads from a client whose response is being sent, but not while a helper sends, until a condition holds. O_NONBLOCK is cleared
-// again and again, so that helpers block.
-func (r *rig) blocksHelpers(c *client, lease handoff.Frame, fd int, is func() bool) (got []byte) {
+// blocksHelpers has helpers block in sending a response, one after another, until a condition holds. Each time O_NONBLOCK is cleared when the sidecar has
+// looked at it, and before a helper sends. The client reads nothing meanwhile.
+func (r *rig) blocksHelpers(fd int, is func(Counts) bool) {
 	r.t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	for p := make([]byte, 1<<16); !is(); {
-		if time.Now().After(deadline) {
-			r.t.Fatal("not within 30 s")
+	const patience = 100 * time.Millisecond // for a helper, before it is killed
+	for met := false; ; {
+		r.eventually("a part is to be sent", func(c Counts) bool {
+			met = is(c)
+			return met || c.Helpers.Waiting > 0
+		})
+		if met {
+			break
 		}
 		_ = unix.SetNonblock(fd, false)
-		if r.sending(lease) {
-			continue
-		}
-		_ = c.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
-		n, _ := c.Read(p)
-		got = append(got, p[:n]...)
+		r.helpersDo(func(now int64) {
+			r.helpers.Resume(now)
+			r.helpers.Settle(now, patience)
+		})
 	}
-	return got
+	r.helpersDo(r.helpers.Resume)
 }
 
-// sending reports whether a helper sends a part of a connection's response.
-func (r *rig) sending(lease handoff.Frame) bool {
-	yes, _ := ask(context.Background(), r.Manager, func() (bool, error) {
-		rest := r.policy.unfinished(ConnID(lease.Conn))
-		return rest != nil && rest.asked, nil
-	})
-	return yes
+// pauseHelpers has calls wait until blocksHelpers.
+func (r *rig) pauseHelpers() {
+	r.t.Helper()
+	r.helpersDo(func(now int64) { r.helpers.Settle(now, time.Second) })
+}
+
+func (r *rig) helpersDo(do func(now int64)) {
+	r.t.Helper()
+	if err := r.tell(func() error {
+		do(r.policy.now)
+		return nil
+	}); err != nil {
+		r.t.Fatal(err)
+	}
 }
 
 // A host that clears O_NONBLOCK time and again holds up helpers; after some times it is hung up on.
@@ -134,9 +142,9 @@ func TestAHostThatKeepsHelpersBusyIsHungUpOn(t *testing.T) {
 	c := r.dial()
 	lease, fd := h.lent(c)
 	defer closeFD(fd)
-	toggles(t, func(bool) { _ = unix.SetNonblock(fd, false) })
+	r.pauseHelpers()
 	h.sendFD(finishFrame(lease, 0, 64<<20), memfd(t, make([]byte, 64<<20)))
-	r.blocksHelpers(c, lease, fd, func() bool { return r.counts().Totals.HostsFailed == 1 })
+	r.blocksHelpers(fd, func(c Counts) bool { return c.Totals.HostsFailed == 1 })
 	if n := r.journal.lines("a host clears O_NONBLOCK"); n != maxOverruns {
 		t.Errorf("it was warned of %d times", n)
 	}
@@ -156,16 +164,9 @@ func TestNothingIsSentTwiceWhenAHelperIsKilled(t *testing.T) {
 	}
 	f := finishFrame(lease, 0, len(content))
 	f.Flags = handoff.FlagClose
+	r.pauseHelpers()
 	h.sendFD(f, memfd(t, content))
-	t.Run("blocked", func(t *testing.T) {
-		toggles(t, func(bool) { _ = unix.SetNonblock(fd, false) })
-		got := r.blocksHelpers(c, lease, fd, func() bool { return r.journal.lines("a host clears O_NONBLOCK") > 0 })
-		if !bytes.Equal(got, content[:len(got)]) {
-			t.Fatalf("the first %d bytes are others", len(got))
-		}
-		content = content[len(got):]
-	})
-	_ = unix.SetNonblock(fd, true)
+	r.blocksHelpers(fd, func(Counts) bool { return r.journal.lines("a host clears O_NONBLOCK") == 2 })
 	_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
 	if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, content) {
 		t.Fatalf("%d bytes of %d, %v", len(got), len(content), err)
