@@ -568,7 +568,7 @@ class ConnectionManager(_STOCK):
         self._room.all_sent()  # or never
         self._drop_idle()
         if event.retry_in is not None:
-            self._complain(event.error, "Clients wait in the backlog; trying again until the sidecar is there.")
+            self._complain(event.error, "Clients wait in the backlog; trying again until it works.")
 
     def _on_turned(self, event: Turned) -> None:
         self._complain(event.error, "The sidecar does not accept on this server's socket; clients wait in the backlog; trying again.")

@@ -89,13 +89,13 @@ class Client:
         agent: str = f"anteroom-python/{__version__}",
     ) -> None:
         """Arguments win over the environment: ``path`` over ANTEROOM_HANDOFF, ``name`` over ANTEROOM_NAME, ``pool`` over ANTEROOM_POOL, ``capacity`` over
-        ANTEROOM_CAPACITY.
+        ANTEROOM_CAPACITY. The path may begin with unix://, as in the sidecar's options.
 
         Without a ``pool`` the client serves what the sidecar listens on, the pool "default"; if ``listen`` is called before it attaches, it has a private
         pool, which ends with it. So has one whose ``pool`` is empty. ``capacity`` is how many leases may be out at once, by default 1, at most 4096.
         Raises ValueError for what the protocol does not allow.
         """
-        self.path = path or os.environ.get(PATH_VARIABLE) or DEFAULT_PATH
+        self.path = socket_path(path or os.environ.get(PATH_VARIABLE) or DEFAULT_PATH)
         self.name = check_name(name or os.environ.get(NAME_VARIABLE) or f"python-{os.getpid()}", "name")
         self._pool = check_pool(pool) if pool is not None else environment_pool()
         self._pool_by_default = False  # whether HELLO has said "default" because no pool was named
@@ -525,6 +525,11 @@ class Client:
         if session is None or session.welcome is None or session.over:
             raise errors.LinkLost("There is no link to the sidecar just now.")
         return session
+
+
+def socket_path(address: str) -> str:
+    """Returns the path of a Unix socket's address such as unix:///run/anteroom/handoff.sock; anything else is a path already."""
+    return address[len("unix://") :] if address.startswith("unix:///") else address
 
 
 def check_features(features: Sequence[str]) -> Tuple[str, ...]:

@@ -27,6 +27,10 @@ class LinkLost(AnteroomError):
     """The link to the sidecar has ended. What was leased may be finished, but not put."""
 
 
+class HungUp(LinkLost):
+    """The sidecar has hung up. What it said before can still be read, and may be the reason."""
+
+
 class ProtocolError(LinkLost):
     """The sidecar said something that the protocol does not allow."""
 
@@ -61,7 +65,8 @@ def unreachable(path: str, why: OSError) -> Unreachable:
         )
     if isinstance(why, PermissionError):
         return NoPermission(
-            f"This process may not open the handoff socket {path}. Run it as a user or group that the socket's mode admits."
+            f"This process may not open the handoff socket {path}. Name its user in the sidecar's option handoff-allow-uid, or its group in "
+            "handoff-allow-gid. If it is named there, the mode of the socket or of a folder above it is in the way."
         )
     if isinstance(why, (ConnectionRefusedError, BlockingIOError)):
         return NobodyListens(f"Nobody answers at the handoff socket {path}. Is the sidecar running?")
@@ -74,7 +79,6 @@ def refused(code: int, reason: str) -> Refused:
 
 
 _REFUSAL_HINTS = {
-    frame.Code.NOT_ALLOWED: "run the app as a user that the sidecar allows, or allow this one there",
     frame.Code.BAD_VERSION: "use the same release of the sidecar and of this package",
     frame.Code.AT_LIMIT: "the sidecar has as many hosts or pools as it may; stop one, or raise its limit",
     frame.Code.STOPPING: "the sidecar is stopping; its successor will answer",

@@ -122,7 +122,7 @@ class Link:
     def send(self, data: bytes, fd: Optional[int] = None) -> None:
         """Send encoded frames; with ``fd``, one frame and a descriptor, which stays the caller's. Never blocks.
 
-        While another thread is sending, that one sends these, too. Raises LinkLost.
+        While another thread is sending, that one sends these, too. Raises LinkLost; HungUp, if the reason may still be read.
         """
         mine = False
         try:
@@ -141,7 +141,7 @@ class Link:
             self._on_blocked()
 
     def flush(self) -> None:
-        """Send what ``send`` could not. Raises LinkLost."""
+        """Send what ``send`` could not. Raises as ``send`` does."""
         mine = False
         try:
             with self._lock:
@@ -269,6 +269,8 @@ class Link:
             return self._sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))], _SEND_FLAGS)
         except (BlockingIOError, InterruptedError):
             return 0
+        except (BrokenPipeError, ConnectionResetError) as why:
+            raise errors.HungUp("The sidecar hung up.") from why
         except OSError as why:
             raise errors.LinkLost(f"The link to the sidecar broke: {why}") from why
 
@@ -293,6 +295,11 @@ class Link:
         except OSError as why:
             raise errors.LinkLost(f"No room to keep a descriptor until the sidecar reads: {why}") from why
 
+    def _reply(self, frame: Frame) -> None:
+        """Send an answer to what was received; to a sidecar that has hung up, none: more that it said may follow."""
+        with contextlib.suppress(errors.HungUp):
+            self.send(frame.encode())
+
     def _sort(self, frames: Deque[Received]) -> None:
         while frames:
             frame, fd = frames[0]
@@ -300,7 +307,7 @@ class Link:
                 move(frames, self.frames, 1)
                 continue
             if frame.type == Type.PING:
-                self.send(Frame(Type.PONG, a=frame.a).encode())
+                self._reply(Frame(Type.PONG, a=frame.a))
             elif frame.type == Type.LEASE:
                 self._refuse(frame)
             frames.popleft()
@@ -310,7 +317,7 @@ class Link:
     def _refuse(self, lease: Frame) -> None:
         """Give a lease back whose descriptor was lost. The sidecar sends it again at once, so room is made first."""
         dropped = self.make_room()
-        self.send(Frame(Type.NACK, seq=lease.seq, conn=lease.conn, a=NackReason.NO_DESCRIPTOR).encode())
+        self._reply(Frame(Type.NACK, seq=lease.seq, conn=lease.conn, a=NackReason.NO_DESCRIPTOR))
         self.frames.append(OutOfDescriptors(lease.conn, dropped))
 
 

@@ -56,7 +56,8 @@ class Session:
         self._leases: Dict[int, "weakref.ref[Lease]"] = {}  # those that are out
         self._answering = 0  # leases between finish and answered: their answers have still to go over the link
         self._dropped: Deque[Tuple[int, int]] = collections.deque()
-        link.send(hello.encode())
+        with contextlib.suppress(errors.HungUp):  # a sidecar may refuse us before it has read a byte: ``turn`` reads why
+            link.send(hello.encode())
 
     @property
     def features(self) -> Sequence[str]:
@@ -65,10 +66,23 @@ class Session:
 
     def turn(self, events: Any, one: bool = False) -> None:
         """Read once, send what waits, and append what has happened to ``events``; with ``one``, no more than one frame. Raises LinkLost."""
-        self.close_dropped()
-        if self.link.wants_write:
-            self.link.flush()
-        self.link.receive(one)
+        self._send_waiting()
+        try:
+            self.link.receive(one)
+        except errors.LinkLost:
+            self._hand_on_all(events)  # what ``take`` or an interrupt has left may say why
+            raise
+        self._hand_on_all(events)
+
+    def _send_waiting(self) -> None:
+        """Send what waits. That the sidecar has hung up is found out by reading, behind what it said before. Raises LinkLost."""
+        with contextlib.suppress(errors.HungUp):
+            self.close_dropped()
+            if self.link.wants_write:
+                self.link.flush()
+
+    def _hand_on_all(self, events: Any) -> None:
+        """Append to ``events`` what the frames received mean. Raises LinkLost."""
         try:
             while self.link.frames:
                 self._hand_on(self.link.frames[0])

@@ -127,6 +127,7 @@ class Sidecar:
         self.counts = collections.Counter()
         self.hellos = []
         self.violations = 0
+        self.refusal = ""  # the sentence for hosts that are refused before a byte of theirs is read
         self.last = False  # whether to say that there is no room to keep a connection
         self._numbers = itertools.count(1)
         self._hosts, self._listeners, self._connections, self._closing = {}, {}, {}, {}
@@ -240,6 +241,11 @@ class Sidecar:
 
     def _on_host(self):
         sock, _ = self._sock.accept()
+        if self.refusal:
+            sock.sendall(Frame(Type.REFUSE, a=Code.NOT_ALLOWED, payload=self.refusal.encode()).encode())
+            sock.close()
+            self.counts["refused"] += 1
+            return
         host = Host(sock, next(self._numbers))
         self._hosts[host.number] = host
         self._watch(sock, lambda: self._read_host(host))

@@ -14,6 +14,7 @@ import pytest
 import anteroom
 from anteroom import errors
 from anteroom.backoff import Backoff
+from anteroom.events import Welcome
 from anteroom.frame import Flag, ForgetReason, Frame, Type
 from anteroom.link import Link
 from anteroom.session import Hello, Session
@@ -100,6 +101,20 @@ def test_the_argument_wins_over_the_environment(fake, monkeypatch, tmp_path):
             pass
 
 
+def test_an_address_as_the_sidecar_writes_it(fake, monkeypatch):
+    with anteroom.Client(f"unix://{fake.path}") as client:
+        assert client.path == fake.path and client.attached
+    monkeypatch.setenv("ANTEROOM_HANDOFF", f"unix://{fake.path}")
+    with anteroom.Client() as client:
+        assert client.path == fake.path and client.attached
+
+
+@pytest.mark.parametrize("path", ["relative.sock", "unix://relative.sock", "/unix:///a.sock"])
+def test_all_else_is_a_path_as_it_stands(path):
+    with contextlib.closing(anteroom.Client(path)) as client:
+        assert client.path == path
+
+
 def test_without_either_the_default_path_is_used(monkeypatch):
     monkeypatch.delenv("ANTEROOM_HANDOFF", raising=False)
     client = anteroom.Client()
@@ -127,8 +142,8 @@ def test_no_permission(fake, tmp_path):
             os.chmod(tmp_path, 0o755)
             os.setuid(65534)
             anteroom.Client(fake.path).connect()
-        except errors.NoPermission:
-            code = 0
+        except errors.NoPermission as why:
+            code = 0 if "handoff-allow-uid" in str(why) and "handoff-allow-gid" in str(why) else 2
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -144,10 +159,54 @@ def test_a_refusal_says_why(path):
         with sidecar.accept()[0] as peer:
             peer.recv(1000)
             peer.sendall(Frame(Type.REFUSE, a=14, payload=b"uid 5 is not allowed").encode())
-            with pytest.raises(errors.Refused, match=r"NOT_ALLOWED: uid 5 is not allowed \(run the app as a user") as caught:
+            with pytest.raises(errors.Refused, match=r"NOT_ALLOWED: uid 5 is not allowed$") as caught:
                 client.connect()
         assert caught.value.code == anteroom.Code.NOT_ALLOWED
         client.close()
+
+
+def test_a_refusal_before_hello_is_read_says_why(fake, monkeypatch):
+    fake.refusal = "uid 5 is not allowed"
+    connect = Link.open
+
+    def connect_and_be_refused(path, on_blocked):
+        link = connect(path, on_blocked)
+        eventually(lambda: fake.counts["refused"])  # so that sending HELLO fails
+        return link
+
+    monkeypatch.setattr(Link, "open", connect_and_be_refused)
+    with contextlib.closing(anteroom.Client(fake.path)) as client:
+        with pytest.raises(errors.Refused, match="NOT_ALLOWED: uid 5 is not allowed"):
+            client.connect()
+
+
+ERROR = Frame(Type.ERROR, a=13, payload=b"1 MiB waits").encode()
+
+
+@pytest.mark.parametrize("before", [b"", Frame(Type.PING).encode()], ids=["nothing", "what is to be answered"])
+@pytest.mark.parametrize("waits", [False, True], ids=["nothing waits", "frames wait"])
+def test_a_sidecar_that_has_hung_up_said_why(path, before, waits):
+    ours, theirs = socket.socketpair()
+    with contextlib.closing(anteroom.Client(path)) as client, contextlib.closing(Link(ours)) as link:
+        client._session = Session(link, Hello("", "", 1, (), ""), client.waker.wake)
+        while waits and not link.wants_write:
+            link.send(Frame(Type.PUT).encode())
+        theirs.sendall(before + ERROR)
+        theirs.close()
+        detached = next_event(client, anteroom.Detached)
+        assert str(detached.error) == "TOO_SLOW: 1 MiB waits"
+
+
+def test_why_a_sidecar_has_hung_up_is_not_lost_where_a_lease_was_looked_for(path):
+    ours, theirs = socket.socketpair()
+    with contextlib.closing(anteroom.Client(path)) as client:
+        client._session = session = Session(Link(ours), Hello("", "", 1, (), ""), client.waker.wake)
+        session.welcome = Welcome()
+        theirs.sendall(ERROR)
+        theirs.close()
+        assert [client.take() for _ in range(2)] == [None, None]  # the header, and the sentence
+        detached = next_event(client, anteroom.Detached)
+        assert str(detached.error) == "TOO_SLOW: 1 MiB waits"
 
 
 def test_a_sidecar_that_does_not_answer(path):
