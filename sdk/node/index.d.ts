@@ -5,7 +5,7 @@ import { RequestListener, Server } from 'node:http';
 
 /** Where the sidecar is, and as what this process attaches. */
 export interface HostOptions {
-  /** The sidecar's handoff socket. Default: ANTEROOM_HANDOFF, else /run/anteroom/handoff.sock. */
+  /** The sidecar's handoff socket, with or without `unix://`. Default: ANTEROOM_HANDOFF, else /run/anteroom/handoff.sock. */
   path?: string;
   /** How operators see this host: 1 to 64 of A-Z a-z 0-9 . _ : - Default: ANTEROOM_NAME, else `node-` and the process id. */
   name?: string;

@@ -17,12 +17,16 @@ function unreachable(path, errno, cause) {
   return new AnteroomError('UNREACHABLE', unreachableMessage(path, errno), { cause });
 }
 
+const NO_PERMISSION_HINT =
+  "Name its user in the sidecar's option handoff-allow-uid, or its group in " +
+  'handoff-allow-gid. If it is named there, the mode of the socket or of a folder above it is in the way.';
+
 function unreachableMessage(path, errno) {
   switch (errno) {
     case 'ENOENT':
       return `There is no handoff socket at ${path}. Start the sidecar (anteroom serve --handoff ${path}), or name the right path in ANTEROOM_HANDOFF.`;
     case 'EACCES':
-      return `This process may not open the handoff socket ${path}. Run it as a user or group that the socket's mode admits.`;
+      return `This process may not open the handoff socket ${path}. ${NO_PERMISSION_HINT}`;
     case 'ECONNREFUSED':
     case 'EAGAIN':
       return `Nobody answers at the handoff socket ${path}. Is the sidecar running?`;
@@ -32,7 +36,6 @@ function unreachableMessage(path, errno) {
 }
 
 const REFUSAL_HINTS = {
-  NOT_ALLOWED: 'run the app as a user that the sidecar allows, or allow this one there',
   BAD_VERSION: 'use the same release of the sidecar and of this package',
   AT_LIMIT: 'the sidecar has as many hosts or pools as it may; stop one, or raise its limit',
   STOPPING: 'the sidecar is stopping; its successor will answer',

@@ -26,7 +26,7 @@ function complete(options, environment = process.env) {
   checkKnown(options, ATTACH_OPTIONS);
   const given = (key, variable) => options[key] ?? (environment[variable] || undefined);
   return {
-    path: given('path', 'ANTEROOM_HANDOFF') ?? DEFAULT_PATH,
+    path: socketPath(given('path', 'ANTEROOM_HANDOFF') ?? DEFAULT_PATH),
     name: checkName(given('name', 'ANTEROOM_NAME') ?? `node-${process.pid}`, 'name'),
     pool: checkPool(given('pool', 'ANTEROOM_POOL') ?? 'default'),
     capacity: checkNumber(Number(given('capacity', 'ANTEROOM_CAPACITY') ?? 1024), 'capacity', 1, MAX_CAPACITY),
@@ -35,6 +35,11 @@ function complete(options, environment = process.env) {
     features: options.features ?? [],
     agent: `anteroom-node/${version}`,
   };
+}
+
+/** The path of a Unix socket's address such as unix:///run/anteroom/handoff.sock; anything else is a path already. */
+function socketPath(address) {
+  return address.replace(/^unix:\/\/(?=\/)/, '');
 }
 
 function checkName(name, what) {

@@ -6,7 +6,9 @@ const { once } = require('node:events');
 const test = require('node:test');
 
 const anteroom = require('..');
+const { unreachable } = require('../lib/errors');
 const { Flag, MAGIC, NackReason, Type } = require('../lib/frame');
+const { complete } = require('../lib/options');
 const { FakeSidecar } = require('./fake');
 const { program } = require('./sidecar');
 
@@ -104,7 +106,7 @@ for (const road of ['pipe', 'bridge']) {
     const refuse = async () => (await sidecar.link()).send({ type: Type.REFUSE, a: 14, payload: 'you are not root' });
     const [refused] = await Promise.all([failure(), refuse()]);
     assert.deepEqual([refused.code, refused.reason], ['ERR_ANTEROOM_REFUSED', 'NOT_ALLOWED']);
-    assert.match(refused.message, /you are not root .*run the app as/);
+    assert.equal(refused.message, 'NOT_ALLOWED: you are not root');
     const end = async () => (await sidecar.welcome()).send({ type: Type.ERROR, a: 13, payload: 'too slow' });
     const [ended] = await Promise.all([failure(), end()]);
     assert.deepEqual([ended.code, ended.reason], ['ERR_ANTEROOM_ENDED', 'TOO_SLOW']);
@@ -163,6 +165,16 @@ test('the bridge says how to find its program', async () => {
   assert.equal(error.code, 'ERR_ANTEROOM_BRIDGE');
   assert.match(error.message, /ANTEROOM_BRIDGE/);
   await host.close();
+});
+
+test('an address as the sidecar writes it', () => {
+  assert.equal(complete({ path: 'unix:///run/h.sock' }, {}).path, '/run/h.sock');
+  assert.equal(complete({}, { ANTEROOM_HANDOFF: 'unix:///run/h.sock' }).path, '/run/h.sock');
+  for (const path of ['relative.sock', 'unix://relative.sock', '/unix:///a.sock']) assert.equal(complete({ path }, {}).path, path);
+});
+
+test('no permission', () => {
+  assert.match(unreachable('/h', 'EACCES').message, /socket \/h\. .*handoff-allow-uid.*handoff-allow-gid/);
 });
 
 test('bad options are refused at once', () => {
