@@ -43,12 +43,24 @@ class TestHost < Minitest::Test
   end
 
   def test_the_environment_fills_in
-    ENV["ANTEROOM_HANDOFF"], ENV["ANTEROOM_POOL"], ENV["ANTEROOM_NAME"], ENV["ANTEROOM_CAPACITY"] = "/h", "p", "n", "7"
+    ENV["ANTEROOM_HANDOFF"], ENV["ANTEROOM_POOL"], ENV["ANTEROOM_NAME"], ENV["ANTEROOM_CAPACITY"] = "unix:///h", "p", "n", "7"
     host = Anteroom::Host.new
     assert_equal ["/h", "p", "n", 7], [host.path, host.pool, host.name, host.capacity]
     assert_equal ["x", "y"], Anteroom::Host.new(path: "x", pool: "y").then { |other| [other.path, other.pool] }
   ensure
     ["HANDOFF", "POOL", "NAME", "CAPACITY"].each { |name| ENV.delete("ANTEROOM_#{name}") }
+  end
+
+  def test_an_address_as_the_sidecar_writes_it
+    @host = Anteroom::Host.new(path: "unix://#{@path}", log: ->(_) {}).start
+    assert_equal @path, @host.path
+    assert @sidecar.welcome
+    ["relative.sock", "unix://relative.sock", "/unix:///a.sock"].each { |path| assert_equal path, Anteroom::Host.new(path: path).path }
+  end
+
+  def test_no_permission
+    message = Anteroom::Unreachable.because("/h", Errno::EACCES.new).message
+    assert_match(/may not open the handoff socket \/h\. .*handoff-allow-uid.*handoff-allow-gid/, message)
   end
 
   def test_what_the_protocol_does_not_allow
@@ -289,7 +301,7 @@ class TestHost < Minitest::Test
     peer.send_frame(Type::REFUSE, a: 12, payload: "64 hosts are attached")
     peer.close
     eventually("complaining") { @lines.any? }
-    assert_equal "Anteroom: AT_LIMIT: 64 hosts are attached. Trying again until the sidecar is there.", @lines.first
+    assert_equal "Anteroom: AT_LIMIT: 64 hosts are attached. Trying again until it works.", @lines.first
   end
 
   def test_refused_before_hello_is_read

@@ -12,7 +12,8 @@ module Anteroom
           when Errno::ENOENT
             "There is no handoff socket at #{path}. Start the sidecar (anteroom serve --handoff #{path}), or name the right path in ANTEROOM_HANDOFF."
           when Errno::EACCES
-            "This process may not open the handoff socket #{path}. Run it as a user or group that the socket's mode admits."
+            "This process may not open the handoff socket #{path}. Name its user in the sidecar's option handoff-allow-uid, or its group in " \
+            "handoff-allow-gid. If it is named there, the mode of the socket or of a folder above it is in the way."
           when Errno::ECONNREFUSED
             "Nobody answers at the handoff socket #{path}. Is the sidecar running?"
           else

@@ -35,7 +35,7 @@ module Anteroom
     # With a block, each lease is given to it, in the thread that reads (its own or one in +poll+), instead of to +next+.
     # Raises ArgumentError for what the protocol does not allow.
     def initialize(path: nil, pool: nil, name: nil, capacity: nil, cache: 256, log: ->(line) { warn(line) }, agent: "anteroom-ruby/#{VERSION}", &on_lease)
-      @path = path || setting("ANTEROOM_HANDOFF") || DEFAULT_PATH
+      @path = socket_path(path || setting("ANTEROOM_HANDOFF") || DEFAULT_PATH)
       @pool = check_pool(pool || setting("ANTEROOM_POOL") || "default")
       @name = check_name(name || setting("ANTEROOM_NAME") || "ruby-#{Process.pid}", "name")
       @capacity = check_capacity(Integer(capacity || setting("ANTEROOM_CAPACITY") || 1), least: 1)
@@ -139,6 +139,11 @@ module Anteroom
       value unless value.nil? || value.empty?
     end
 
+    # The path of a Unix socket's address such as unix:///run/anteroom/handoff.sock; anything else is a path already.
+    def socket_path(address)
+      address.sub(%r{\Aunix://(?=/)}, "")
+    end
+
     def check_name(name, what)
       raise ArgumentError, "The #{what} #{name.inspect} must be 1 to 64 of A-Z a-z 0-9 . _ : -" unless NAME.match?(name)
 
@@ -240,7 +245,7 @@ module Anteroom
       return if @complaint == trouble.message
 
       @complaint = trouble.message
-      @log.call("Anteroom: #{trouble.message} Trying again until the sidecar is there.")
+      @log.call("Anteroom: #{trouble.message} Trying again until it works.")
     end
 
     # Once: the next shortage has the same cause.
