@@ -10,7 +10,7 @@ final class Options
     public const DEFAULT_PATH = '/run/anteroom/handoff.sock';
     public const MAX_CAPACITY = 4096;
 
-    /** The handoff socket: ANTEROOM_HANDOFF, else /run/anteroom/handoff.sock. */
+    /** The handoff socket: ANTEROOM_HANDOFF, else /run/anteroom/handoff.sock. May be given with unix:// before it. */
     public readonly string $path;
     /** The pool to serve: ANTEROOM_POOL, else "default". '': a private one, which ends with this host. */
     public readonly string $pool;
@@ -31,7 +31,8 @@ final class Options
         public readonly int $capacity = 1,
         public readonly int $cache = 256,
     ) {
-        $this->path = $path ?? (getenv('ANTEROOM_HANDOFF') ?: self::DEFAULT_PATH);
+        $address = $path ?? (getenv('ANTEROOM_HANDOFF') ?: self::DEFAULT_PATH);
+        $this->path = str_starts_with($address, 'unix:///') ? substr($address, strlen('unix://')) : $address;
         $this->pool = $pool === '' ? '' : self::word('pool', $pool ?? (getenv('ANTEROOM_POOL') ?: 'default'));
         $this->name = self::word('name', $name ?? (getenv('ANTEROOM_NAME') ?: 'php-' . getmypid()));
         if ($capacity < 1 || $capacity > self::MAX_CAPACITY) {
