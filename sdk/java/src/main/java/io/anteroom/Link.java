@@ -62,11 +62,13 @@ final class Link {
     }
   }
 
-  private static LinkException unreachable(String path, int errno) {
+  static LinkException unreachable(String path, int errno) {
     return new LinkException(switch (errno) {
       case Libc.ENOENT -> "There is no handoff socket at " + path + ". Start the sidecar (anteroom serve --handoff " + path
           + "), or name the right path in ANTEROOM_HANDOFF.";
-      case Libc.EACCES -> "This process may not open the handoff socket " + path + ". Run it as a user or group that the socket's mode admits.";
+      case Libc.EACCES -> "This process may not open the handoff socket " + path
+          + ". Name its user in the sidecar's option handoff-allow-uid, or its group in "
+          + "handoff-allow-gid. If it is named there, the mode of the socket or of a folder above it is in the way.";
       case Libc.ECONNREFUSED -> "Nobody answers at the handoff socket " + path + ". Is the sidecar running?";
       default -> "Cannot connect to the handoff socket " + path + ": " + Libc.strerror(errno);
     });

@@ -5,7 +5,7 @@ import java.util.regex.Pattern;
 /**
  * Where a host attaches, and as what.
  *
- * @param path the handoff socket
+ * @param path the handoff socket; may begin with unix://, as in the sidecar's options
  * @param pool the pool to serve; empty: a private one, which ends with this host
  * @param name what operators see; need not be unique
  * @param capacity leases at once, 1 to 4096
@@ -20,6 +20,7 @@ public record Options(String path, String pool, String name, int capacity, int c
 
   /** Throws IllegalArgumentException for what the protocol does not allow. */
   public Options {
+    path = path.startsWith("unix:///") ? path.substring("unix://".length()) : path;
     if (!pool.isEmpty()) {
       check("pool", pool);
     }

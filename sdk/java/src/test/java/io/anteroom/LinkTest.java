@@ -36,6 +36,12 @@ public class LinkTest {
     sidecar.close();
   }
 
+  @Test
+  public void noPermission() {
+    String message = Link.unreachable("/h", Libc.EACCES).getMessage();
+    assertTrue(message, message.contains("socket /h.") && message.contains("handoff-allow-uid") && message.contains("handoff-allow-gid"));
+  }
+
   private static Frame lease(long conn) {
     return Frame.of(Type.LEASE, Flag.FD, 1, conn, 0, 0);
   }

@@ -23,6 +23,15 @@ public class OptionsTest {
   }
 
   @Test
+  public void anAddressAsTheSidecarWritesIt() {
+    assertEquals("/run/h.sock", new Options("unix:///run/h.sock", "pool", "name", 1, 0).path());
+    assertEquals("/run/h.sock", GOOD.withPath("unix:///run/h.sock").path());
+    for (String path : List.of("relative.sock", "unix://relative.sock", "/unix:///a.sock")) {
+      assertEquals(path, GOOD.withPath(path).path());
+    }
+  }
+
+  @Test
   public void whatItAllows() {
     assertEquals("", GOOD.withPool("").pool()); // a private one
     assertEquals(new Options("/b", "x".repeat(64), "a.b_c:d-1", 4096, 5),
