@@ -69,7 +69,8 @@ fn unreachable(f: &mut fmt::Formatter<'_>, path: &dyn fmt::Display, cause: &io::
         ),
         io::ErrorKind::PermissionDenied => write!(
             f,
-            "This process may not open the handoff socket {path}. Run it as a user or group that the socket's mode admits."
+            "This process may not open the handoff socket {path}. Name its user in the sidecar's option handoff-allow-uid, or its group in \
+             handoff-allow-gid. If it is named there, the mode of the socket or of a folder above it is in the way."
         ),
         io::ErrorKind::ConnectionRefused | io::ErrorKind::WouldBlock => {
             write!(f, "Nobody answers at the handoff socket {path}. Is the sidecar running?")
@@ -80,7 +81,6 @@ fn unreachable(f: &mut fmt::Formatter<'_>, path: &dyn fmt::Display, cause: &io::
 
 fn hint(code: &str) -> &'static str {
     match code {
-        "NOT_ALLOWED" => " (run the app as a user that the sidecar allows, or allow this one there)",
         "BAD_VERSION" => " (use the same release of the sidecar and of this crate)",
         "AT_LIMIT" => " (the sidecar has as many hosts or pools as it may; stop one, or raise its limit)",
         "STOPPING" => " (the sidecar is stopping; its successor will answer)",

@@ -62,6 +62,7 @@ impl Host {
     /// Begins to attach, in a thread of its own. `report` is called there with what becomes of it. Errors: [`Error::Option`].
     pub fn attach(options: Options, report: impl FnMut(News<'_>) + Send + 'static) -> Result<Host, Error> {
         options.check()?;
+        let options = options.with_plain_path();
         let state = State {
             session: None,
             ready: VecDeque::new(),

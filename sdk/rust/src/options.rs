@@ -2,6 +2,8 @@
 
 use crate::error::Error;
 use crate::json::quote;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::{env, process};
 
@@ -12,7 +14,7 @@ const MAX_NAME: usize = 64;
 /// Where the sidecar is, and as what this process attaches.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The sidecar's handoff socket.
+    /// The sidecar's handoff socket; may begin with `unix://`, as in the sidecar's options.
     pub path: PathBuf,
     /// How operators see this host: 1 to 64 of `A-Z a-z 0-9 . _ : -`.
     pub name: String,
@@ -52,6 +54,15 @@ impl Options {
             check_name("pool", &self.pool)?;
         }
         check_capacity(self.capacity, 1)
+    }
+
+    /// The path without the `unix://` that may stand before an absolute one.
+    pub(crate) fn with_plain_path(mut self) -> Options {
+        let path = self.path.as_os_str().as_bytes();
+        if path.starts_with(b"unix:///") {
+            self.path = OsStr::from_bytes(&path["unix://".len()..]).into();
+        }
+        self
     }
 
     /// The payload of HELLO.

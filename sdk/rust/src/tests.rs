@@ -296,7 +296,7 @@ fn says_what_is_wrong_and_comes_back() {
     let (host, news) = attach(sidecar.options());
     sidecar.link().say(Frame { kind: kind::REFUSE, a: 14, payload: b"you are not root".to_vec(), ..Frame::default() });
     let told = news.recv_timeout(PATIENCE).unwrap();
-    assert!(told.contains("NOT_ALLOWED: you are not root (run the app as"), "{told}");
+    assert!(told.ends_with("NOT_ALLOWED: you are not root"), "{told}");
     let (link, _) = sidecar.welcome("");
     link.say(Frame { kind: 0x80, ..Frame::default() });
     let told = news.recv_timeout(PATIENCE).unwrap();
@@ -374,6 +374,26 @@ fn finishes_what_a_sidecar_that_has_gone_had_lent() {
     assert_eq!(heard, "done");
     host.drain();
     link.next(kind::DRAIN); // and no PUT
+}
+
+#[test]
+fn an_address_as_the_sidecar_writes_it() {
+    let sidecar = Sidecar::start();
+    let path = format!("unix://{}", sidecar.folder.join("handoff.sock").display()).into();
+    let (host, _) = attach(Options { path, ..sidecar.options() });
+    sidecar.welcome("");
+    host.drain();
+    for path in ["relative.sock", "unix://relative.sock", "/unix:///a.sock"] {
+        let options = Options { path: path.into(), ..sidecar.options() };
+        assert_eq!(options.with_plain_path().path.to_str(), Some(path));
+    }
+}
+
+#[test]
+fn no_permission() {
+    let cause = io::ErrorKind::PermissionDenied.into();
+    let told = Error::Unreachable { path: "/h".into(), cause }.to_string();
+    assert!(told.contains("socket /h.") && told.contains("handoff-allow-uid") && told.contains("handoff-allow-gid"), "{told}");
 }
 
 #[test]
