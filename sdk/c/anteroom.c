@@ -408,7 +408,7 @@ static void tell_trouble(anteroom *h)
     bool known = strcmp(h->trouble, h->complaint) == 0;
     memcpy(h->complaint, h->trouble, sizeof(h->complaint));
     pthread_mutex_unlock(&h->lock);
-    snprintf(line, sizeof(line), "anteroom: %s Trying again until the sidecar is there.", h->complaint);
+    snprintf(line, sizeof(line), "anteroom: %s Trying again until it works.", h->complaint);
     if (!known)
         h->log(h->log_data, line);
 }
@@ -716,6 +716,17 @@ static bool attend_all(anteroom *h)
     return true;
 }
 
+/* Notes what connect(2) said, and what to do about it. */
+static void complain_of_connect(anteroom *h, int error)
+{
+    const char *hint = error == ENOENT         ? "Start the sidecar (anteroom serve --handoff …), or name the right path in ANTEROOM_HANDOFF."
+                       : error == EACCES       ? "Name this process's user in the sidecar's option handoff-allow-uid, or its group in handoff-allow-gid. "
+                                                 "If it is named there, the mode of the socket or of a folder above it is in the way."
+                       : error == ECONNREFUSED ? "Is the sidecar running?"
+                                               : "";
+    complain(h, "Cannot connect to the handoff socket %s: %s. %s", h->path, strerror(error), hint);
+}
+
 /* Connects and says HELLO. */
 static bool connect_link(anteroom *h)
 {
@@ -723,11 +734,7 @@ static bool connect_link(anteroom *h)
     strcpy(address.sun_path, h->path);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
-        const char *hint = errno == ENOENT         ? "Start the sidecar (anteroom serve --handoff …), or name the right path in ANTEROOM_HANDOFF."
-                           : errno == EACCES       ? "Run this as a user or group that the socket's mode admits."
-                           : errno == ECONNREFUSED ? "Is the sidecar running?"
-                                                   : "";
-        complain(h, "Cannot connect to the handoff socket %s: %s. %s", h->path, strerror(errno), hint);
+        complain_of_connect(h, errno);
         if (fd >= 0)
             close(fd);
         return false;
@@ -854,6 +861,12 @@ static const char *setting(const char *given, const char *variable, const char *
     return value != NULL && (given != NULL || *value != '\0') ? value : otherwise;
 }
 
+/* The path of a Unix socket's address such as unix:///run/anteroom/handoff.sock; anything else is a path already. */
+static const char *path_of(const char *address)
+{
+    return strncmp(address, "unix:///", 8) == 0 ? address + 7 : address;
+}
+
 static bool good_name(const char *name)
 {
     size_t length = strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:-");
@@ -872,7 +885,7 @@ static const char *choose(anteroom *h, const anteroom_options *o)
 {
     char own_name[32];
     snprintf(own_name, sizeof(own_name), "c-%ld", (long)getpid());
-    const char *path = setting(o->path, "ANTEROOM_HANDOFF", DEFAULT_PATH);
+    const char *path = path_of(setting(o->path, "ANTEROOM_HANDOFF", DEFAULT_PATH));
     const char *pool = setting(o->pool, "ANTEROOM_POOL", "default");
     const char *name = setting(o->name, "ANTEROOM_NAME", own_name);
     const char *capacity = o->capacity != 0 ? NULL : setting(NULL, "ANTEROOM_CAPACITY", "1");

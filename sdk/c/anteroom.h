@@ -39,7 +39,7 @@ typedef struct anteroom anteroom;
 
 /* What a host is told when it is made. All zero is a good beginning. */
 typedef struct {
-    const char *path; /* the handoff socket; NULL: ANTEROOM_HANDOFF, else /run/anteroom/handoff.sock */
+    const char *path; /* the handoff socket, with or without unix://; NULL: ANTEROOM_HANDOFF, else /run/anteroom/handoff.sock */
     const char *pool; /* the pool to serve; NULL: ANTEROOM_POOL, else "default"; "": a private one, which ends with the host */
     const char *name; /* what operators see; NULL: ANTEROOM_NAME, else "c-" and the process id */
     int capacity;     /* leases at once, 1 to 4096; 0: ANTEROOM_CAPACITY, else 1 */

@@ -126,6 +126,24 @@ static void test_options(void)
     CHECK(anteroom_new(&(anteroom_options){.path = longest, .log = note}) == NULL && errno == ENAMETOOLONG);
 }
 
+static void check_path(const char *given, const char *wanted)
+{
+    anteroom *h = anteroom_new(&(anteroom_options){.path = given, .log = note});
+    CHECK(h != NULL && strcmp(h->path, wanted) == 0);
+    anteroom_free(h);
+}
+
+static void test_an_address_as_the_sidecar_writes_it(void)
+{
+    check_path("unix:///run/h.sock", "/run/h.sock");
+    setenv("ANTEROOM_HANDOFF", "unix:///run/h.sock", 1);
+    check_path(NULL, "/run/h.sock");
+    unsetenv("ANTEROOM_HANDOFF");
+    static const char *const as_they_stand[] = {"relative.sock", "unix://relative.sock", "/unix:///a.sock"};
+    for (size_t i = 0; i < sizeof(as_they_stand) / sizeof(*as_they_stand); i++)
+        check_path(as_they_stand[i], as_they_stand[i]);
+}
+
 static void test_facts_of_a_lease(void)
 {
     anteroom *h = start(1, 0, ALL);
@@ -280,6 +298,15 @@ static void test_nobody_there(void)
                 strstr(trouble, "Cannot connect to the handoff socket /nowhere/handoff.sock: No such file or directory. Start the sidecar") != NULL));
     anteroom_drain(h);
     CHECK(anteroom_next(h, &none, PATIENCE_MS) == -1 && errno == ESHUTDOWN && anteroom_join(h, PATIENCE_MS) == 0);
+    anteroom_free(h);
+}
+
+static void test_no_permission(void)
+{
+    anteroom *h = anteroom_new(&(anteroom_options){.path = "/h", .log = note});
+    CHECK(h != NULL);
+    complain_of_connect(h, EACCES);
+    CHECK(strstr(h->trouble, "socket /h: Permission denied. ") && strstr(h->trouble, "handoff-allow-uid") && strstr(h->trouble, "handoff-allow-gid"));
     anteroom_free(h);
 }
 
@@ -496,6 +523,7 @@ int main(void)
 #define TEST(test) run_one(test, #test)
     TEST(test_hello);
     TEST(test_options);
+    TEST(test_an_address_as_the_sidecar_writes_it);
     TEST(test_facts_of_a_lease);
     TEST(test_put_and_the_next_lease_without_a_descriptor);
     TEST(test_without_cache);
@@ -506,6 +534,7 @@ int main(void)
     TEST(test_capacity);
     TEST(test_drain);
     TEST(test_nobody_there);
+    TEST(test_no_permission);
     TEST(test_a_sidecar_that_ends_is_agreed_with_and_its_successor_found);
     TEST(test_after_a_lost_link_leases_can_be_served_and_not_put);
     TEST(test_ends);
