@@ -97,6 +97,23 @@ func verdict(err error) string {
 	return err.Error()
 }
 
+func TestSocketPath(t *testing.T) {
+	for address, want := range map[string]string{
+		"unix:///run/h.sock":   "/run/h.sock",
+		"/run/h.sock":          "/run/h.sock",
+		"h.sock":               "h.sock",
+		"unix://h.sock":        "unix://h.sock",
+		"/run/unix:///h.sock":  "/run/unix:///h.sock",
+		"unix:///unix:///a":    "/unix:///a",
+		"tcp:///run/h.sock":    "tcp:///run/h.sock",
+		"unix:/run/other.sock": "unix:/run/other.sock",
+	} {
+		if got := SocketPath(address); got != want {
+			t.Errorf("%q is the path of %q, want %q", got, address, want)
+		}
+	}
+}
+
 func TestHelloVectors(t *testing.T) {
 	for _, v := range load[struct{ Name, Frame, Want string }](t, "hello.json") {
 		t.Run(v.Name, func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -20,6 +21,15 @@ const (
 	DefaultPath  = "/run/anteroom/handoff.sock"
 	PathVariable = "ANTEROOM_HANDOFF"
 )
+
+// SocketPath returns the path of a Unix socket's address such as unix:///run/anteroom/handoff.sock;
+// anything else is a path already.
+func SocketPath(address string) string {
+	if path, ok := strings.CutPrefix(address, "unix://"); ok && strings.HasPrefix(path, "/") {
+		return path
+	}
+	return address
+}
 
 // DefaultPool is the pool of listeners and hosts that name none.
 const DefaultPool = "default"

@@ -26,7 +26,7 @@ import (
 // Options says where the sidecar is and what this host is to it. The zero value attaches to the
 // default place and serves the default pool, which the sidecar's own listeners feed.
 type Options struct {
-	// Path of the handoff socket. Empty: the environment variable ANTEROOM_HANDOFF, else /run/anteroom/handoff.sock.
+	// Path of the handoff socket, with or without unix:// before it. Empty: the environment variable ANTEROOM_HANDOFF, else /run/anteroom/handoff.sock.
 	Path string
 
 	// Name is how operators see this host: 1 to 64 of A-Z a-z 0-9 . _ : - and need not be unique. Empty: the environment variable ANTEROOM_NAME,
@@ -98,7 +98,7 @@ const (
 
 // withDefaults checks the options and fills in what is left open. All mistakes are reported together.
 func (o Options) withDefaults() (Options, error) {
-	o.Path = cmp.Or(o.Path, os.Getenv(handoff.PathVariable), handoff.DefaultPath)
+	o.Path = handoff.SocketPath(cmp.Or(o.Path, os.Getenv(handoff.PathVariable), handoff.DefaultPath))
 	o.Name = cmp.Or(o.Name, os.Getenv(NameVariable), programName())
 	o.Pool = cmp.Or(o.Pool, os.Getenv(PoolVariable))
 	if o.Pool == "" && !o.Private {
@@ -253,7 +253,8 @@ func dialError(path string, err error) error {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		hint = "nothing listens there: the sidecar has stopped, or this is no socket"
 	case errors.Is(err, fs.ErrPermission):
-		hint = "run this program as a user or group that may open it"
+		hint = "name this program's user in the sidecar's option handoff-allow-uid, or its group in handoff-allow-gid; " +
+			"if it is named there, the mode of the socket or of a folder above it is in the way"
 	}
 	return fmt.Errorf("host: connecting to the sidecar at %s: %w; %s", path, err, hint)
 }

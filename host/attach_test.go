@@ -115,7 +115,7 @@ func TestAttachToSomethingThatDoesNotAnswer(t *testing.T) {
 func TestAttachFindsTheSidecarByTheEnvironment(t *testing.T) {
 	checkLeaks(t)
 	s := hosttest.Launch(t)
-	t.Setenv(handoff.PathVariable, s.Path())
+	t.Setenv(handoff.PathVariable, "unix://"+s.Path()) // as the sidecar's options have it
 	h, err := host.Attach(t.Context(), host.Options{Logger: quiet()})
 	if err != nil {
 		t.Fatal(err)

@@ -24,7 +24,7 @@ to the whole process group, such as Ctrl-C, are for the Node process to obey.`,
 		Args: noArguments,
 		RunE: func(*cobra.Command, []string) error {
 			signal.Ignore(unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
-			err := nodebridge.Run(cmp.Or(path, os.Getenv(handoff.PathVariable), handoff.DefaultPath))
+			err := nodebridge.Run(handoff.SocketPath(cmp.Or(path, os.Getenv(handoff.PathVariable), handoff.DefaultPath)))
 			if errors.Is(err, nodebridge.ErrNoChannel) {
 				return &usageError{err}
 			}
