@@ -11,6 +11,17 @@ import (
 	"github.com/anteroom-io/anteroom/listener"
 )
 
+// checkFor returns the check of one socket, "handoff" or "control". Its error names the socket's
+// options: the sidecar sends it to a host that it refuses, which shows it to an operator.
+func (p Peers) checkFor(socket string) func(listener.Credentials) error {
+	return func(who listener.Credentials) error {
+		if err := p.check(who); err != nil {
+			return fmt.Errorf("%w; %s-allow-uid and %s-allow-gid let others in", err, socket, socket)
+		}
+		return nil
+	}
+}
+
 // check judges who may connect: the sidecar's own user and root always (they could take the sidecar over anyway), and those who are named.
 func (p Peers) check(who listener.Credentials) error {
 	own := uint32(os.Geteuid())
@@ -36,7 +47,7 @@ func (p Peers) none() bool { return len(p.UIDs) == 0 && len(p.GIDs) == 0 }
 // guarded is a Unix listener that hangs up on peers who are not allowed before a byte of theirs is read.
 type guarded struct {
 	net.Listener
-	allow Peers
+	allow func(listener.Credentials) error
 	log   hclog.Logger
 }
 
@@ -49,7 +60,7 @@ func (g *guarded) Accept() (net.Conn, error) {
 		}
 		who, err := credentials(conn)
 		if err == nil {
-			err = g.allow.check(who)
+			err = g.allow(who)
 		}
 		if err == nil {
 			return &identified{conn, who}, nil

@@ -99,7 +99,7 @@ func (s *sidecar) open() (err error) {
 		Limits:    s.config.Limits,
 		Exempt:    s.config.Exempt,
 		Answers:   s.config.Answers,
-		Allow:     s.config.HandoffAllow.check,
+		Allow:     s.config.HandoffAllow.checkFor("handoff"),
 		OnService: s.serving.set,
 	})
 	if err != nil {
@@ -155,7 +155,7 @@ func (s *sidecar) startControl() error {
 	if err != nil {
 		return err
 	}
-	s.run("control", s.control.serve(&guarded{l, s.config.ControlAllow, s.control.log}))
+	s.run("control", s.control.serve(&guarded{l, s.config.ControlAllow.checkFor("control"), s.control.log}))
 	return nil
 }
 
