@@ -39,7 +39,7 @@ class _Answered(AnteroomError):
     """The sidecar gave a code and a sentence."""
 
     def __init__(self, code: int, reason: str, hint: str = "") -> None:
-        super().__init__(f"{frame.code_name(code)}: {reason}" + (f" ({hint})" if hint else ""))
+        super().__init__(f"{frame.code_name(code)}: {reason.rstrip('.')}" + (f" ({hint})" if hint else "") + ".")
         self.code = code
         self.reason = reason
 

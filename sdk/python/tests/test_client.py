@@ -159,7 +159,7 @@ def test_a_refusal_says_why(path):
         with sidecar.accept()[0] as peer:
             peer.recv(1000)
             peer.sendall(Frame(Type.REFUSE, a=14, payload=b"uid 5 is not allowed").encode())
-            with pytest.raises(errors.Refused, match=r"NOT_ALLOWED: uid 5 is not allowed$") as caught:
+            with pytest.raises(errors.Refused, match=r"NOT_ALLOWED: uid 5 is not allowed\.$") as caught:
                 client.connect()
         assert caught.value.code == anteroom.Code.NOT_ALLOWED
         client.close()
@@ -194,7 +194,7 @@ def test_a_sidecar_that_has_hung_up_said_why(path, before, waits):
         theirs.sendall(before + ERROR)
         theirs.close()
         detached = next_event(client, anteroom.Detached)
-        assert str(detached.error) == "TOO_SLOW: 1 MiB waits"
+        assert str(detached.error) == "TOO_SLOW: 1 MiB waits."
 
 
 def test_why_a_sidecar_has_hung_up_is_not_lost_where_a_lease_was_looked_for(path):
@@ -206,7 +206,7 @@ def test_why_a_sidecar_has_hung_up_is_not_lost_where_a_lease_was_looked_for(path
         theirs.close()
         assert [client.take() for _ in range(2)] == [None, None]  # the header, and the sentence
         detached = next_event(client, anteroom.Detached)
-        assert str(detached.error) == "TOO_SLOW: 1 MiB waits"
+        assert str(detached.error) == "TOO_SLOW: 1 MiB waits."
 
 
 def test_a_sidecar_that_does_not_answer(path):
