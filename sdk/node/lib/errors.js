@@ -41,10 +41,19 @@ const REFUSAL_HINTS = {
   STOPPING: 'the sidecar is stopping; its successor will answer',
 };
 
+/** What an ERROR frame means. */
+function ended(reason, sentence) {
+  return new AnteroomError('ENDED', `${reason}: ${withoutStop(sentence)}.`, { reason });
+}
+
+function withoutStop(sentence) {
+  return sentence.replace(/\.$/, '');
+}
+
 /** What a REFUSE frame means. */
 function refused(reason, sentence) {
   const hint = REFUSAL_HINTS[reason];
-  return new AnteroomError('REFUSED', `${reason}: ${sentence}${hint ? ` (${hint})` : ''}`, { reason });
+  return new AnteroomError('REFUSED', `${reason}: ${withoutStop(sentence)}${hint ? ` (${hint})` : ''}.`, { reason });
 }
 
-module.exports = { AnteroomError, unreachable, refused };
+module.exports = { AnteroomError, ended, refused, unreachable };

@@ -1,7 +1,7 @@
 'use strict';
 // One attachment to a sidecar, from HELLO to the end of its link.
 
-const { AnteroomError, refused } = require('./errors');
+const { AnteroomError, ended, refused } = require('./errors');
 const { Flag, ForgetReason, HEADER_SIZE, MAGIC, NackReason, Type, VERSION, codeName, encode, write } = require('./frame');
 const { Inbox } = require('./inbox');
 const { Lease } = require('./lease');
@@ -137,10 +137,8 @@ class Session {
         return this.draining || this.#observer.draining(); // else it is the answer to ours
       case Type.REFUSE:
         throw refused(codeName(frame.low), frame.payload.toString());
-      case Type.ERROR: {
-        const reason = codeName(frame.low);
-        throw new AnteroomError('ENDED', `${reason}: ${frame.payload}`, { reason });
-      }
+      case Type.ERROR:
+        throw ended(codeName(frame.low), frame.payload.toString());
       // All others are words of a later version, which may be ignored.
     }
   }

@@ -106,7 +106,7 @@ for (const road of ['pipe', 'bridge']) {
     const refuse = async () => (await sidecar.link()).send({ type: Type.REFUSE, a: 14, payload: 'you are not root' });
     const [refused] = await Promise.all([failure(), refuse()]);
     assert.deepEqual([refused.code, refused.reason], ['ERR_ANTEROOM_REFUSED', 'NOT_ALLOWED']);
-    assert.equal(refused.message, 'NOT_ALLOWED: you are not root');
+    assert.equal(refused.message, 'NOT_ALLOWED: you are not root.');
     const end = async () => (await sidecar.welcome()).send({ type: Type.ERROR, a: 13, payload: 'too slow' });
     const [ended] = await Promise.all([failure(), end()]);
     assert.deepEqual([ended.code, ended.reason], ['ERR_ANTEROOM_ENDED', 'TOO_SLOW']);
