@@ -53,8 +53,12 @@ impl fmt::Display for Error {
         match self {
             Error::Option(what) => f.write_str(what),
             Error::Unreachable { path, cause } => unreachable(f, &path.display(), cause),
-            Error::Refused { code, reason } => write!(f, "The sidecar refuses this host: {code}: {reason}{}", hint(code)),
-            Error::Ended { code, reason } => write!(f, "The sidecar has ended the link: {code}: {reason}"),
+            Error::Refused { code, reason } => {
+                write!(f, "The sidecar refuses this host: {code}: {}{}.", without_stop(reason), hint(code))
+            }
+            Error::Ended { code, reason } => {
+                write!(f, "The sidecar has ended the link: {code}: {}.", without_stop(reason))
+            }
             Error::LinkLost(what) => f.write_str(what),
             Error::Protocol { what, .. } => write!(f, "The sidecar sent {what}."),
         }
@@ -77,6 +81,10 @@ fn unreachable(f: &mut fmt::Formatter<'_>, path: &dyn fmt::Display, cause: &io::
         }
         _ => write!(f, "Cannot connect to the handoff socket {path}: {cause}."),
     }
+}
+
+fn without_stop(sentence: &str) -> &str {
+    sentence.strip_suffix('.').unwrap_or(sentence)
 }
 
 fn hint(code: &str) -> &'static str {

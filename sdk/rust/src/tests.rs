@@ -296,7 +296,7 @@ fn says_what_is_wrong_and_comes_back() {
     let (host, news) = attach(sidecar.options());
     sidecar.link().say(Frame { kind: kind::REFUSE, a: 14, payload: b"you are not root".to_vec(), ..Frame::default() });
     let told = news.recv_timeout(PATIENCE).unwrap();
-    assert!(told.ends_with("NOT_ALLOWED: you are not root"), "{told}");
+    assert!(told.ends_with("NOT_ALLOWED: you are not root."), "{told}");
     let (link, _) = sidecar.welcome("");
     link.say(Frame { kind: 0x80, ..Frame::default() });
     let told = news.recv_timeout(PATIENCE).unwrap();
