@@ -35,6 +35,7 @@ func TestAttachSaysWhatIsWrong(t *testing.T) {
 		{"no socket", host.Options{Path: dir + "/none.sock"}, []string{dir + "/none.sock", "start the sidecar", "ANTEROOM_HANDOFF"}},
 		{"nobody listens", host.Options{Path: dead}, []string{dead, "has stopped"}},
 		{"not a socket", host.Options{Path: dir}, []string{dir, "no socket"}},
+		{"an address", host.Options{Path: "unix://" + dir + "/none.sock"}, []string{" " + dir + "/none.sock"}},
 		{"a long path", host.Options{Path: "/" + strings.Repeat("x", 200)}, []string{"201 bytes", "at most 107"}},
 		{"all mistakes at once", host.Options{Name: "a b", Pool: "c d", Capacity: -1}, []string{`"a b"`, `"c d"`, "Capacity -1"}},
 	} {

@@ -80,6 +80,9 @@ type pool struct {
 	unsure   bool        // in policy.unsure
 	service  PoolService // as of the last review
 	unserved episode
+	served   bool // it was, in this process's life
+	joined   bool // a host has attached, and no review has seen it
+	astray   bool // that it has hosts and no listener was warned of
 }
 
 // DefaultPool is the pool of listeners and hosts that name none.
@@ -163,6 +166,7 @@ func (p *policy) attach(hello *handoff.Hello, peer listener.Credentials, state *
 	p.reconsider(to)
 	h.heard = p.now
 	p.wake = min(p.wake, p.aliveDue(h))
+	to.joined = true
 	p.act.tell(Event{Kind: EventHostAttached, Host: id, Name: h.name, Pool: to.name})
 	return h, nil
 }

@@ -59,6 +59,7 @@ type Manager struct {
 	// The loop's own.
 	turns    uint64       // of the loop
 	service  ServiceState // what Config.OnService was told last
+	settled  bool         // every listener is there (Settle): now the log may say which pools wait for hosts
 	quit     bool
 	doors    map[uint64]*entrance // by token
 	handoffs map[uint64]*entrance

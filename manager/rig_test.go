@@ -78,6 +78,9 @@ func makeRig(t testing.TB, config Config) *rig {
 	if err := m.AddHandoff(r.open("unix://" + r.handoff)); err != nil {
 		t.Fatal(err)
 	}
+	if err := m.Settle(); err != nil {
+		t.Fatal(err)
+	}
 	return r
 }
 

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
+
 	"github.com/anteroom-io/anteroom/handoff"
 )
 
@@ -67,17 +69,61 @@ func TestAListenerIsServedByItsOwnPool(t *testing.T) {
 	b.want(r, NoHost, map[string]ServiceState{DefaultPool: NoHost, "web": Serving, "other": Serving, "private-2": Serving})
 	r.attach(handoff.Hello{Name: "default"})
 	b.want(r, Serving, map[string]ServiceState{DefaultPool: Serving, "web": Serving, "other": Serving, "private-2": Serving})
-	r.wantLog(1, "no host is attached to a pool", "pool=web", "listeners=public", r.handoff, "ANTEROOM_POOL")
-	r.wantLog(1, "no host is attached to a pool", "pool=default", r.web)
-	r.wantLog(1, "a pool is served again", "pool=web")
+	r.wantLog(1, "[INFO]", "waiting for hosts", "pool=web", "listeners=public", "at "+r.handoff+" (ANTEROOM_HANDOFF)", "ANTEROOM_POOL")
+	r.wantLog(1, "[INFO]", "waiting for hosts", "pool=default", r.web)
+	r.wantLog(0, "no host is attached to a pool")
+	r.wantLog(1, "a pool is served:", "pool=web")
+	r.wantLog(0, "a pool is served again")
 
 	elsewhere.close()
 	web.close()
 	r.eventually("gone", func(c Counts) bool { return len(c.Hosts) == 2 })
 	b.want(r, NoHost, map[string]ServiceState{DefaultPool: Serving, "web": NoHost, "private-2": Serving})
-	r.wantLog(2, "no host is attached to a pool", "pool=web")
-	r.wantLog(1, "no host is attached to a pool", "pool=web", "the attached hosts, 2, are in other pools")
+	r.wantLog(1, "[WARN]", "no host is attached to a pool", "pool=web", "listeners=public", "the attached hosts, 2, are in other pools")
 	r.wantLog(0, "no host is attached to a pool", "pool=other")
+	r.attach(handoff.Hello{Name: "web", Pool: "web"})
+	r.wantLog(1, "a pool is served again", "pool=web")
+	r.wantLog(1, "waiting for hosts", "pool=web")
+}
+
+// What the log says at the start names every listener of a pool, however the sidecar opens them one by
+// one, and says nothing of a pool whose host was faster.
+func TestTheLogWaitsForEveryListener(t *testing.T) {
+	m := &rig{t: t, journal: &journal{}}
+	var err error
+	if m.Manager, err = New(Config{Logger: hclog.New(&hclog.LoggerOptions{Output: m.journal})}); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- m.Run() }()
+	defer func() {
+		_, _ = m.Shutdown(t.Context(), 0)
+		<-ended
+	}()
+	m.listen("tcp://127.0.0.1:0", ListenerOptions{Name: "first", Pool: "web"})
+	m.wantLog(0, "waiting for hosts")
+	m.listen("tcp://127.0.0.1:0", ListenerOptions{Name: "second", Pool: "web"})
+	m.wantLog(0, "waiting for hosts")
+	if err := m.Settle(); err != nil {
+		t.Fatal(err)
+	}
+	m.wantLog(1, "waiting for hosts", "pool=web", `listeners="first, second"`)
+	m.wantLog(1, "waiting for hosts")
+}
+
+// A host in a pool that no listener feeds is warned of once, if a listener's pool has no host.
+func TestAHostInAPoolThatNoListenerFeeds(t *testing.T) {
+	r, _ := boardRig(t, Limits{})
+	const words = "a host has attached to a pool that no listener feeds"
+	private := r.hello(handoff.Hello{Name: "private", Capacity: 1})
+	defer private.close()
+	r.wantLog(0, words)
+	r.attach(handoff.Hello{Name: "one", Pool: "wbe"})
+	r.wantLog(1, "[WARN]", words, "pool=wbe", "without_host=default")
+	r.attach(handoff.Hello{Name: "two", Pool: "wbe"})
+	r.attach(handoff.Hello{Name: "right"})
+	r.attach(handoff.Hello{Name: "other", Pool: "other"})
+	r.wantLog(1, words)
 }
 
 // The first request that waits for a host to attach is told at once, the second is not.
@@ -86,7 +132,7 @@ func TestARequestThatWaitsForAHostIsTold(t *testing.T) {
 	first, second := r.dial(), r.dial()
 	first.send("a")
 	r.eventually("waits", func(c Counts) bool { return c.States.Ready == 1 })
-	r.wantLog(1, "a request waits for a host to attach", "pool=default", "waits=30s", r.handoff)
+	r.wantLog(1, "a request waits for a host to attach", "pool=default", "listeners=tcp://"+r.web, "waits=30s", r.handoff)
 	second.send("b")
 	r.eventually("both wait", func(c Counts) bool { return c.States.Ready == 2 })
 	r.wantLog(1, "a request waits for a host to attach")

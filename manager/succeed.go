@@ -567,6 +567,8 @@ func (m *Manager) known(fd int) bool {
 func (m *Manager) Settle() error {
 	return m.tell(func() error {
 		m.config.Memory.head.unsettled = 0
+		m.settled = true
+		m.policy.reconsiderAll()
 		return nil
 	})
 }
