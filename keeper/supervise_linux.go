@@ -114,10 +114,19 @@ func (s *supervisor) reap() (last unix.WaitStatus) {
 			return last
 		case pid == s.serving():
 			last, ended = status, true
-			s.log.Debug("the sidecar's process has ended", "pid", pid, "status", describe(status))
+			s.tellEnd(pid, status)
 		}
 	}
 	return last
+}
+
+// tellEnd says how the process that served has ended, as a warning if a signal has killed it.
+func (s *supervisor) tellEnd(pid int, status unix.WaitStatus) {
+	level := hclog.Debug
+	if status.Signaled() {
+		level = hclog.Warn
+	}
+	s.log.Log(level, "the sidecar's process has ended", "pid", pid, "status", describe(status))
 }
 
 func (s *supervisor) serving() int {
@@ -207,13 +216,13 @@ func supervisorPipe() (fd int, supervised bool) {
 	return fd, err == nil
 }
 
-// Announce tells the supervisor of this process, if it has one, that it serves from now on.
+// Announce tells the supervisor of this process, if it has one, that it serves from now on. A supervisor that has been killed (EPIPE) is no error.
 func Announce() error {
 	fd, supervised := supervisorPipe()
 	if !supervised {
 		return nil
 	}
-	if _, err := unix.Write(fd, []byte(strconv.Itoa(unix.Getpid())+"\n")); err != nil {
+	if _, err := unix.Write(fd, []byte(strconv.Itoa(unix.Getpid())+"\n")); err != nil && !errors.Is(err, unix.EPIPE) {
 		return fmt.Errorf("announcing this process to its supervisor: %w", err)
 	}
 	return nil

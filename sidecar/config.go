@@ -243,6 +243,12 @@ func (l Listen) readiness() (manager.Readiness, error) {
 
 func (c *Config) handoff() listener.Address { return orAddress(c.Handoff, DefaultHandoff) }
 func (c *Config) control() listener.Address { return orAddress(c.Control, DefaultControl) }
+func (c *Config) controlText() string {
+	if c.ControlOff {
+		return "none"
+	}
+	return c.control().String()
+}
 func (c *Config) handoffMode() fs.FileMode {
 	return socketMode(c.HandoffMode, DefaultHandoffMode, c.HandoffAllow)
 }

@@ -130,7 +130,7 @@ func (s *sidecar) start() error {
 	for _, warning := range s.config.Warnings() {
 		s.log.Warn(warning)
 	}
-	s.log.Info("started", "version", s.config.version(), "listen", listening, "handoff", s.config.handoff(), "control", s.config.control())
+	s.log.Info("started", "version", s.config.version(), "listen", texts(listening), "handoff", s.config.handoff(), "control", s.config.controlText())
 	_, s.told = s.serving.condition("")
 	notify(s.log, append(s.succession.mainPID(), daemon.SdNotifyReady, "STATUS="+s.told)...)
 	if s.config.OnReady != nil {
@@ -143,6 +143,15 @@ func addresses(listeners []*listener.Listener) []listener.Address {
 	all := make([]listener.Address, len(listeners))
 	for i, l := range listeners {
 		all[i] = l.Addr()
+	}
+	return all
+}
+
+// texts are addresses as the configuration has them.
+func texts(addresses []listener.Address) []string {
+	all := make([]string, len(addresses))
+	for i, a := range addresses {
+		all[i] = a.String()
 	}
 	return all
 }

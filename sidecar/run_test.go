@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -190,6 +192,35 @@ func get(t *testing.T, client *http.Client, url string) string {
 }
 
 func hello(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") }
+
+// The line that says started has addresses as the configuration writes them, in JSON too.
+func TestTheLineAtTheStart(t *testing.T) {
+	log := new(logged)
+	r := start(t, func(c *Config) {
+		c.ControlOff = true
+		c.Listen = append(c.Listen, Listen{Address: parsed(t, "tcp://127.0.0.1:0")})
+		c.Logger = plainLogger{hclog.New(&hclog.LoggerOptions{Output: log, JSONFormat: true})}
+	})
+	for text := range strings.Lines(log.String()) {
+		var line struct {
+			Message string   `json:"@message"`
+			Listen  []string `json:"listen"`
+			Handoff string   `json:"handoff"`
+			Control string   `json:"control"`
+		}
+		if !strings.Contains(text, `"started"`) {
+			continue
+		}
+		if err := json.Unmarshal([]byte(text), &line); err != nil {
+			t.Fatalf("%v: %s", err, text)
+		}
+		if !slices.Equal(line.Listen, texts(r.listening)) || line.Handoff != r.config.Handoff.String() || line.Control != "none" {
+			t.Errorf("%s", text)
+		}
+		return
+	}
+	t.Errorf("no line says started:\n%s", log)
+}
 
 func TestAConnectionsLifeThroughTheContract(t *testing.T) {
 	r := start(t, nil)

@@ -46,12 +46,7 @@ var settings = append([]setting{
 		key: "control", value: "address", standard: DefaultControl,
 		usage: "where operators connect over gRPC, or none",
 		parse: one(parseControl),
-		show: func(c *Config) string {
-			if c.ControlOff {
-				return "none"
-			}
-			return c.control().String()
-		},
+		show:  (*Config).controlText,
 	},
 	mode("control-mode", DefaultControlMode, "mode of the control socket's file", func(c *Config) *fs.FileMode { return &c.ControlMode }, (*Config).controlMode),
 	ids("control-allow-uid", "users", func(c *Config) *[]uint32 { return &c.ControlAllow.UIDs }),

@@ -21,6 +21,9 @@ import (
 // memoryVariable tells a successor the number of the descriptor of its predecessor's memory.
 const memoryVariable = "ANTEROOM_MEMORY"
 
+// predecessorVariable tells a successor the process id of its predecessor.
+const predecessorVariable = "ANTEROOM_PREDECESSOR"
+
 // succession is what a sidecar has from its predecessor, and does for its successor.
 type succession struct {
 	log    hclog.Logger
@@ -89,7 +92,18 @@ func (s *succession) takeOver(fd int) (err error) {
 		return err
 	}
 	s.heir = true
+	s.tellDeath()
 	return nil
+}
+
+// tellDeath warns if the predecessor has died. One that waits for this process is being replaced, and
+// says so itself; a process that takes over from itself has said why.
+func (s *succession) tellDeath() {
+	predecessor := os.Getenv(predecessorVariable)
+	if s.offer != nil || predecessor == strconv.Itoa(os.Getpid()) {
+		return
+	}
+	s.log.Warn("the sidecar's process has died (its keeper took over)", "died", predecessor, "successor", os.Getpid())
 }
 
 // successor is this program, with the same arguments, told where the memory is.
@@ -97,11 +111,12 @@ func (s *succession) successor(path string) keeper.Program {
 	env := make([]string, 0, len(os.Environ())+1)
 	for _, v := range os.Environ() {
 		name, _, _ := strings.Cut(v, "=")
-		if name != memoryVariable && name != offerVariable && name != settingsVariable {
+		if !slices.Contains([]string{memoryVariable, predecessorVariable, offerVariable, settingsVariable}, name) {
 			env = append(env, v)
 		}
 	}
-	env = append(env, memoryVariable+"="+strconv.Itoa(s.memory.FD()), settingsVariable+"="+strconv.Itoa(int(s.settings.Fd())))
+	env = append(env, memoryVariable+"="+strconv.Itoa(s.memory.FD()), settingsVariable+"="+strconv.Itoa(int(s.settings.Fd())),
+		predecessorVariable+"="+strconv.Itoa(os.Getpid()))
 	return keeper.Program{Path: path, Args: os.Args, Env: env}
 }
 

@@ -121,6 +121,9 @@ func TestSIGHUPReloads(t *testing.T) {
 		if n := s.Log.Lines("a setting changes", "max-hosts", "before=10", "now=20"); n != 1 {
 			t.Errorf("%d lines about the change, want one\n%s", n, s.Log)
 		}
+		if n := s.Log.Lines("has died"); n != 0 {
+			t.Errorf("a reload is logged as a death\n%s", s.Log)
+		}
 		if !supervised {
 			var pid int
 			_, line, _ := strings.Cut(s.Log.String(), "successor=")
@@ -156,6 +159,9 @@ func TestReloadsThatFail(t *testing.T) {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 			clients.after(t)
 			limitIs(t, s, "max-hosts", "10")
+			if n := s.Log.Lines("[WARN]", "the sidecar's process has died", fmt.Sprintf("died=%d", pid)); n != 1 {
+				t.Errorf("%d lines about the death, want one\n%s", n, s.Log)
+			}
 		})
 	}
 }

@@ -184,3 +184,19 @@ func TestTheSidecarIsKilled(t *testing.T) {
 	default:
 	}
 }
+
+// The supervisor is killed: the sidecar and its keeper go on, over the sidecar's own death too.
+func TestTheSupervisorIsKilled(t *testing.T) {
+	s := processes.Serve(t, "--listen", "tcp://127.0.0.1:0", "--supervise")
+	aHost(t, s, "one")
+	s.Hosts(1)
+	clients := passBy(t, s)
+	pid := serving(t, s, true)
+	heir := keeperOf(pid)
+	t.Cleanup(func() { _ = syscall.Kill(heir, syscall.SIGTERM) })
+	s.Signal(syscall.SIGKILL)
+	processes.Eventually(t, "it is gone", func() bool { return syscall.Kill(s.PID(), 0) != nil })
+	clients.idle.mustAsk(t, "orphaned")
+	_ = syscall.Kill(pid, syscall.SIGKILL)
+	clients.after(t)
+}
