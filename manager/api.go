@@ -9,7 +9,7 @@ import (
 // Errors of the operators' calls.
 var (
 	ErrNotFound  = errors.New("no such connection")
-	ErrNotLeased = errors.New("the connection is not leased")
+	ErrNotLeased = errors.New("not leased")
 	ErrStopped   = errors.New("the manager has ended")
 	ErrReplaced  = errors.New("another process has taken over")
 )

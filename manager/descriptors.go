@@ -51,7 +51,7 @@ func (d Descriptors) Check(l Limits) error {
 	if l.Connections <= d.Shared {
 		return nil
 	}
-	return &LimitsError{[]Violation{{"Connections", fmt.Sprintf(
+	return &LimitsError{[]Violation{{Field: "Connections", Range: fmt.Sprintf("1 to %d", d.Shared), Reason: fmt.Sprintf(
 		"%d is out of range, give 1 to %d: the limit of open files is %d, less a reserve of %d; raise it (ulimit -n, LimitNOFILE=) for more",
 		l.Connections, d.Shared, d.Limit, d.Limit-d.Shared)}}}
 }

@@ -129,6 +129,7 @@ const maxPeek = 1 << 20
 type Violation struct {
 	Field  string // the Go name of the field
 	Reason string // what is wrong and what is right
+	Range  string // the values that are right, in words
 }
 
 // LimitsError lists every violation found.
@@ -190,28 +191,31 @@ func set[T int | time.Duration](field *T, value T) {
 // Check reports every field that is out of range as a *LimitsError, or nil. Zero fields are right: they mean the default.
 func (l Limits) Check() error {
 	var bad []Violation
+	wrong := func(field string, v any, give string) {
+		bad = append(bad, Violation{field, fmt.Sprintf("%v is out of range, give %s", v, give), give})
+	}
 	count := func(field string, v, least, most int) {
 		if v != 0 && (v < least || v > most) {
-			bad = append(bad, Violation{field, fmt.Sprintf("%d is out of range, give %d to %d", v, least, most)})
+			wrong(field, v, fmt.Sprintf("%d to %d", least, most))
 		}
 	}
 	timeout := func(field string, v time.Duration) {
 		if v != 0 && (v < MinTimeout || v > MaxTimeout) {
-			bad = append(bad, Violation{field, fmt.Sprintf("%v is out of range, give %v to %v", v, MinTimeout, MaxTimeout)})
+			wrong(field, v, timeouts)
 		}
 	}
-	optional := func(field string, v, most int) {
+	optional := func(field string, v, most int, word string) {
 		if v < Off || v > most {
-			bad = append(bad, Violation{field, fmt.Sprintf("%d is out of range, give 1 to %d, or none", v, most)})
+			wrong(field, v, fmt.Sprintf("1 to %d, or %s", most, word))
 		}
 	}
 	optionalTimeout := func(field string, v time.Duration) {
-		if v != Off {
-			timeout(field, v)
+		if v != Off && v != 0 && (v < MinTimeout || v > MaxTimeout) {
+			wrong(field, v, timeouts+", or off")
 		}
 	}
 	count("Connections", l.Connections, 1, maxConnections)
-	optional("KeepAlive", l.KeepAlive, maxConnections)
+	optional("KeepAlive", l.KeepAlive, maxConnections, "none")
 	count("Queue", l.Queue, 1, maxConnections)
 	count("Hosts", l.Hosts, 1, maxHosts)
 	count("Listeners", l.Listeners, 1, 1<<15)
@@ -222,16 +226,16 @@ func (l Limits) Check() error {
 	count("Finishing", l.Finishing, 1, maxConnections)
 	count("HostFinishing", l.HostFinishing, 1, maxConnections)
 	count("Helpers", l.Helpers, 4, MaxHelpers)
-	optional("ClientConnections", l.ClientConnections, maxConnections)
-	optional("ClientRate", l.ClientRate, 1<<20)
+	optional("ClientConnections", l.ClientConnections, maxConnections, "off")
+	optional("ClientRate", l.ClientRate, 1<<20, "off")
 	count("ClientBurst", l.ClientBurst, 1, 1<<20)
 	count("Clients", l.Clients, 1, maxConnections)
-	optional("Requests", l.Requests, 1<<30)
+	optional("Requests", l.Requests, 1<<30, "off")
 	count("Redeliveries", l.Redeliveries, 1, 250)
 	count("Head", l.Head, 64, maxPeek)
 	count("WaitBody", l.WaitBody, 1, maxPeek)
 	if l.Body < 0 {
-		bad = append(bad, Violation{"Body", fmt.Sprintf("%d is out of range, give 0 (no limit) or more", l.Body)})
+		wrong("Body", l.Body, "1 or more, or off")
 	}
 	count("MinRate", l.MinRate, 1, 1<<30)
 	timeout("KeepAliveTimeout", l.KeepAliveTimeout)
@@ -251,6 +255,25 @@ func (l Limits) Check() error {
 		return nil
 	}
 	return &LimitsError{bad}
+}
+
+// timeouts is the range of a timeout, in words.
+var timeouts = fmt.Sprintf("%v to %v", MinTimeout, MaxTimeout)
+
+// RangeOf is the range of a field of Limits, in words; empty if there is no such field. It is what Check
+// says of a value that is right for none.
+func RangeOf(field string) string {
+	var l Limits
+	for i, values := 0, reflect.ValueOf(&l).Elem(); i < values.NumField(); i++ {
+		values.Field(i).SetInt(Off - 1)
+	}
+	bad, _ := errors.AsType[*LimitsError](l.Check())
+	for _, v := range bad.Violations {
+		if v.Field == field {
+			return v.Range
+		}
+	}
+	return ""
 }
 
 // merge returns l with the non-zero fields of change in place of its own.

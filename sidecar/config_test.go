@@ -191,7 +191,7 @@ func TestEveryMistakeIsReported(t *testing.T) {
 		"ANTEROOM_DRAIN_TIMEOUT":     "give 1ms to",
 		"ANTEROOM_HANDOFF_ALLOW_UID": "id -u",
 		"anteroom.yaml:1":            "did you mean listen?",
-		"anteroom.yaml:2":            "give 1 or more",
+		"anteroom.yaml:2":            "0 is out of range, give 1 to 12288",
 		"anteroom.yaml:3":            "give 1 to",
 		"anteroom.yaml:4":            "a number with a unit",
 		"anteroom.yaml:5":            "twice",

@@ -20,6 +20,7 @@ var failures = []struct {
 	hint string
 }{
 	{manager.ErrNotFound, codes.NotFound, "it may have closed meanwhile; ListConnections shows those there are"},
+	{ErrMisconfigured, codes.FailedPrecondition, "correct it and ask again; until then this process goes on"},
 	{ErrNotUpgraded, codes.FailedPrecondition, "mend what the message says and ask again; until then this process goes on"},
 	{manager.ErrNotLeased, codes.FailedPrecondition, "only a leased connection can be put or revoked; GetConnection shows its state"},
 	{manager.ErrStopping, codes.FailedPrecondition, "call Start again then"},
@@ -37,7 +38,7 @@ func failure(err error) error {
 	}
 	for _, f := range failures {
 		if errors.Is(err, f.err) {
-			return explained(status.Newf(f.code, "%v: %s", err, f.hint), err)
+			return explained(status.New(f.code, withHint(err.Error(), f.hint)), err)
 		}
 	}
 	// Nil and what has a code already stay as they are; the rest becomes UNKNOWN here and says so.
@@ -47,15 +48,33 @@ func failure(err error) error {
 	return status.Error(codes.Internal, err.Error())
 }
 
+// withHint is a text with what to do about it, on a line of its own if the text has several.
+func withHint(text, hint string) string {
+	if strings.Contains(text, "\n") {
+		return text + "\n" + strings.ToUpper(hint[:1]) + hint[1:] + "."
+	}
+	return text + ": " + hint
+}
+
+// ReasonMisconfigured in a google.rpc.ErrorInfo of the details says that there are mistakes in the configuration.
+const ReasonMisconfigured = "MISCONFIGURED"
+
 // ReasonReplaced in a google.rpc.ErrorInfo of the details says that another process has taken over, which answers when called again.
 const ReasonReplaced = "REPLACED"
 
 // explained adds the details that programs look at.
 func explained(s *status.Status, err error) error {
-	if errors.Is(err, manager.ErrReplaced) {
-		if detailed, err := s.WithDetails(&errdetails.ErrorInfo{Reason: ReasonReplaced, Domain: "anteroom"}); err == nil {
-			s = detailed
-		}
+	reason := ""
+	switch {
+	case errors.Is(err, manager.ErrReplaced):
+		reason = ReasonReplaced
+	case errors.Is(err, ErrMisconfigured):
+		reason = ReasonMisconfigured
+	default:
+		return s.Err()
+	}
+	if detailed, err := s.WithDetails(&errdetails.ErrorInfo{Reason: reason, Domain: "anteroom"}); err == nil {
+		s = detailed
 	}
 	return s.Err()
 }

@@ -147,12 +147,14 @@ func (l limit) absent(word string) (int64, error) {
 		return l.none, nil
 	case l.off != 0:
 		return 0, fmt.Errorf("%q could mean nothing, or no limit; write off for no limit", word)
-	case word == "0" && l.isTimeout():
-		return 0, fmt.Errorf("0 is out of range, give %v to %v", manager.MinTimeout, manager.MaxTimeout)
 	case word == "0":
-		return 0, errors.New("0 is out of range, give 1 or more")
+		return 0, l.zeroOutOfRange()
 	}
-	return 0, fmt.Errorf("%q is no value of it; it has no such state, give a number or a time", word)
+	return 0, fmt.Errorf("%q is no value of it; give %s", word, manager.RangeOf(l.name))
+}
+
+func (l limit) zeroOutOfRange() error {
+	return fmt.Errorf("0 is out of range, give %s", manager.RangeOf(l.name))
 }
 
 // absentValue is what 0 stands for in the contract, which says at each field what it means there; 0 if
@@ -168,7 +170,7 @@ func parseNanoseconds(text string) (int64, error) {
 func (l limit) parseNumber(text string) (int64, error) {
 	n, err := strconv.ParseUint(text, 10, 63)
 	if err != nil {
-		return 0, fmt.Errorf("%q is not a whole number of 1 or more; give one such as 1000", text)
+		return 0, fmt.Errorf("%q is not a whole number; give %s", text, manager.RangeOf(l.name))
 	}
 	return l.number(n)
 }
@@ -181,7 +183,7 @@ func (l limit) number(n uint64) (int64, error) {
 	case l.absentValue() != 0:
 		return l.absentValue(), nil
 	}
-	return 0, errors.New("0 is out of range, give 1 or more")
+	return 0, l.zeroOutOfRange()
 }
 
 // show is the limit as people write it, or the default.
@@ -236,6 +238,9 @@ func parseLimit(change *manager.Limits, key, value string) error {
 			return l.parse(change, value)
 		}
 		keys = append(keys, l.key)
+	}
+	if settingOf(key) != nil {
+		return errors.New("cannot be changed while the sidecar runs; change it in the file and reload")
 	}
 	return unknown("limit", key, keys)
 }

@@ -2,8 +2,11 @@ package sidecar
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	pb "github.com/anteroom-io/anteroom/api/anteroom/v1"
@@ -62,6 +65,28 @@ func newService(c connections, upgrade, reload replacing) *service {
 	return &service{connections: c, upgrade: upgrade, reload: reload, watches: make(chan struct{}, maxWatches)}
 }
 
+// maxIDsTold is how many ids the error of a call names.
+const maxIDsTold = 8
+
+// about names the connections that an error concerns.
+func about(err error, ids ...uint64) error {
+	if !errors.Is(err, manager.ErrNotFound) && !errors.Is(err, manager.ErrNotLeased) || len(ids) == 0 {
+		return err
+	}
+	names := make([]string, min(len(ids), maxIDsTold))
+	for i := range names {
+		names[i] = strconv.FormatUint(ids[i], 10)
+	}
+	what := "connection "
+	if len(ids) > 1 {
+		what = "connections "
+	}
+	if more := len(ids) - len(names); more > 0 {
+		names = append(names, fmt.Sprintf("and %d more", more))
+	}
+	return fmt.Errorf("%s%s: %w", what, strings.Join(names, ", "), err)
+}
+
 // The calls, as the contract describes them.
 
 // Put speaks for a host that has gone astray.
@@ -71,7 +96,7 @@ func (s *service) Put(ctx context.Context, r *pb.PutRequest) (*pb.PutResponse, e
 	if err := bad.err(); err != nil {
 		return nil, err
 	}
-	return &pb.PutResponse{}, s.connections.Put(ctx, manager.ConnID(r.ConnectionId), timeout)
+	return &pb.PutResponse{}, about(s.connections.Put(ctx, manager.ConnID(r.ConnectionId), timeout), r.ConnectionId)
 }
 
 // Revoke ends leases that their hosts do not answer.
@@ -85,7 +110,7 @@ func (s *service) Revoke(ctx context.Context, r *pb.RevokeRequest) (*pb.RevokeRe
 		return nil, err
 	}
 	n, err := s.connections.Revoke(ctx, ids)
-	return &pb.RevokeResponse{Revoked: uint32(n)}, err
+	return &pb.RevokeResponse{Revoked: uint32(n)}, about(err, r.ConnectionIds...)
 }
 
 // Upgrade returns when a new process serves.
@@ -129,7 +154,7 @@ func (s *service) Close(ctx context.Context, r *pb.CloseRequest) (*pb.CloseRespo
 		return nil, err
 	}
 	n, err := s.connections.Close(ctx, selection)
-	return &pb.CloseResponse{Closed: uint32(n)}, err
+	return &pb.CloseResponse{Closed: uint32(n)}, about(err, r.GetSelection().GetConnectionIds()...)
 }
 
 // GetConnectionCounts answers with one moment's counts.
@@ -194,7 +219,7 @@ func (s *service) ListConnections(ctx context.Context, r *pb.ListConnectionsRequ
 func (s *service) GetConnection(ctx context.Context, r *pb.GetConnectionRequest) (*pb.GetConnectionResponse, error) {
 	c, err := s.connections.Connection(ctx, manager.ConnID(r.ConnectionId))
 	if err != nil {
-		return nil, err
+		return nil, about(err, r.ConnectionId)
 	}
 	return &pb.GetConnectionResponse{Connection: connectionMessage(&c)}, nil
 }

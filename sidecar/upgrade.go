@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -42,7 +43,13 @@ const (
 )
 
 // ErrNotUpgraded means that everything is as it was before.
-var ErrNotUpgraded = errors.New("the upgrade was given up, nothing has changed")
+var ErrNotUpgraded = errors.New("nothing has changed")
+
+// ErrMisconfigured is an ErrNotUpgraded: the program that was to take over has found mistakes in the configuration.
+var ErrMisconfigured = fmt.Errorf("%w: the configuration is wrong", ErrNotUpgraded)
+
+// misconfiguredStatus is the exit status of a check that has found mistakes (docs/cli.md).
+const misconfiguredStatus = 2
 
 // Replacement is what has come of an upgrade or a reload.
 type Replacement struct {
@@ -53,18 +60,21 @@ type Replacement struct {
 // Upgrade replaces this process by a new one of the program that is now where this one's was, which goes on with every connection and host. On success
 // this process is about to end. Error: ErrNotUpgraded.
 func (s *sidecar) Upgrade(ctx context.Context) (Replacement, error) {
-	return s.replaceBy(ctx, s.program)
+	return s.replaceBy(ctx, "upgrade", s.program)
 }
 
 // Reload is an Upgrade to the very same program, which reads the configuration again.
 func (s *sidecar) Reload(ctx context.Context) (Replacement, error) {
-	return s.replaceBy(ctx, keeper.Self)
+	return s.replaceBy(ctx, "reload", keeper.Self)
 }
 
-func (s *sidecar) replaceBy(ctx context.Context, program string) (r Replacement, err error) {
+func (s *sidecar) replaceBy(ctx context.Context, what, program string) (r Replacement, err error) {
 	if r.PID, r.Changes, err = s.tryReplace(ctx, program); err != nil {
 		s.log.Error("not replaced, this process goes on", "program", program, "error", err)
-		return r, fmt.Errorf("%w: %w", ErrNotUpgraded, err)
+		if !errors.Is(err, ErrNotUpgraded) {
+			err = fmt.Errorf("%w: %w", ErrNotUpgraded, err)
+		}
+		return r, fmt.Errorf("the %s was given up, %w", what, err)
 	}
 	s.log.Info("another process serves now, this one leaves", "successor", r.PID)
 	s.replaced <- struct{}{}
@@ -80,7 +90,10 @@ func (s *sidecar) tryReplace(ctx context.Context, program string) (pid int, chan
 	if err != nil {
 		return 0, nil, err
 	}
-	changes = differences(s.config.Choices, choices)
+	changes = s.inForce(ctx, differences(s.config.Choices, choices))
+	if len(changes) == 0 && choices != nil {
+		s.log.Info("no setting has changed")
+	}
 	s.log.Info("starting a process that takes over", "program", program)
 	for _, c := range changes {
 		s.log.Info("a setting changes", "key", c.Key, "before", c.Before, "now", c.Now)
@@ -123,13 +136,41 @@ func (s *sidecar) checkProgram(ctx context.Context, path string) ([]Choice, erro
 	out := new(bytes.Buffer)
 	check.Stdout = &limitedBuffer{out}
 	if err := check.Run(); err != nil {
-		return nil, fmt.Errorf("%s check: %w: %s%s", path, err, out.Bytes(), said.Bytes())
+		return nil, checkFailure(path, err, strings.TrimSpace(out.String()+said.String()))
 	}
 	var choices []Choice
 	if err := json.Unmarshal(out.Bytes(), &choices); err != nil {
 		s.log.Debug("what changes is not known", "program", path, "error", err)
 	}
 	return choices, nil
+}
+
+// checkFailure is the error of a check that ended with err and has said something.
+func checkFailure(path string, err error, said string) error {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() == misconfiguredStatus && said != "" {
+		return fmt.Errorf("%w: %s", ErrMisconfigured, strings.TrimPrefix(said, "anteroom: "))
+	}
+	if said == "" {
+		return fmt.Errorf("%s check: %w", path, err)
+	}
+	return fmt.Errorf("%s check: %w: %s", path, err, said)
+}
+
+// inForce are the changes with the values of limits that are in force until now: operators may have set
+// others than the configuration.
+func (s *sidecar) inForce(ctx context.Context, changes []Change) []Change {
+	limits, err := s.manager.Limits(ctx)
+	if err != nil {
+		return changes
+	}
+	for _, l := range ShowLimits(limitsMessage(limits)) {
+		for i := range changes {
+			if changes[i].Key == l.Key {
+				changes[i].Before = l.Value
+			}
+		}
+	}
+	return changes
 }
 
 // checkDelay bounds the wait for the output of a check that has ended and left a child behind, which holds the pipes open.

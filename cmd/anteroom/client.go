@@ -30,6 +30,8 @@ import (
 const (
 	// callTimeout bounds a call, beside what it is asked to wait.
 	callTimeout = 10 * time.Second
+	// maxSocketPath is what sockaddr_un holds with a NUL at its end (unix(7)).
+	maxSocketPath = 107
 	// maxAnswer is the longest answer taken, in bytes: the counts of as many hosts as there may be.
 	maxAnswer = 64 << 20
 )
@@ -98,6 +100,8 @@ func (o *operator) target() (string, credentials.TransportCredentials, error) {
 		scheme, rest = "unix", o.control // a bare path
 	}
 	switch {
+	case scheme == "unix" && len(rest) > maxSocketPath:
+		return "", nil, usage("the control socket %q: the path has %d bytes, the kernel allows %d", o.control, len(rest), maxSocketPath)
 	case scheme == "unix" && strings.HasPrefix(rest, "@"):
 		return "unix-abstract:" + rest[1:], insecure.NewCredentials(), nil
 	case scheme == "unix" && strings.HasPrefix(rest, "/"):

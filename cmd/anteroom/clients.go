@@ -33,6 +33,12 @@ func clientsCommand() *cobra.Command {
 		}
 		return o.showClients(answer.GetClients())
 	})
+	cmd.PreRunE = func(*cobra.Command, []string) error {
+		if most < 1 || most > maxPage {
+			return usage("--limit %d: give 1 to %d", most, maxPage)
+		}
+		return nil
+	}
 	f := cmd.Flags()
 	f.StringVar(&by, "by", "connections", "what they are sorted by: connections, requests, refusals")
 	f.Uint32Var(&most, "limit", 20, "show at most so many, up to 1000")

@@ -70,6 +70,9 @@ func codeOf(err error) int {
 	if errors.Is(err, errNotHealthy) {
 		return exitFailed
 	}
+	if hasReason(err, sidecar.ReasonMisconfigured) {
+		return exitUsage
+	}
 	return codeOfCall(status.Code(err))
 }
 

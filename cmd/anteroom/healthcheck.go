@@ -69,7 +69,7 @@ func (o *operator) healthy(ctx context.Context, c *healthcheck) error {
 	case err != nil:
 		return err
 	case c.content(answer):
-		return o.say(answer, "%s", enumWord(answer.GetStatus(), ""))
+		return o.say(answer, "%s", o.healthWord(ctx, answer))
 	}
 	return o.unhealthy(ctx, c)
 }
@@ -90,9 +90,22 @@ func (o *operator) becomesHealthy(ctx context.Context, c *healthcheck) error {
 		case err != nil:
 			return err
 		case c.content(answer):
-			return o.say(answer, "%s", enumWord(answer.GetStatus(), ""))
+			return o.say(answer, "%s", o.healthWord(ctx, answer))
 		}
 	}
+}
+
+// healthWord is the state of the whole in one of the words of docs/control.md. An answer alone is enough
+// for --live, also if the sidecar does not tell its state.
+func (o *operator) healthWord(ctx context.Context, answer *healthpb.HealthCheckResponse) string {
+	if answer.GetStatus() == healthpb.HealthCheckResponse_SERVING {
+		return serviceWord(pb.ServiceState_SERVICE_STATE_SERVING)
+	}
+	counts, err := call(ctx, 0, o.GetConnectionCounts, &pb.GetConnectionCountsRequest{})
+	if err != nil {
+		return "not serving"
+	}
+	return serviceWord(counts.GetState())
 }
 
 // content reports whether the answer is what is asked for.

@@ -95,6 +95,9 @@ process cannot open what is configured, nothing changes. SIGHUP does the same.`,
 		if o.json {
 			return o.message(answer)
 		}
+		if len(answer.GetChanges()) == 0 {
+			fmt.Fprintln(o.out, "no setting has changed")
+		}
 		for _, c := range answer.GetChanges() {
 			fmt.Fprintf(o.out, "%s: %s (before: %s)\n", c.GetKey(), printable(c.GetNow()), printable(c.GetBefore()))
 		}

@@ -107,9 +107,12 @@ func (o *operator) watchNext(ctx context.Context, r *pb.WatchRequest) (grpc.Serv
 }
 
 // isReplaced reports whether a call came to a process that another has taken over from.
-func isReplaced(err error) bool {
+func isReplaced(err error) bool { return hasReason(err, sidecar.ReasonReplaced) }
+
+// hasReason reports whether the sidecar has given this reason, in a google.rpc.ErrorInfo.
+func hasReason(err error, reason string) bool {
 	for _, detail := range status.Convert(err).Details() {
-		if info, ok := detail.(*errdetails.ErrorInfo); ok && info.GetReason() == sidecar.ReasonReplaced {
+		if info, ok := detail.(*errdetails.ErrorInfo); ok && info.GetReason() == reason {
 			return true
 		}
 	}

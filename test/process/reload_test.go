@@ -84,7 +84,7 @@ func TestReload(t *testing.T) {
 		put(t, file, fmt.Sprintf("listen: [\"tcp://%s\", \"tcp://%s\"]\nmax-hosts: 20\n", stays, comes))
 		out := must(t, s, "reload")
 		reloaded(t, out)
-		for _, want := range []string{"listen: ", "max-hosts: 20 (before: 10)"} {
+		for _, want := range []string{"listen: ", "max-hosts: 20 (before: 30)"} {
 			if !strings.Contains(out, want) {
 				t.Errorf("%q is missing in %q", want, out)
 			}
@@ -104,6 +104,11 @@ func TestReload(t *testing.T) {
 		}
 		limitIs(t, s, "max-queue", "77")
 		limitIs(t, s, "max-hosts", "20")
+		out = must(t, s, "reload")
+		reloaded(t, out)
+		if !strings.HasPrefix(out, "no setting has changed\n") {
+			t.Errorf("a reload of the same file says %q", out)
+		}
 	})
 }
 
@@ -140,18 +145,25 @@ func TestReloadsThatFail(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	for _, c := range []struct{ name, text, says string }{
-		{"mistake", "listen: tcp://127.0.0.1:0\nmax-hots: 20\n", "did you mean max-hosts"},
-		{"no YAML", "listen: [", "is not YAML"},
-		{"address in use", "listen: [\"tcp://127.0.0.1:0\", \"tcp://" + taken.Addr().String() + "\"]\nmax-hosts: 20\n", "address in use"},
+	for _, c := range []struct {
+		name, text, says string
+		status           int // as docs/cli.md says
+	}{
+		{"mistake", "listen: tcp://127.0.0.1:0\nmax-hots: 20\n", "did you mean max-hosts", 2},
+		{"no YAML", "listen: [", "is not YAML", 2},
+		{"address in use", "listen: [\"tcp://127.0.0.1:0\", \"tcp://" + taken.Addr().String() + "\"]\nmax-hosts: 20\n", "address in use", 5},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s, file := configured(t, "--supervise", "listen: tcp://127.0.0.1:0\nmax-hosts: 10\n")
 			clients := passBy(t, s)
 			put(t, file, c.text)
 			pid := serving(t, s, true)
-			if out, err := anteroom(t, s, "reload"); err == nil || !strings.Contains(out, c.says) {
-				t.Errorf("%v: %q; want %q", err, out, c.says)
+			out, err := anteroom(t, s, "reload")
+			if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != c.status || !strings.Contains(out, c.says) {
+				t.Errorf("%v: %q; want %d and %q", err, out, c.status, c.says)
+			}
+			if !strings.HasPrefix(out, "anteroom: the reload was given up, nothing has changed: ") || strings.Contains(out, "\n:") {
+				t.Errorf("%q", out)
 			}
 			if serving(t, s, true) != pid {
 				t.Error("the process was replaced")
