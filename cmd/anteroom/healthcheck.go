@@ -79,13 +79,13 @@ func (o *operator) becomesHealthy(ctx context.Context, c *healthcheck) error {
 	waiting, cancel := context.WithTimeout(ctx, c.wait)
 	defer cancel()
 	stream, err := o.health.Watch(waiting, c.request(), grpc.WaitForReady(true))
-	if err != nil {
-		return err
-	}
 	for {
-		answer, err := stream.Recv()
+		var answer *healthpb.HealthCheckResponse
+		if err == nil {
+			answer, err = stream.Recv()
+		}
 		switch {
-		case err != nil && waiting.Err() != nil:
+		case err != nil && (waiting.Err() != nil || status.Code(err) == codes.DeadlineExceeded):
 			return fmt.Errorf("after %v: %w", c.wait, o.explain(o.unhealthy(ctx, c)))
 		case err != nil:
 			return err
