@@ -139,7 +139,8 @@ func named(n int, names string) ([]Passed, error) {
 func claim(passed []Passed) error {
 	for _, p := range passed {
 		if _, err := unix.FcntlInt(uintptr(p.FD), unix.F_GETFD, 0); err != nil {
-			return fmt.Errorf("LISTEN_FDS promises descriptor %d (%s), which is not open: fcntl(F_GETFD): %w", p.FD, p.Name, err)
+			return fmt.Errorf("LISTEN_FDS promises descriptor %d (%s), which is not open: let the service manager start this process, or unset LISTEN_PID: fcntl(F_GETFD): %w",
+				p.FD, p.Name, err)
 		}
 	}
 	for _, p := range passed {
@@ -191,7 +192,7 @@ func (in *Inheritance) describe() string {
 		texts = append(texts, fmt.Sprintf("fd://%d (%s)", p.FD, p.Name))
 	}
 	if texts == nil {
-		return "none (LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES, set by a service manager, say which)"
+		return "none (LISTEN_FDS and LISTEN_FDNAMES, set by a service manager, say which, where LISTEN_PID is this process's id)"
 	}
 	return strings.Join(texts, ", ")
 }
@@ -224,7 +225,7 @@ func openNumber(fd int, o Options) (*Listener, error) {
 		return nil, fmt.Errorf("this process was not started with a descriptor %d: fcntl(F_GETFD): %w", fd, err)
 	}
 	if flags&unix.FD_CLOEXEC != 0 {
-		return nil, fmt.Errorf("descriptor %d was not passed to this process, or is taken already", fd)
+		return nil, fmt.Errorf("descriptor %d was not passed to this process, or is taken already; there is %s", fd, o.Inherited.describe())
 	}
 	return openPassed(fd, o)
 }

@@ -101,7 +101,7 @@ func (o *operator) target() (string, credentials.TransportCredentials, error) {
 	}
 	switch {
 	case scheme == "unix" && len(rest) > maxSocketPath:
-		return "", nil, usage("the control socket %q: the path has %d bytes, the kernel allows %d", o.control, len(rest), maxSocketPath)
+		return "", nil, usage("the control socket %q: the path has %d bytes, the kernel allows %d: choose a shorter one", o.control, len(rest), maxSocketPath)
 	case scheme == "unix" && strings.HasPrefix(rest, "@"):
 		return "unix-abstract:" + rest[1:], insecure.NewCredentials(), nil
 	case scheme == "unix" && strings.HasPrefix(rest, "/"):
