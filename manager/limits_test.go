@@ -2,6 +2,7 @@ package manager
 
 import (
 	"context"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -416,5 +417,20 @@ func TestLimitsThatAreUnchanged(t *testing.T) {
 	before, now := Limits{Hosts: 1, Queue: 2}, Limits{Hosts: 1, Queue: 3, Connections: 100}
 	if got, want := set.unchanged(before, now), (Limits{Hosts: 7, KeepAliveTimeout: 9}); got != want {
 		t.Errorf("%+v, want %+v", got, want)
+	}
+}
+
+// Every limit has a range in words, which errors show.
+func TestEveryLimitHasARange(t *testing.T) {
+	for i := range reflect.TypeFor[Limits]().NumField() {
+		if name := reflect.TypeFor[Limits]().Field(i).Name; RangeOf(name) == "" {
+			t.Errorf("%s has no range", name)
+		}
+	}
+	if got := RangeOf("KeepAlive"); got != "1 to 1048576, or none" {
+		t.Errorf("the range of KeepAlive is %q", got)
+	}
+	if got := RangeOf("Nothing"); got != "" {
+		t.Errorf("the range of nothing is %q", got)
 	}
 }

@@ -2,8 +2,10 @@ package sidecar
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -448,4 +450,40 @@ func replacedBy(pid int) replacing {
 	return func(context.Context) (Replacement, error) {
 		return Replacement{PID: pid, Changes: []Change{{"max-hosts", "1024", "7"}}}, nil
 	}
+}
+
+// An error about connections names them, the first of many.
+func TestErrorsNameTheConnections(t *testing.T) {
+	for want, ids := range map[string][]uint64{
+		"connection 5: no such connection":                                   {5},
+		"connections 5, 6: no such connection":                               {5, 6},
+		"connections 1, 2, 3, 4, 5, 6, 7, 8, and 2 more: no such connection": {1, 2, 3, 4, 5, 6, 7, 8, 9, 10},
+		"no such connection":                                                 nil,
+	} {
+		if got := about(manager.ErrNotFound, ids...); got.Error() != want || !errors.Is(got, manager.ErrNotFound) {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	if err := about(nil, 5); err != nil {
+		t.Error(err)
+	}
+}
+
+// What is wrong with a configuration is told line by line, with the reason in the details.
+func TestAMisconfiguredReload(t *testing.T) {
+	err := failure(fmt.Errorf("the reload was given up, %w", checkFailure("p", exitStatus(t, 2), "anteroom: 1 mistake to correct:\n  max-hots: no")))
+	s := status.Convert(err)
+	const want = "the reload was given up, nothing has changed: the configuration is wrong: 1 mistake to correct:\n  max-hots: no\n" +
+		"Correct it and ask again; until then this process goes on."
+	if s.Code() != codes.FailedPrecondition || s.Message() != want || len(s.Details()) != 1 {
+		t.Errorf("%v %q %v", s.Code(), s.Message(), s.Details())
+	}
+	if err := checkFailure("p", exitStatus(t, 1), ""); errors.Is(err, ErrMisconfigured) || err.Error() != "p check: exit status 1" {
+		t.Errorf("%v", err)
+	}
+}
+
+func exitStatus(t *testing.T, status int) error {
+	t.Helper()
+	return exec.Command("sh", "-c", fmt.Sprintf("exit %d", status)).Run()
 }
