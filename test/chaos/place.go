@@ -166,22 +166,26 @@ type process struct {
 	name   string
 }
 
-const keeperName = "anteroom-keeper"
+const (
+	keeperName = "anteroom-keeper"
+	helperName = "anteroom-helper"
+)
 
-// serving finds the process that serves, and its keeper; 0 if there is none at this moment.
+// serving finds the process that serves, and its keeper; 0 if there is none at this moment. Keepers
+// among the supervisor's children are about to take over, and helpers there about to end.
 func (p *place) serving() (sidecar, keeper int) {
 	for _, child := range children(p.sidecar.Process.Pid) {
-		if child.name == keeperName {
-			continue // about to succeed
+		if child.name == keeperName || child.name == helperName {
+			continue
 		}
-		sidecar = child.pid
 		for _, grandchild := range children(child.pid) {
 			if grandchild.name == keeperName {
-				keeper = grandchild.pid
+				return child.pid, grandchild.pid
 			}
 		}
+		sidecar = child.pid
 	}
-	return sidecar, keeper
+	return sidecar, 0
 }
 
 func children(parent int) (list []process) {

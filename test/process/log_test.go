@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/anteroom-io/anteroom/internal/freeport"
 	"github.com/anteroom-io/anteroom/test/processes"
 )
 
@@ -42,14 +43,15 @@ func piped(t *testing.T, flags ...string) (s *processes.Sidecar, log *os.File) {
 	return s, log
 }
 
+// freeAddress returns an address on loopback that is reserved until the test ends.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freeport.Reserve()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Cleanup(port.Close)
+	return port.Loopback()
 }
 
 // fail has something logged: a peer of the handoff socket says nonsense, and reads why that is refused.
@@ -67,15 +69,20 @@ func fail(t *testing.T, s *processes.Sidecar) {
 	}
 }
 
-// isFull reports whether a pipe's buffer is as good as full: pages are not filled to their ends (FIONREAD, by its other name TIOCINQ).
+// isFull reports whether a pipe has no room: it has a number of pages, of which each write fills a
+// part. So poll(2) says it, by a write end that is opened for the question, and not FIONREAD.
 func isFull(t *testing.T, pipe *os.File) bool {
 	t.Helper()
-	const size, unused = 64 << 10, 8 << 10
-	n, err := unix.IoctlGetInt(int(pipe.Fd()), unix.TIOCINQ)
+	w, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", pipe.Fd()), unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return n > size-unused
+	defer func() { _ = unix.Close(w) }()
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(w), Events: unix.POLLOUT}}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n == 0
 }
 
 // fill has lines logged until the pipe is full and lines are being dropped.
