@@ -54,6 +54,7 @@ type head struct {
 	lastHost    HostID
 	successions uint64
 	unsettled   uint32 // successions in a row that have not come as far as a turn of the loop
+	failures    uint32 // successions in a row that have given up before they served
 	topLink     uint32 // link parts from here on have never been used
 	current     uint32 // which of the two notes holds
 	owner       uint32 // who owns it all (Owner)
@@ -281,7 +282,14 @@ func (m *Memory) Offer() uint32 {
 }
 
 // Forgive forgets that successors have died: what they died of was their own, not what they had inherited.
-func (m *Memory) Forgive() { m.head.unsettled = 0 }
+func (m *Memory) Forgive() { m.head.unsettled, m.head.failures = 0, 0 }
+
+// CountFailure notes that this successor gives up before it serves. It returns false once as many in a
+// row have as may: another would fail, too. A successor that is killed does not count.
+func (m *Memory) CountFailure() (another bool) {
+	m.head.failures++
+	return m.head.failures < maxUnsettled
+}
 
 // FD is the descriptor that a successor is told.
 func (m *Memory) FD() int { return m.fd }

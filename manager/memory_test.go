@@ -137,6 +137,48 @@ func TestSuccessorsThatDieAtOnceAreGivenUp(t *testing.T) {
 	}
 }
 
+// A successor whose loop has turned may be killed: it has not died of what it inherited, however many
+// are killed before they serve.
+func TestSuccessorsThatAreKilledAreNotGivenUp(t *testing.T) {
+	m := smallMemory(t)
+	for range 2 * maxUnsettled {
+		next, err := Succeed(Config{Memory: m}, Estate{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		died := make(chan any)
+		go func() {
+			defer func() { died <- recover() }()
+			_ = next.Run()
+		}()
+		for range 2 { // the first may be obeyed in the first turn, the second is obeyed behind it
+			if err := next.tell(func() error { return nil }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		next.post(func() { panic(death{}) })
+		if got := <-died; got != (death{}) {
+			t.Fatalf("the loop ended with %v", got)
+		}
+		if err := next.sel.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestSuccessorsThatGiveUpAreCounted(t *testing.T) {
+	m := smallMemory(t)
+	for n := 1; n <= maxUnsettled; n++ {
+		if another := m.CountFailure(); another != (n < maxUnsettled) {
+			t.Errorf("after %d failures another may try: %v", n, another)
+		}
+	}
+	m.Forgive()
+	if !m.CountFailure() {
+		t.Error("failures before one that served count")
+	}
+}
+
 // What an operator has changed holds on, until the configuration says otherwise.
 func TestLimitsOutliveTheProcess(t *testing.T) {
 	m := smallMemory(t)

@@ -40,6 +40,7 @@ func (m *Manager) run() error {
 	m.policy.now = m.clock()
 	m.resumeLinks()
 	err := m.turn(0) // without waiting: commands were obeyed before there was a loop
+	m.turned()
 	for err == nil && !m.quit {
 		err = m.turn(m.patience())
 	}

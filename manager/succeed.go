@@ -30,7 +30,8 @@ func (e Estate) claim(fd int) bool {
 	return had
 }
 
-// maxUnsettled is how many successors in a row may die before they serve (Settle). What kills them would kill the next one too.
+// maxUnsettled is how many successors in a row may die before the first turn of their loop, or give up
+// before they serve (Settle). What ends them would end the next one, too.
 const maxUnsettled = 5
 
 // ErrHopeless means that too many successors have died at once.
@@ -563,10 +564,14 @@ func (m *Manager) known(fd int) bool {
 	return found
 }
 
-// Settle says that this process serves: if it dies from now on, it was not of what it had inherited.
+// turned notes that the loop has turned once: if this process dies from now on, it was not of what it
+// had inherited.
+func (m *Manager) turned() { m.config.Memory.head.unsettled = 0 }
+
+// Settle says that this process serves.
 func (m *Manager) Settle() error {
 	return m.tell(func() error {
-		m.config.Memory.head.unsettled = 0
+		m.config.Memory.Forgive()
 		m.settled = true
 		m.policy.reconsiderAll()
 		return nil

@@ -195,7 +195,8 @@ func (s *succession) failed(err error) error {
 		return err
 	}
 	s.log.Error("this process cannot take over", "error", err)
-	if errors.Is(err, manager.ErrHopeless) {
+	hopeless := errors.Is(err, manager.ErrHopeless) || s.memory != nil && !s.memory.CountFailure()
+	if hopeless {
 		s.close()
 	}
 	flushLog()
