@@ -288,7 +288,7 @@ func (m *Memory) Forgive() { m.head.unsettled, m.head.failures = 0, 0 }
 // row have as may: another would fail, too. A successor that is killed does not count.
 func (m *Memory) CountFailure() (another bool) {
 	m.head.failures++
-	return m.head.failures < maxUnsettled
+	return m.head.failures < maxFailures
 }
 
 // FD is the descriptor that a successor is told.

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -151,6 +152,11 @@ func TestSuccessorsThatAreKilledAreNotGivenUp(t *testing.T) {
 			defer func() { died <- recover() }()
 			_ = next.Run()
 		}()
+		for on := false; !on; time.Sleep(time.Millisecond) { // before, a command runs at once
+			next.mu.Lock()
+			on = next.running
+			next.mu.Unlock()
+		}
 		for range 2 { // the first may be obeyed in the first turn, the second is obeyed behind it
 			if err := next.tell(func() error { return nil }); err != nil {
 				t.Fatal(err)
@@ -168,8 +174,8 @@ func TestSuccessorsThatAreKilledAreNotGivenUp(t *testing.T) {
 
 func TestSuccessorsThatGiveUpAreCounted(t *testing.T) {
 	m := smallMemory(t)
-	for n := 1; n <= maxUnsettled; n++ {
-		if another := m.CountFailure(); another != (n < maxUnsettled) {
+	for n := 1; n <= maxFailures; n++ {
+		if another := m.CountFailure(); another != (n < maxFailures) {
 			t.Errorf("after %d failures another may try: %v", n, another)
 		}
 	}

@@ -30,9 +30,12 @@ func (e Estate) claim(fd int) bool {
 	return had
 }
 
-// maxUnsettled is how many successors in a row may die before the first turn of their loop, or give up
-// before they serve (Settle). What ends them would end the next one, too.
-const maxUnsettled = 5
+// How many successors in a row may end before another is no use: what ends them would end the next one,
+// too.
+const (
+	maxUnsettled = 20 // that die before the first turn of their loop; some may have been killed from outside
+	maxFailures  = 5  // that give up before they serve (CountFailure)
+)
 
 // ErrHopeless means that too many successors have died at once.
 var ErrHopeless = fmt.Errorf("%d successors in a row died before they served anything", maxUnsettled)
