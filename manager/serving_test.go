@@ -98,7 +98,9 @@ func TestTheLogWaitsForEveryListener(t *testing.T) {
 	go func() { ended <- m.Run() }()
 	defer func() {
 		_, _ = m.Shutdown(t.Context(), 0)
-		<-ended
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
 	}()
 	m.listen("tcp://127.0.0.1:0", ListenerOptions{Name: "first", Pool: "web"})
 	m.wantLog(0, "waiting for hosts")

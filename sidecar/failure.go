@@ -64,7 +64,7 @@ const ReasonReplaced = "REPLACED"
 
 // explained adds the details that programs look at.
 func explained(s *status.Status, err error) error {
-	reason := ""
+	var reason string
 	switch {
 	case errors.Is(err, manager.ErrReplaced):
 		reason = ReasonReplaced

@@ -73,9 +73,9 @@ func about(err error, ids ...uint64) error {
 	if !errors.Is(err, manager.ErrNotFound) && !errors.Is(err, manager.ErrNotLeased) || len(ids) == 0 {
 		return err
 	}
-	names := make([]string, min(len(ids), maxIDsTold))
-	for i := range names {
-		names[i] = strconv.FormatUint(ids[i], 10)
+	var names []string
+	for _, id := range ids[:min(len(ids), maxIDsTold)] {
+		names = append(names, strconv.FormatUint(id, 10))
 	}
 	what := "connection "
 	if len(ids) > 1 {
