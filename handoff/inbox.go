@@ -33,7 +33,8 @@ type Inbox struct {
 	now    cursor // as far as Next has given out; taken as far as that once it is called again
 	filled bool   // the last Recv took all the room there was
 
-	// Drop, if set, closes descriptors in the place of close(2), which may wait for whatever the peer has sent.
+	// Drop, if set, closes descriptors in the place of close(2), which may wait for whatever the
+	// peer has sent.
 	Drop func(fd int)
 }
 

@@ -65,8 +65,9 @@ const (
 // OutboxSize is how many bytes of memory a fixed Outbox needs. Pages of it that are not written to cost nothing.
 const OutboxSize = int(unsafe.Sizeof(outboxMemory{})+marksRoom*unsafe.Sizeof(mark{})) + outboxRoom
 
-// OutboxAt makes an Outbox in memory of at least OutboxSize bytes, aligned to 8. Zeroed memory is an empty Outbox; what an Outbox in another process has left
-// in it goes on where that has been. drop, unless it is nil, closes duplicates in the place of close(2), which may wait.
+// OutboxAt makes an Outbox in memory of at least OutboxSize bytes, aligned to 8. Zeroed memory is
+// an empty Outbox; what an Outbox in another process has left in it goes on where that has been.
+// drop, unless it is nil, closes duplicates in the place of close(2), which may wait.
 func OutboxAt(memory []byte, drop func(fd int)) Outbox {
 	state, rest := memory[:unsafe.Sizeof(outboxMemory{})], memory[unsafe.Sizeof(outboxMemory{}):OutboxSize]
 	ring := marksRoom * int(unsafe.Sizeof(mark{}))

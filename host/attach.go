@@ -26,7 +26,8 @@ import (
 // Options says where the sidecar is and what this host is to it. The zero value attaches to the
 // default place and serves the default pool, which the sidecar's own listeners feed.
 type Options struct {
-	// Path of the handoff socket, with or without unix:// before it. Empty: the environment variable ANTEROOM_HANDOFF, else /run/anteroom/handoff.sock.
+	// Path of the handoff socket, with or without unix:// before it. Empty: the environment
+	// variable ANTEROOM_HANDOFF, else /run/anteroom/handoff.sock.
 	Path string
 
 	// Name is how operators see this host: 1 to 64 of A-Z a-z 0-9 . _ : - and need not be unique. Empty: the environment variable ANTEROOM_NAME,

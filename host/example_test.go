@@ -12,7 +12,8 @@ import (
 	"github.com/anteroom-io/anteroom/host"
 )
 
-// An app behind a sidecar's own listeners. SIGTERM lets it finish what it has begun; its clients stay connected.
+// An app behind a sidecar's own listeners. SIGTERM lets it finish what it has begun; its clients
+// stay connected.
 func Example() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

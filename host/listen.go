@@ -37,9 +37,11 @@ type Listening struct {
 	id   uint64
 }
 
-// Listen hands a listening socket (a *net.TCPListener, a *net.UnixListener, or an *os.File of one) to the sidecar, which accepts on it for this
-// host's pool from now on. It stays the caller's, who must neither accept on it nor close it before Unlisten or the host's end; when the
-// sidecar comes back after it has been away, it gets the socket again. It fails with ErrSharedPool as Options.Private says.
+// Listen hands a listening socket (a *net.TCPListener, a *net.UnixListener, or an *os.File of one)
+// to the sidecar, which accepts on it for this host's pool from now on. It stays the caller's, who
+// must neither accept on it nor close it before Unlisten or the host's end; when the sidecar comes
+// back after it has been away, it gets the socket again. It fails with ErrSharedPool as
+// Options.Private says.
 func (h *Host) Listen(ctx context.Context, socket syscall.Conn, o ListenOptions) (*Listening, error) {
 	if h.opts.unnamed {
 		return nil, fmt.Errorf("host: LISTEN: %w", ErrSharedPool)
@@ -102,8 +104,9 @@ func (l *Listening) Unlisten(ctx context.Context) error {
 	return fmt.Errorf("host: UNLISTEN: %w", cancelled(ctx, err))
 }
 
-// Adopt gives a connection of this process, idle, to the sidecar, which lends it out when a request arrives. timeout is as in Lease.Put. On
-// success c is closed here, and its id is returned; on failure c is untouched. It fails with ErrSharedPool as Options.Private says.
+// Adopt gives a connection of this process, idle, to the sidecar, which lends it out when a request
+// arrives. timeout is as in Lease.Put. On success c is closed here, and its id is returned; on
+// failure c is untouched. It fails with ErrSharedPool as Options.Private says.
 func (h *Host) Adopt(ctx context.Context, c net.Conn, timeout time.Duration) (id uint64, err error) {
 	if h.opts.unnamed {
 		return 0, fmt.Errorf("host: ADOPT: %w", ErrSharedPool)

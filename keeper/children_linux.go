@@ -8,11 +8,12 @@ import (
 	"strconv"
 )
 
-// spared are the names of processes that nothing waits for: they may sleep in the kernel for ever, where no signal ends them.
+// spared are the names of processes that nothing waits for: they may sleep in the kernel for ever,
+// where no signal ends them.
 var spared = []string{closerName, "anteroom-helper"}
 
-// alone reports whether this process has no child that may still do something, other than those that are spared. If /proc does not tell it is
-// not.
+// alone reports whether this process has no child that may still do something, other than those
+// that are spared. If /proc does not tell it is not.
 func alone() bool {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {

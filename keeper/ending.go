@@ -2,8 +2,9 @@ package keeper
 
 import "time"
 
-// echoTime is how long after a signal that asks for the end another one counts as the same request: a terminal sends SIGINT to every process
-// of its group, and a parent among them may pass it on; so does a service manager that signals every process.
+// echoTime is how long after a signal that asks for the end another one counts as the same request:
+// a terminal sends SIGINT to every process of its group, and a parent among them may pass it on; so
+// does a service manager that signals every process.
 const echoTime = 500 * time.Millisecond
 
 // Ending judges signals that ask a process to end. The zero value has seen none. It belongs to one goroutine.

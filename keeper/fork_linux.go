@@ -120,9 +120,10 @@ func passAll(descriptors uintptr) {
 	}
 }
 
-// defaultSignals takes the runtime's handlers away, then lets signals in again. What is ignored stays so, as execve(2) would have it. What
-// arrived meanwhile is discarded (sigaction(2): pending signals are, when they are set to be ignored): it was for the whole process group, and
-// would end the successor before its first instruction.
+// defaultSignals takes the runtime's handlers away, then lets signals in again. What is ignored
+// stays so, as execve(2) would have it. What arrived meanwhile is discarded (sigaction(2): pending
+// signals are, when they are set to be ignored): it was for the whole process group, and would end
+// the successor before its first instruction.
 //
 //go:norace
 //go:nosplit

@@ -38,8 +38,9 @@ type supervisor struct {
 	ending  []os.Signal // what a successor is to be told about the end: the signal that asked for it, and HurrySignal; mu
 }
 
-// HurrySignal asks a supervised process to end without waiting any longer. SIGTERM and SIGINT, however often they come, only ask it to
-// drain: it gets them from its supervisor and, at the same time, from whoever signals the whole process group or service.
+// HurrySignal asks a supervised process to end without waiting any longer. SIGTERM and SIGINT,
+// however often they come, only ask it to drain: it gets them from its supervisor and, at the same
+// time, from whoever signals the whole process group or service.
 const HurrySignal = unix.SIGUSR1
 
 // Supervise runs a program until it ends of itself, passes signals on to it, and returns its exit status. If it dies its keeper becomes its successor; only if
@@ -91,7 +92,8 @@ func (s *supervisor) start() error {
 	return nil // reap waits for every child alike
 }
 
-// files are the program's descriptors by number: the standard ones, those to be passed, and the pipe, which is the last.
+// files are the program's descriptors by number: the standard ones, those to be passed, and the
+// pipe, which is the last.
 func (s *supervisor) files() []uintptr {
 	files := []uintptr{0, 1, 2}
 	for _, fd := range s.program.Pass {
@@ -103,7 +105,8 @@ func (s *supervisor) files() []uintptr {
 	return append(files, s.pipe.Fd())
 }
 
-// reap waits until no child is left but such as nothing waits for, and returns how the last one that served has ended.
+// reap waits until no child is left but such as nothing waits for, and returns how the last one
+// that served has ended.
 func (s *supervisor) reap() (last unix.WaitStatus) {
 	for ended := false; !ended || !alone(); {
 		var status unix.WaitStatus
@@ -216,7 +219,8 @@ func supervisorPipe() (fd int, supervised bool) {
 	return fd, err == nil
 }
 
-// Announce tells the supervisor of this process, if it has one, that it serves from now on. A supervisor that has been killed (EPIPE) is no error.
+// Announce tells the supervisor of this process, if it has one, that it serves from now on. A
+// supervisor that has been killed (EPIPE) is no error.
 func Announce() error {
 	fd, supervised := supervisorPipe()
 	if !supervised {

@@ -8,10 +8,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What becomes of a dead process's descriptor table that yet another process shares: a helper that sleeps in the kernel and cannot be killed
-// (package blocking). The successor has a copy; but as long as the old table is there, what the successor closes stays open: clients hear no end,
-// addresses stay in use, and the reader of the log waits. So all sockets and pipes in the old table are closed. Whoever watches for the death does
-// it: the keeper, by a process that it leaves in the old table, the closer; or the closer alone, where there is no keeper.
+// What becomes of a dead process's descriptor table that yet another process shares: a helper that
+// sleeps in the kernel and cannot be killed (package blocking). The successor has a copy; but as
+// long as the old table is there, what the successor closes stays open: clients hear no end,
+// addresses stay in use, and the reader of the log waits. So all sockets and pipes in the old table
+// are closed. Whoever watches for the death does it: the keeper, by a process that it leaves in the
+// old table, the closer; or the closer alone, where there is no keeper.
 
 const closerName = "anteroom-closer"
 
@@ -31,7 +33,8 @@ func newGate() (*uint32, error) {
 	return (*uint32)(unsafe.Pointer(unsafe.SliceData(page))), nil
 }
 
-// CloseBehind makes a process that closes this one's sockets and pipes when it has died, for a process without a Guard.
+// CloseBehind makes a process that closes this one's sockets and pipes when it has died, for a
+// process without a Guard.
 func CloseBehind() error {
 	pidfd, err := unix.PidfdOpen(unix.Getpid(), 0)
 	if err != nil {
@@ -48,8 +51,9 @@ func CloseBehind() error {
 	return nil
 }
 
-// leaveTable gives the keeper a descriptor table of its own, and leaves a closer in the other. If there can be no closer it goes on without.
-// The closer's parent is the keeper's (CLONE_PARENT): the successor knows nothing of it.
+// leaveTable gives the keeper a descriptor table of its own, and leaves a closer in the other. If
+// there can be no closer it goes on without. The closer's parent is the keeper's (CLONE_PARENT):
+// the successor knows nothing of it.
 //
 //go:norace
 //go:nosplit
@@ -71,8 +75,9 @@ func leaveTable(p *plan) {
 	_, _, _ = syscall.RawSyscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(p.gate)), futexWake, 1, 0, 0, 0)
 }
 
-// endKeeper ends a keeper that is not to succeed. Whoever ends last with the table closes what is left in it, which may wait for a file
-// system. That is to be a closer, for which the supervisor does not wait.
+// endKeeper ends a keeper that is not to succeed. Whoever ends last with the table closes what is
+// left in it, which may wait for a file system. That is to be a closer, for which the supervisor
+// does not wait.
 //
 //go:norace
 //go:nosplit
@@ -114,7 +119,8 @@ const (
 	futexWake = 1
 )
 
-// closeBehindKeeper is the closer's life. It gives way to the successor (setpriority(2)), and gives up if the keeper died.
+// closeBehindKeeper is the closer's life. It gives way to the successor (setpriority(2)), and gives
+// up if the keeper died.
 //
 //go:norace
 //go:nosplit
@@ -136,8 +142,9 @@ func closeBehindKeeper(p *plan) {
 	leave(0)
 }
 
-// closeTable closes what another process may notice. Pipes come last: their close waits for the pipe's lock, which a process may hold that sleeps.
-// Files are left alone: their close may wait for a file system.
+// closeTable closes what another process may notice. Pipes come last: their close waits for the
+// pipe's lock, which a process may hold that sleeps. Files are left alone: their close may wait for
+// a file system.
 //
 //go:norace
 //go:nosplit

@@ -24,9 +24,10 @@ var (
 // that a rule which forbids every connection (a firewall's EPERM) cannot keep the caller here.
 const maxBroken = 64
 
-// Accept accepts one connection and returns its descriptor, non-blocking and close-on-exec, with urgent data in line
-// (SO_OOBINLINE), over TCP with TCP_NODELAY; it is the caller's. It does not block unless somebody has cleared O_NONBLOCK of the socket
-// (Shared). Connections that were aborted while they waited, and other errors that accept(2) says to treat alike, are skipped.
+// Accept accepts one connection and returns its descriptor, non-blocking and close-on-exec, with
+// urgent data in line (SO_OOBINLINE), over TCP with TCP_NODELAY; it is the caller's. It does not
+// block unless somebody has cleared O_NONBLOCK of the socket (Shared). Connections that were
+// aborted while they waited, and other errors that accept(2) says to treat alike, are skipped.
 func (l *Listener) Accept() (fd int, err error) {
 	for range maxBroken {
 		fd, errno := accept4(l.fd)
@@ -41,8 +42,8 @@ func (l *Listener) Accept() (fd int, err error) {
 	return -1, fmt.Errorf("%w: accept4 failed for %d connections in a row", ErrTryLater, maxBroken)
 }
 
-// Finish sets what a connection of a Unix socket does not inherit. It is for one that was accepted in the place of Accept. It cannot fail on a
-// socket.
+// Finish sets what a connection of a Unix socket does not inherit. It is for one that was accepted
+// in the place of Accept. It cannot fail on a socket.
 func (l *Listener) Finish(fd int) {
 	if l.addr.Network == Unix {
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
@@ -58,7 +59,8 @@ func accept4(fd int) (int, unix.Errno) {
 	return int(n), 0
 }
 
-// Judge is the one place that classifies what accept4(2) says. Nil: this connection only, go on with the next.
+// Judge is the one place that classifies what accept4(2) says. Nil: this connection only, go on
+// with the next.
 func (l *Listener) Judge(errno unix.Errno) error {
 	switch errno {
 	case unix.EAGAIN:

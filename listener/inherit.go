@@ -54,11 +54,13 @@ func Inherited() (*Inheritance, error) {
 	return &Inheritance{left: passed}, nil
 }
 
-// supervisedVariable is how a supervisor passes on what it was passed (Inheritance.Variable): LISTEN_PID would have to name a process that is not
-// there yet. It is the supervisor's process id, then NUMBER=NAME of each descriptor, with colons between.
+// supervisedVariable is how a supervisor passes on what it was passed (Inheritance.Variable):
+// LISTEN_PID would have to name a process that is not there yet. It is the supervisor's process id,
+// then NUMBER=NAME of each descriptor, with colons between.
 const supervisedVariable = "ANTEROOM_LISTEN_FDS"
 
-// Variable tells a child that gets these descriptors under their own numbers what they are: NAME=VALUE for its environment.
+// Variable tells a child that gets these descriptors under their own numbers what they are:
+// NAME=VALUE for its environment.
 func (in *Inheritance) Variable() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s=%d", supervisedVariable, os.Getpid())

@@ -113,8 +113,8 @@ func localAddress(fd int) (Address, error) {
 	return a, nil
 }
 
-// addrPort translates an Internet address of the socket fd; the zero AddrPort for any other. An IPv4 peer of a socket for both families comes
-// out as IPv4.
+// addrPort translates an Internet address of the socket fd; the zero AddrPort for any other. An
+// IPv4 peer of a socket for both families comes out as IPv4.
 func addrPort(fd int, where unix.Sockaddr) netip.AddrPort {
 	switch where := where.(type) {
 	case *unix.SockaddrInet4:
@@ -126,8 +126,9 @@ func addrPort(fd int, where unix.Sockaddr) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// zone is the name of a network interface, or its number if it has gone. The socket is asked (SIOCGIFNAME, netdevice(7)), which takes no
-// other descriptor and knows the names of its own network namespace.
+// zone is the name of a network interface, or its number if it has gone. The socket is asked
+// (SIOCGIFNAME, netdevice(7)), which takes no other descriptor and knows the names of its own
+// network namespace.
 func zone(fd int, index uint32) string {
 	if index == 0 {
 		return ""

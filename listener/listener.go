@@ -66,9 +66,10 @@ func open(a Address, o Options) (*Listener, error) {
 
 // Take makes a Listener of a descriptor that came from elsewhere, for example over a socket. It takes ownership: if it fails, fd is closed.
 //
-// The socket must be listening already, and accept streams over TCP or Unix. O_NONBLOCK, TCP_NODELAY and SO_OOBINLINE are set on it, for
-// all its holders.
-// The file of a Unix socket stays its creator's: Close does not remove it. Errors: ErrNotSocket, ErrNotListening, ErrNotStream, ErrFamily.
+// The socket must be listening already, and accept streams over TCP or Unix. O_NONBLOCK,
+// TCP_NODELAY and SO_OOBINLINE are set on it, for all its holders. The file of a Unix socket stays
+// its creator's: Close does not remove it. Errors: ErrNotSocket, ErrNotListening, ErrNotStream,
+// ErrFamily.
 func Take(fd int) (*Listener, error) {
 	l, err := Adopt(fd)
 	if err != nil {
@@ -106,8 +107,9 @@ func listenerOn(fd, family int) (*Listener, error) {
 			return nil, fmt.Errorf("setsockopt(TCP_NODELAY): %w", err)
 		}
 	}
-	// Over TCP this is inherited, too: an urgent byte is one of the stream, so that the length of the queue (SIOCINQ) is
-	// the number of bytes that can be read. Multipath TCP knows neither the option nor such bytes.
+	// Over TCP this is inherited, too: an urgent byte is one of the stream, so that the length of
+	// the queue (SIOCINQ) is the number of bytes that can be read. Multipath TCP knows neither the
+	// option nor such bytes.
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
 	addr, err := localAddress(fd)
 	if err != nil {
@@ -119,7 +121,8 @@ func listenerOn(fd, family int) (*Listener, error) {
 // FD returns the descriptor, for a selector. It stays the Listener's; -1 after Close.
 func (l *Listener) FD() int { return l.fd }
 
-// Shared reports whether other processes may hold the socket: it came from elsewhere. They can clear O_NONBLOCK, so that Accept may block.
+// Shared reports whether other processes may hold the socket: it came from elsewhere. They can
+// clear O_NONBLOCK, so that Accept may block.
 func (l *Listener) Shared() bool { return l.shared }
 
 // Addr returns the address as the kernel has it: with the port that it picked, and for an inherited socket with where it is bound.

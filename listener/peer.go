@@ -52,7 +52,8 @@ func Peer(fd int) (PeerAddress, error) {
 	return PeerAddress{}, ErrFamily
 }
 
-// ConnectedWhere reports whether fd is a Unix socket that is connected to where the Unix socket accepted was accepted.
+// ConnectedWhere reports whether fd is a Unix socket that is connected to where the Unix socket
+// accepted was accepted.
 func ConnectedWhere(accepted, fd int) bool {
 	ours, err := unix.Getsockname(accepted)
 	if err != nil {

@@ -15,9 +15,10 @@ var (
 	ErrNoProcess = errors.New("the kernel does not tell which process connected the socket")
 )
 
-// PeerProcess returns a descriptor of the process that connected the Unix socket fd, close-on-exec and the caller's: it becomes readable when that process
-// ends (pidfd_open(2)). From Linux 6.5 on the socket knows the process itself (SO_PEERPIDFD), whatever its pid namespace; before that it is found by its
-// number. Errors: ErrProcessEnded, ErrNoProcess, ErrOutOfDescriptors.
+// PeerProcess returns a descriptor of the process that connected the Unix socket fd, close-on-exec
+// and the caller's: it becomes readable when that process ends (pidfd_open(2)). From Linux 6.5 on
+// the socket knows the process itself (SO_PEERPIDFD), whatever its pid namespace; before that it is
+// found by its number. Errors: ErrProcessEnded, ErrNoProcess, ErrOutOfDescriptors.
 func PeerProcess(fd int) (int, error) {
 	process, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEERPIDFD)
 	if err != nil && (errors.Is(err, unix.ENOPROTOOPT) || errors.Is(err, unix.EPERM)) {

@@ -6,10 +6,12 @@ import (
 	"strings"
 )
 
-// Subnet is a network that peers' addresses are compared with: a prefix, or one address. The zero Subnet contains no address.
+// Subnet is a network that peers' addresses are compared with: a prefix, or one address. The zero
+// Subnet contains no address.
 //
-// A link-local IPv6 address means something only together with its zone, the interface behind which it is. A Subnet without a zone contains
-// addresses of every zone, one with a zone those of that zone alone.
+// A link-local IPv6 address means something only together with its zone, the interface behind which
+// it is. A Subnet without a zone contains addresses of every zone, one with a zone those of that
+// zone alone.
 type Subnet struct {
 	Prefix netip.Prefix // masked
 	Zone   string       // an interface's name, or its number where it has none

@@ -4,7 +4,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Resume is Take for a socket that a predecessor of this process has opened: owned and shared say what its Owned and Shared said.
+// Resume is Take for a socket that a predecessor of this process has opened: owned and shared say
+// what its Owned and Shared said.
 func Resume(fd int, owned, shared bool) (*Listener, error) {
 	l, err := Take(fd)
 	if err != nil {

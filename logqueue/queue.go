@@ -1,4 +1,5 @@
-// Package logqueue writes a log in the background, so that no reader of the log can block the process that logs.
+// Package logqueue writes a log in the background, so that no reader of the log can block the
+// process that logs.
 package logqueue
 
 import (
@@ -11,8 +12,9 @@ import (
 // Room is how many bytes may wait to be written. A line that does not fit is dropped and counted.
 const Room = 512 << 10
 
-// Queue is an io.Writer for a logger: each Write is one line. Write never blocks and never fails. A goroutine writes what waits, and ends
-// when nothing waits. Its methods may be called from any goroutine.
+// Queue is an io.Writer for a logger: each Write is one line. Write never blocks and never fails. A
+// goroutine writes what waits, and ends when nothing waits. Its methods may be called from any
+// goroutine.
 type Queue struct {
 	out io.Writer
 
@@ -31,7 +33,8 @@ var Stderr = New(standardError{})
 // New returns a queue in front of out.
 func New(out io.Writer) *Queue { return &Queue{out: out} }
 
-// OnDrop has report called when lines were dropped and others could be written since. report may write to the queue.
+// OnDrop has report called when lines were dropped and others could be written since. report may
+// write to the queue.
 func (q *Queue) OnDrop(report func(lines uint64)) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -29,7 +29,8 @@ func (s *stalled) Write(b []byte) (int, error) {
 	return s.got.Write(b)
 }
 
-// Write returns though the reader takes nothing; what does not fit is dropped, counted and reported once the reader goes on.
+// Write returns though the reader takes nothing; what does not fit is dropped, counted and reported
+// once the reader goes on.
 func TestLinesAreDroppedWhileTheReaderStalls(t *testing.T) {
 	out, reported := newStalled(), []uint64{}
 	q := New(out)

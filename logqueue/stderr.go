@@ -17,7 +17,8 @@ const (
 	crashPatience = 10 * time.Millisecond
 )
 
-// GuardStderr prepares standard error for a reader that stalls or goes away. Call it before anything is logged.
+// GuardStderr prepares standard error for a reader that stalls or goes away. Call it before
+// anything is logged.
 //
 //   - SIGPIPE is ignored: the Go runtime would end the process by it (os/signal).
 //   - A pipe or terminal becomes non-blocking for this process and its children alone, by a new open file description (proc_pid_fd(5)), and

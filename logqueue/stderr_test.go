@@ -145,7 +145,8 @@ func TestMain(m *testing.M) {
 	os.Exit(0)
 }
 
-// Without GuardStderr the Go runtime ends a process that writes to a broken standard error (os/signal, SIGPIPE).
+// Without GuardStderr the Go runtime ends a process that writes to a broken standard error
+// (os/signal, SIGPIPE).
 func TestAProcessOutlivesTheReaderOfItsStderr(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {

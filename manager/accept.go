@@ -97,7 +97,8 @@ func (m *Manager) dropListener(l *listener.Listener) error {
 	return err
 }
 
-// closeEntrance stops listening. Connections that were accepted go on. closed, unless it is nil, is called when the socket is closed.
+// closeEntrance stops listening. Connections that were accepted go on. closed, unless it is nil, is
+// called when the socket is closed.
 func (m *Manager) closeEntrance(e *entrance, closed func()) {
 	delete(m.doors, e.token)
 	delete(m.handoffs, e.token)

@@ -9,8 +9,9 @@ import (
 	"github.com/anteroom-io/anteroom/selector"
 )
 
-// Accepting on sockets that other processes hold, too: those that hosts bring, or a service manager passes. accept4(2) has no flag that keeps it from blocking
-// when another has cleared O_NONBLOCK, or when another process accepts on it and was faster. So helpers accept there.
+// Accepting on sockets that other processes hold, too: those that hosts bring, or a service manager
+// passes. accept4(2) has no flag that keeps it from blocking when another has cleared O_NONBLOCK,
+// or when another process accepts on it and was faster. So helpers accept there.
 
 // askAccept has a helper take the clients, or hosts, that wait.
 func (m *Manager) askAccept(e *entrance) {
@@ -31,7 +32,8 @@ func (m *Manager) askAccept(e *entrance) {
 // sharedBatch is how many clients a helper accepts at once.
 const sharedBatch = 64
 
-// mayTake is how many a helper may accept: near a limit one, so that no more than one for each listener comes on top.
+// mayTake is how many a helper may accept: near a limit one, so that no more than one for each
+// listener comes on top.
 func (m *Manager) mayTake(e *entrance) int64 {
 	live := m.policy.table.live + len(m.links) + sharedBatch
 	if e.door == nil || live > m.policy.limits.Connections || live > m.descriptors.Shared/3 {

@@ -141,7 +141,8 @@ func (a *acts) tell(e Event) {
 	a.watchers.tell(e)
 }
 
-// addPeer says in the event of an end whose connection it was, if somebody is to learn it: it costs a system call.
+// addPeer says in the event of an end whose connection it was, if somebody is to learn it: it costs
+// a system call.
 func (m *Manager) addPeer(e *Event) {
 	if e.Kind != EventClosed && e.Kind != EventExpired && e.Kind != EventDetached {
 		return

@@ -4,11 +4,12 @@ import (
 	"github.com/anteroom-io/anteroom/handoff"
 )
 
-// Connections that hosts bring (ADOPT). They take the room that is left and never make any: none is evicted for them, least of all another pool's. How many
-// there may be is limited, for all hosts together and for each.
+// Connections that hosts bring (ADOPT). They take the room that is left and never make any: none is
+// evicted for them, least of all another pool's. How many there may be is limited, for all hosts
+// together and for each.
 
-// adopt takes over a connection that a host brings: it becomes idle, in the host's pool. If it is denied, the descriptor stays the caller's, unless the
-// fault is CodeOutOfDescriptors.
+// adopt takes over a connection that a host brings: it becomes idle, in the host's pool. If it is
+// denied, the descriptor stays the caller's, unless the fault is CodeOutOfDescriptors.
 func (p *policy) adopt(h *host, fd int32, f *handoff.Frame) (ConnID, *handoff.Fault) {
 	if denied := p.mayAdopt(h); denied != nil {
 		return 0, denied

@@ -109,8 +109,10 @@ func (m *Manager) logEvent(e *Event) {
 	}
 }
 
-// logClosed tells the log of connections that did not end well, with what is known of the request: at Warn what is not the client's doing, at Info what
-// the sidecar has answered with an error, or ended for what the client did. Of each reason the first few in a while; the others are for Debug, as is all the rest.
+// logClosed tells the log of connections that did not end well, with what is known of the request:
+// at Warn what is not the client's doing, at Info what the sidecar has answered with an error, or
+// ended for what the client did. Of each reason the first few in a while; the others are for Debug,
+// as is all the rest.
 func (m *Manager) logClosed(e *Event) {
 	level := hclog.Debug
 	switch e.Reason {
@@ -135,7 +137,8 @@ func (m *Manager) logClosed(e *Event) {
 	}
 }
 
-// logEnd is the line about a connection that ends. left is how many lines about the same reason were left out before it.
+// logEnd is the line about a connection that ends. left is how many lines about the same reason
+// were left out before it.
 func (m *Manager) logEnd(e *Event, level hclog.Level, left uint64) {
 	r := m.policy.table.find(e.Conn)
 	if r == nil {

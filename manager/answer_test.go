@@ -40,8 +40,9 @@ func TestConfiguredAnswers(t *testing.T) {
 	r.eventually("they are counted", func(c Counts) bool { return c.Totals.Answers[0] == 2 && c.Totals.Answered == 2 })
 }
 
-// The sidecar's own answer to a HEAD has the fields of the one to a GET, its Content-Length included, and no body, also
-// behind empty lines; the answer to a GET has its body, also if a host has read the request.
+// The sidecar's own answer to a HEAD has the fields of the one to a GET, its Content-Length
+// included, and no body, also behind empty lines; the answer to a GET has its body, also if a host
+// has read the request.
 func TestEveryAnswerToHEADIsBodiless(t *testing.T) {
 	const body = "configured"
 	limits := Limits{Head: 100, QueueTimeout: 10 * time.Second, RequestTimeout: 10 * time.Second}

@@ -54,8 +54,8 @@ func (c *client) sendUrgent(s string) {
 	c.control(func(fd int) error { return unix.Sendto(fd, []byte(s), unix.MSG_OOB, nil) })
 }
 
-// awaitAcked waits until the kernel has all that the client has sent over TCP: of many small segments some wait for the
-// acknowledgement of others.
+// awaitAcked waits until the kernel has all that the client has sent over TCP: of many small
+// segments some wait for the acknowledgement of others.
 func (c *client) awaitAcked() {
 	c.t.Helper()
 	for unacked, deadline := 1, time.Now().Add(5*time.Second); unacked > 0 && c.LocalAddr().Network() == "tcp"; time.Sleep(time.Millisecond) {
@@ -78,8 +78,8 @@ func (r *rig) trickle(c *client, s string) {
 	}
 }
 
-// However many pieces a part of a request comes in, it is not lent: more looks without news do not mean that no more
-// will come. What comes later completes it.
+// However many pieces a part of a request comes in, it is not lent: more looks without news do not
+// mean that no more will come. What comes later completes it.
 func TestManyPiecesAreNotARequest(t *testing.T) {
 	const part = "GET / HTTP/1.1\r\nHost: a\r\nX: " + "yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy"
 	eachKind(t, Limits{RequestTimeout: time.Minute, MinRate: 1}, func(t *testing.T, r *rig, dial func() *client) {
@@ -119,8 +119,8 @@ func TestAPartOfARequestGets408(t *testing.T) {
 	})
 }
 
-// Peeking stops at an urgent byte. What is behind it cannot be seen, so a head with one in it is refused: lending it
-// would be lending what may be half a request.
+// Peeking stops at an urgent byte. What is behind it cannot be seen, so a head with one in it is
+// refused: lending it would be lending what may be half a request.
 func TestAnUrgentByteInAHeadIsRefused(t *testing.T) {
 	eachKind(t, Limits{}, func(t *testing.T, r *rig, dial func() *client) {
 		h := r.attach(handoff.Hello{})
@@ -153,7 +153,8 @@ func TestAnUrgentByteInABodyIsABodysByte(t *testing.T) {
 	})
 }
 
-// An urgent byte in front of a request is a byte of the stream, as everywhere: the loop does not spin over it.
+// An urgent byte in front of a request is a byte of the stream, as everywhere: the loop does not
+// spin over it.
 func TestAnUrgentByteWhereAnyByteWillDo(t *testing.T) {
 	r := newRig(t, Config{})
 	path := filepath.Join(t.TempDir(), "web.sock")
@@ -173,9 +174,9 @@ func TestAnUrgentByteWhereAnyByteWillDo(t *testing.T) {
 	}
 }
 
-// What a host does to a connection cannot make the loop spin. With SO_PEEK_OFF there is nothing to peek at, though
-// poll(2) reports the socket and the kernel says how much there is to read (SIOCINQ). Such a connection ends with its
-// time.
+// What a host does to a connection cannot make the loop spin. With SO_PEEK_OFF there is nothing to
+// peek at, though poll(2) reports the socket and the kernel says how much there is to read
+// (SIOCINQ). Such a connection ends with its time.
 func TestNothingToPeekAtIsToldOfOnce(t *testing.T) {
 	for _, ready := range []Readiness{ReadyBytes, ReadyRequest} {
 		t.Run(ready.String(), func(t *testing.T) {
@@ -253,8 +254,8 @@ func TestAConnectionThatBecameAListeningSocket(t *testing.T) {
 	}
 }
 
-// Requests that do not fit in the client's send buffer and our receive buffer are lent when the kernel says so: the
-// client waits for room, which only a host that reads can make.
+// Requests that do not fit in the client's send buffer and our receive buffer are lent when the
+// kernel says so: the client waits for room, which only a host that reads can make.
 func TestARequestThatDoesNotFitIsLent(t *testing.T) {
 	for _, c := range []struct {
 		name                string
@@ -299,8 +300,8 @@ func TestARequestThatDoesNotFitIsLent(t *testing.T) {
 	}
 }
 
-// Where the kernel does not say what room a client has, a good part of a request is lent when nothing more has come for
-// a while, and a small one is not.
+// Where the kernel does not say what room a client has, a good part of a request is lent when
+// nothing more has come for a while, and a small one is not.
 func TestARequestWithoutKnownRoom(t *testing.T) {
 	r := newRig(t, Config{Limits: Limits{RequestTimeout: time.Hour, MinRate: 1}})
 	r.diagnoses = false // as if its client were in another network namespace
@@ -335,8 +336,9 @@ func (r *rig) begun() int {
 	return n
 }
 
-// A head of very many fields, or a body of very many chunks, that grows by a byte each 10 ms costs the loop a bounded
-// number of looks, and what is copied for them is bounded by what has come (docs/readiness.md).
+// A head of very many fields, or a body of very many chunks, that grows by a byte each 10 ms costs
+// the loop a bounded number of looks, and what is copied for them is bounded by what has come
+// (docs/readiness.md).
 func TestLooksAtATrickleAreBounded(t *testing.T) {
 	for name, begin := range map[string]string{
 		"fields": "GET / HTTP/1.1\r\n" + strings.Repeat("a:\r\n", 12_000),

@@ -69,7 +69,8 @@ func (m *Manager) Clients(ctx context.Context, q ClientQuery) (ClientList, error
 	return found.list(q), nil
 }
 
-// clientOf is the address of a connection's client: the one that a load balancer has told, else the socket's own; invalid if it has none, or is reset.
+// clientOf is the address of a connection's client: the one that a load balancer has told, else the
+// socket's own; invalid if it has none, or is reset.
 func (p *policy) clientOf(r *record, slot uint32) netip.Addr {
 	if peer, told := p.toldPeer(r, slot); told {
 		return peer.Addr()

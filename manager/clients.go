@@ -16,8 +16,9 @@ type clients struct {
 	first, last uint32
 }
 
-// clientKey is an address: IPv4 as IPv6, and of IPv6 the first 64 bits, which is what one customer has at least (RFC 6177). A link-local address
-// is one machine's: all of it counts, and its zone, in the bits that are 0 in every such address (RFC 4291, section 2.5.6).
+// clientKey is an address: IPv4 as IPv6, and of IPv6 the first 64 bits, which is what one customer
+// has at least (RFC 6177). A link-local address is one machine's: all of it counts, and its zone,
+// in the bits that are 0 in every such address (RFC 4291, section 2.5.6).
 type clientKey [16]byte
 
 // account is what is known of an address.
@@ -75,8 +76,9 @@ func (p *policy) addressOf(r *record, slot uint32) netip.Addr {
 	return netip.Addr{}
 }
 
-// countClients begins to count again, or ends it if clients are not limited. The connections that are here already are counted by countMore,
-// since the kernel is asked for each address; those that come from now on are counted as they come.
+// countClients begins to count again, or ends it if clients are not limited. The connections that
+// are here already are counted by countMore, since the kernel is asked for each address; those that
+// come from now on are counted as they come.
 func (p *policy) countClients() {
 	p.clients, p.uncounted = clients{}, 0
 	if p.limitsClients() {
@@ -85,7 +87,8 @@ func (p *policy) countClients() {
 	}
 }
 
-// countMore counts connections that were here when their clients came to be limited, until it has spent the budget. It returns what it has spent.
+// countMore counts connections that were here when their clients came to be limited, until it has
+// spent the budget. It returns what it has spent.
 func (p *policy) countMore(budget int) (spent int) {
 	for ; p.uncounted > 0 && spent < budget; spent += costLook {
 		p.uncounted--
@@ -165,8 +168,8 @@ func (c *account) takes(now int64, rate, burst int) bool {
 	return true
 }
 
-// charge takes requests from the bucket of a connection's client though they have been answered: the next ones pay for
-// them, until the bucket has a token again.
+// charge takes requests from the bucket of a connection's client though they have been answered:
+// the next ones pay for them, until the bucket has a token again.
 func (p *policy) charge(r *record, slot uint32, requests uint32) {
 	c := p.clients.at(slot)
 	if c == nil || requests == 0 || p.limits.ClientRate <= 0 || p.listeners[r.listener].once() {

@@ -79,7 +79,8 @@ func TestConnectionsThatAreTurnedAway(t *testing.T) {
 	}
 }
 
-// Each request of a lease is charged: those that a host has found behind the first are paid for by the next ones.
+// Each request of a lease is charged: those that a host has found behind the first are paid for by
+// the next ones.
 func TestPipelinedRequestsAreCharged(t *testing.T) {
 	for name, end := range map[string]func(lease handoff.Frame) handoff.Frame{
 		"put":   func(lease handoff.Frame) handoff.Frame { f := put(lease); f.B = 5; return f },

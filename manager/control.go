@@ -20,8 +20,9 @@ type result[T any] struct {
 	err   error
 }
 
-// ask has the loop run f between two turns and returns what it says. If the context ends first, f may still run. After Run has
-// returned the answer is ErrStopped, after a Freeze that succeeded ErrReplaced; before Run was called, the caller runs f itself.
+// ask has the loop run f between two turns and returns what it says. If the context ends first, f
+// may still run. After Run has returned the answer is ErrStopped, after a Freeze that succeeded
+// ErrReplaced; before Run was called, the caller runs f itself.
 func ask[T any](ctx context.Context, m *Manager, f func() (T, error)) (T, error) {
 	answer := make(chan result[T], 1)
 	m.post(func() {
@@ -162,8 +163,9 @@ func (m *Manager) Start(ctx context.Context) error {
 	return err
 }
 
-// Freeze stops the loop between two turns and runs f, which may hand everything over to another process. If that succeeds the loop never
-// goes on, calls get ErrReplaced and watchers end; on an error the loop goes on. Error: f's, or ErrStopping if a Shutdown has begun.
+// Freeze stops the loop between two turns and runs f, which may hand everything over to another
+// process. If that succeeds the loop never goes on, calls get ErrReplaced and watchers end; on an
+// error the loop goes on. Error: f's, or ErrStopping if a Shutdown has begun.
 func (m *Manager) Freeze(f func() error) error {
 	done := make(chan error, 1)
 	m.post(func() {
@@ -204,8 +206,9 @@ func (m *Manager) over(why error) {
 // shutdownLinger bounds Limits.LingerTimeout when everything ends.
 const shutdownLinger = time.Second
 
-// Shutdown ends the manager: listeners close, hosts are asked to leave, leases have the grace to come back, every connection is closed
-// properly, Run returns. A context that ends cuts the grace short. Error: ErrReplaced if another process has taken over.
+// Shutdown ends the manager: listeners close, hosts are asked to leave, leases have the grace to
+// come back, every connection is closed properly, Run returns. A context that ends cuts the grace
+// short. Error: ErrReplaced if another process has taken over.
 func (m *Manager) Shutdown(ctx context.Context, grace time.Duration) (StopReport, error) {
 	m.post(m.closeDoors)
 	reports := m.postStop(grace)

@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Descriptors says how the descriptors of the process are divided. The kernel gives out the lowest free number (open(2)), so a number says
-// that all lower ones are in use:
+// Descriptors says how the descriptors of the process are divided. The kernel gives out the lowest
+// free number (open(2)), so a number says that all lower ones are in use:
 //
 //	0 … Shared           clients, hosts, and what hosts bring
 //	Shared … Operators   operators, too
@@ -18,8 +18,9 @@ type Descriptors struct {
 	Limit                      int // RLIMIT_NOFILE, the hard limit; Go has raised the soft limit to it at start (os package)
 }
 
-// The reserves, where the limit is not very low. A process has some twenty descriptors of its own, with its helpers'. In a full table they take the first
-// numbers of processReserve, those of its successor the next, and an upgrade needs a few for a while; a test counts them.
+// The reserves, where the limit is not very low. A process has some twenty descriptors of its own,
+// with its helpers'. In a full table they take the first numbers of processReserve, those of its
+// successor the next, and an upgrade needs a few for a while; a test counts them.
 const (
 	successorReserve = 40
 	processReserve   = 48
@@ -56,8 +57,8 @@ func (d Descriptors) Check(l Limits) error {
 		l.Connections, d.Shared, d.Limit, d.Limit-d.Shared)}}}
 }
 
-// roomForOne reports whether one more descriptor may be opened for a client or a host. Only if a third of them may be in use it asks
-// the kernel for the lowest free number.
+// roomForOne reports whether one more descriptor may be opened for a client or a host. Only if a
+// third of them may be in use it asks the kernel for the lowest free number.
 func (m *Manager) roomForOne() bool {
 	if m.policy.table.live+len(m.links) < m.descriptors.Shared/3 {
 		return true

@@ -50,7 +50,8 @@ func (r *rig) share(n int) {
 	}
 }
 
-// What a host brings is refused when only the reserve is left, and closed: the rig counts descriptors at the end.
+// What a host brings is refused when only the reserve is left, and closed: the rig counts
+// descriptors at the end.
 func TestTheReserveIsNotForWhatHostsBring(t *testing.T) {
 	r := newRig(t, Config{})
 	h := r.attach(handoff.Hello{})

@@ -10,8 +10,8 @@ import (
 
 // An empty line begins nothing (RFC 9112, 2.2): a client may send one behind a body.
 
-// A kept connection with an empty line in its queue is idle as any other: it is not answered, it serves the next request,
-// and it expires in its time.
+// A kept connection with an empty line in its queue is idle as any other: it is not answered, it
+// serves the next request, and it expires in its time.
 func TestAnEmptyLineBehindARequest(t *testing.T) {
 	eachKind(t, Limits{KeepAliveTimeout: 20 * time.Second}, func(t *testing.T, r *rig, dial func() *client) {
 		h := r.attach(handoff.Hello{})
@@ -86,7 +86,8 @@ func TestAnEmptyLineDoesNotKeepAConnection(t *testing.T) {
 	r.eventually("it is counted", func(c Counts) bool { return c.Totals.ClosedFor(ReasonEvicted) == 1 })
 }
 
-// Half a request is paused when a host takes it away: nothing is left that could be waited for, and the loop goes on.
+// Half a request is paused when a host takes it away: nothing is left that could be waited for, and
+// the loop goes on.
 func TestHalfARequestIsTakenAway(t *testing.T) {
 	r := newRig(t, Config{Limits: Limits{KeepAliveTimeout: 20 * time.Second}})
 	r.web = r.listen("tcp://127.0.0.1:0", ListenerOptions{Ready: ReadyRequest})

@@ -48,7 +48,8 @@ func (p *policy) mayFinish(h *host) *handoff.Fault {
 	return nil
 }
 
-// cutShort ends a lease whose response the host has left to the sidecar, which cannot send it: in a reset, since some of it may be sent.
+// cutShort ends a lease whose response the host has left to the sidecar, which cannot send it: in a
+// reset, since some of it may be sent.
 func (p *policy) cutShort(h *host, f *handoff.Frame) *handoff.Fault {
 	r, slot, fault := p.leased(h, f)
 	if r == nil {
@@ -103,7 +104,8 @@ func (p *policy) unfinished(id ConnID) *remainder {
 	return p.remainder(id.slot())
 }
 
-// sent takes what came of sending a part, of which moved bytes were sent. The actor has kept the remainder's account.
+// sent takes what came of sending a part, of which moved bytes were sent. The actor has kept the
+// remainder's account.
 func (p *policy) sent(id ConnID, how progress, moved int64) {
 	r, slot, rest := p.table.find(id), id.slot(), p.unfinished(id)
 	if rest == nil {
@@ -149,8 +151,9 @@ func (p *policy) finished(r *record, slot uint32, rest *remainder) {
 
 func (p *policy) remainder(slot uint32) *remainder { return &p.memory.extra(slot).rest }
 
-// dropRest closes the file of a remainder, if the connection has one. If some of it was not sent the connection ends in a reset: a response
-// without a length would look whole if it ended in a FIN.
+// dropRest closes the file of a remainder, if the connection has one. If some of it was not sent
+// the connection ends in a reset: a response without a length would look whole if it ended in a
+// FIN.
 func (p *policy) dropRest(r *record, slot uint32) {
 	if r.state != Finishing {
 		return

@@ -2,9 +2,9 @@ package manager
 
 import "time"
 
-// Whether a response flows. A lease is timed from its last sign of that: a download, or a stream of events, may take as
-// long as its client goes on to take it. It is looked at only when a lease is due to be warned of or taken back, so the
-// time may be up to twice the limit.
+// Whether a response flows. A lease is timed from its last sign of that: a download, or a stream of
+// events, may take as long as its client goes on to take it. It is looked at only when a lease is
+// due to be warned of or taken back, so the time may be up to twice the limit.
 
 // flow is how far a client has come with what was sent to it.
 type flow struct {
@@ -30,8 +30,8 @@ func (p *policy) leasedSince(r *record, slot uint32) int64 {
 	return r.since
 }
 
-// stillFlows reports whether the response of a lease has flowed since the last look, or, at the first one, since the
-// lease began. If so, the lease's time begins again.
+// stillFlows reports whether the response of a lease has flowed since the last look, or, at the
+// first one, since the lease began. If so, the lease's time begins again.
 func (p *policy) stillFlows(h *host, r *record, slot uint32) bool {
 	now, known := p.act.flow(r.fd)
 	if !known {

@@ -52,7 +52,8 @@ func (f *flowing) flow() {
 	})
 }
 
-// A response that flows is neither warned of nor cut off, however long it takes; one that has stopped is both.
+// A response that flows is neither warned of nor cut off, however long it takes; one that has
+// stopped is both.
 func TestAResponseThatFlows(t *testing.T) {
 	f := newFlowing(t, Limits{LeaseWarn: time.Minute, LeaseTimeout: 10 * time.Minute})
 	for range 40 {
@@ -83,8 +84,8 @@ func TestAResponseThatFlows(t *testing.T) {
 	closeFD(f.fd)
 }
 
-// The time of a lease that has flowed begins again, the lease does not: a response that has begun is not answered with a
-// 504 behind it.
+// The time of a lease that has flowed begins again, the lease does not: a response that has begun
+// is not answered with a 504 behind it.
 func TestARevokedLeaseThatHasFlowed(t *testing.T) {
 	f := newFlowing(t, Limits{LeaseWarn: time.Minute, LeaseTimeout: 10 * time.Minute})
 	f.flow()

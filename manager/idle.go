@@ -147,7 +147,8 @@ func (p *policy) evict(forRoom bool) (*record, uint32, bool) {
 // minIdle is Limits.MinIdle as a time.
 func (p *policy) minIdle() time.Duration { return max(p.limits.MinIdle, 0) }
 
-// evictExcess evicts what is kept beyond the limit and has been idle for the least time, as much as a turn may.
+// evictExcess evicts what is kept beyond the limit and has been idle for the least time, as much as
+// a turn may.
 func (p *policy) evictExcess() {
 	for p.kept > p.keepLimit() && p.mayEnd() {
 		if _, _, ok := p.evict(false); !ok {
@@ -168,7 +169,8 @@ func (p *policy) evictDue() int64 {
 	return r.since + int64(p.minIdle())
 }
 
-// evictSoon is for when one more is kept: it evicts two at most, so that there are soon no more than the limit. expire sees to the rest.
+// evictSoon is for when one more is kept: it evicts two at most, so that there are soon no more
+// than the limit. expire sees to the rest.
 func (p *policy) evictSoon() {
 	for range 2 {
 		if p.kept > p.keepLimit() {

@@ -7,7 +7,8 @@ import (
 	"slices"
 )
 
-// Jobs: commands that may take long. A turn does only a share of them, so that however many there are, clients wait for no more than that share.
+// Jobs: commands that may take long. A turn does only a share of them, so that however many there
+// are, clients wait for no more than that share.
 
 // What one turn does for operators.
 const (
@@ -16,7 +17,8 @@ const (
 	jobShare        = 1024 // of these, the units that one job gets before it is the next one's turn
 )
 
-// Costs in units of work. A unit is about a tenth of a microsecond, so that a turn spends less than a millisecond on jobs.
+// Costs in units of work. A unit is about a tenth of a microsecond, so that a turn spends less than
+// a millisecond on jobs.
 const (
 	costLook     = 1   // to look at a record
 	costPeer     = 16  // to ask the kernel for a client's address
@@ -27,15 +29,17 @@ const (
 // ErrBusy means that as many jobs wait as may (Limits.Calls).
 var ErrBusy = errors.New("as many calls that go through the connections are waiting as may (max-calls)")
 
-// job is a command that is done step by step. A step spends the budget or a little more, unless it is done before; it returns what it has spent.
+// job is a command that is done step by step. A step spends the budget or a little more, unless it
+// is done before; it returns what it has spent.
 type job struct {
 	ctx   context.Context // of the caller: the job ends with it
 	step  func(budget int) (cost int, done bool)
 	ended chan<- result[struct{}]
 }
 
-// askJob has the loop do a job, and returns when it is done. If the caller's context ends first, the job ends between two steps, and what it was
-// writing to must be left alone. Errors: ErrBusy, ErrStopped, the context's.
+// askJob has the loop do a job, and returns when it is done. If the caller's context ends first,
+// the job ends between two steps, and what it was writing to must be left alone. Errors: ErrBusy,
+// ErrStopped, the context's.
 func (m *Manager) askJob(ctx context.Context, step func(budget int) (cost int, done bool)) error {
 	ended := make(chan result[struct{}], 1)
 	m.post(func() { m.addJob(&job{ctx, step, ended}) })
@@ -78,8 +82,9 @@ func (m *Manager) work() {
 	}
 }
 
-// eachSelected makes the step of a job that calls f for each connection that a selection may choose, of those behind after: its IDs, or all. f returns
-// what it has cost beside the look, and whether it was the last.
+// eachSelected makes the step of a job that calls f for each connection that a selection may
+// choose, of those behind after: its IDs, or all. f returns what it has cost beside the look, and
+// whether it was the last.
 func (m *Manager) eachSelected(after ConnID, s Selection, f func(ConnID, *record) (cost int, stop bool)) func(int) (int, bool) {
 	look := costLook
 	if s.Peer != "" {
@@ -105,8 +110,9 @@ func (m *Manager) eachSelected(after ConnID, s Selection, f func(ConnID, *record
 	}
 }
 
-// walk goes through the connections of a selection in the order of slots, over many turns. Connections come and go meanwhile: it meets each at
-// most once, and each that stays from beginning to end.
+// walk goes through the connections of a selection in the order of slots, over many turns.
+// Connections come and go meanwhile: it meets each at most once, and each that stays from beginning
+// to end.
 type walk struct {
 	table *table
 	named bool     // only ids
@@ -130,7 +136,8 @@ func (m *Manager) walkFrom(after ConnID, ids []ConnID) *walk {
 	return w
 }
 
-// next is the connection that comes next; r is nil if there is none where it was looked for, and more is false behind the last.
+// next is the connection that comes next; r is nil if there is none where it was looked for, and
+// more is false behind the last.
 func (w *walk) next() (id ConnID, r *record, more bool) {
 	if w.named {
 		if len(w.ids) == 0 {

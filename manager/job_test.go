@@ -22,7 +22,8 @@ func loopingRig(t *testing.T, limits Limits) *rig {
 	return r
 }
 
-// turnsUntil turns the loop until done is closed. After each turn it calls check with how much something has grown in that turn.
+// turnsUntil turns the loop until done is closed. After each turn it calls check with how much
+// something has grown in that turn.
 func (r *rig) turnsUntil(done <-chan struct{}, grown func() uint64, check func(uint64)) (turns int) {
 	r.t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); ; {
@@ -138,7 +139,8 @@ func TestCallsAtTheLimit(t *testing.T) {
 	}
 }
 
-// However many call, one turn describes only so many connections, and every caller gets all of them, each once.
+// However many call, one turn describes only so many connections, and every caller gets all of
+// them, each once.
 func TestManyListings(t *testing.T) {
 	r := loopingRig(t, Limits{})
 	const connections, callers = 100, 20
@@ -254,7 +256,8 @@ func TestAStopCutsOverManyTurns(t *testing.T) {
 	}
 }
 
-// Connections that come to their end at the same time end over many turns, and so do those that a lower limit makes too many.
+// Connections that come to their end at the same time end over many turns, and so do those that a
+// lower limit makes too many.
 func TestManyExpiriesTakeManyTurns(t *testing.T) {
 	const n = 3*endingsPerTurn - 1
 	r := loopingRig(t, Limits{})
@@ -305,7 +308,8 @@ func TestALowerLimitEvictsOverManyTurns(t *testing.T) {
 	}
 }
 
-// A limit of clients counts those that are here over many turns; those that come meanwhile are counted at once, and none twice.
+// A limit of clients counts those that are here over many turns; those that come meanwhile are
+// counted at once, and none twice.
 func TestClientsAreCountedOverManyTurns(t *testing.T) {
 	const n = 200
 	r := loopingRig(t, Limits{})

@@ -23,8 +23,8 @@ func (p *policy) leased(h *host, f *handoff.Frame) (*record, uint32, *handoff.Fa
 	return r, id.slot(), nil
 }
 
-// answered counts the requests of a lease that ends; 0 stands for one. The first was charged to its client when it
-// arrived, the others, which have come with it, are charged now.
+// answered counts the requests of a lease that ends; 0 stands for one. The first was charged to its
+// client when it arrived, the others, which have come with it, are charged now.
 func (p *policy) answered(r *record, slot uint32, requests uint64) {
 	n := uint32(min(max(requests, 1), 1<<20))
 	r.requests += n

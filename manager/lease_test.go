@@ -72,7 +72,8 @@ func TestNackAndNobodyElse(t *testing.T) {
 	c.want("B")
 }
 
-// A host that is out of descriptors is told to let go of idle connections that it holds, the oldest first, and gets the lease again.
+// A host that is out of descriptors is told to let go of idle connections that it holds, the oldest
+// first, and gets the lease again.
 func TestNackForWantOfDescriptorsFreesSome(t *testing.T) {
 	r := newRig(t, Config{})
 	h := r.attach(handoff.Hello{Features: []string{handoff.FeatureCache}})

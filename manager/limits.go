@@ -24,22 +24,25 @@ type Limits struct {
 	Listeners int
 	// Newcomers is how many peers of the handoff socket may be here that have yet to say HELLO; one more is refused. Default 64.
 	Newcomers int
-	// Calls is how many calls of operators that go through the connections (Connections, Close, Revoke) may wait at once; one more is ErrBusy.
-	// Default 128.
+	// Calls is how many calls of operators that go through the connections (Connections, Close,
+	// Revoke) may wait at once; one more is ErrBusy. Default 128.
 	Calls int
-	// Adopted is how many connections that hosts have brought (ADOPT) there may be; one more is denied. Default: half of Connections.
+	// Adopted is how many connections that hosts have brought (ADOPT) there may be; one more is
+	// denied. Default: half of Connections.
 	Adopted int
-	// HostAdopted is how many of these one host may have brought; one more is denied. Default: a quarter of Connections.
+	// HostAdopted is how many of these one host may have brought; one more is denied. Default: a
+	// quarter of Connections.
 	HostAdopted int
 	// Redeliveries is how often a lease that a host could not take (NACK) is tried again before the connection is closed. Default 3.
 	Redeliveries int
 
-	// Finishing is how many responses the sidecar may be sending for hosts (FINISH) at once; one more is denied, and its connection reset. Default 1024.
+	// Finishing is how many responses the sidecar may be sending for hosts (FINISH) at once; one
+	// more is denied, and its connection reset. Default 1024.
 	Finishing int
 	// HostFinishing is how many of them one host may have left to the sidecar. Default 256.
 	HostFinishing int
-	// Helpers is how many processes may make system calls that may block, those that cannot be ended included. A quarter of them is kept for
-	// calls that can be. Default 16.
+	// Helpers is how many processes may make system calls that may block, those that cannot be
+	// ended included. A quarter of them is kept for calls that can be. Default 16.
 	Helpers int
 
 	// ClientConnections is how many connections one client address may have, IPv6 counted by /64. Where requests are looked at, the request of one
@@ -80,11 +83,11 @@ type Limits struct {
 	RequestTimeout time.Duration
 	// QueueTimeout is how long a request waits for a host before its connection is closed. Default 30 s.
 	QueueTimeout time.Duration
-	// LeaseWarn is how long a host may have a connection, and nothing of its response flow, before that is logged, counted and
-	// told to watchers, once until it flows again. Default 5 min.
+	// LeaseWarn is how long a host may have a connection, and nothing of its response flow, before
+	// that is logged, counted and told to watchers, once until it flows again. Default 5 min.
 	LeaseWarn time.Duration
-	// LeaseTimeout is how long a host may have a connection, and nothing of its response flow, before it is taken back, as by
-	// Revoke. Default 1 h.
+	// LeaseTimeout is how long a host may have a connection, and nothing of its response flow,
+	// before it is taken back, as by Revoke. Default 1 h.
 	LeaseTimeout time.Duration
 	// SendTimeout is how long a client may take nothing of a response that the sidecar finishes (FINISH), before it is cut off. Default 1 min.
 	SendTimeout time.Duration
@@ -322,7 +325,8 @@ func override[T int | int64 | time.Duration](field *T, value T) {
 	}
 }
 
-// unchanged returns l, without the fields whose configured value was another before: what is configured now then holds.
+// unchanged returns l, without the fields whose configured value was another before: what is
+// configured now then holds.
 func (l Limits) unchanged(before, now Limits) Limits {
 	values, was, is := reflect.ValueOf(&l).Elem(), reflect.ValueOf(before), reflect.ValueOf(now)
 	for i := range values.NumField() {

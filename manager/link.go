@@ -112,7 +112,8 @@ func (m *Manager) obeyFrames(l *link) error {
 	return nil
 }
 
-// checkHalf looks at a frame that has begun: its time begins, and a descriptor that has come with it must not be a link's end.
+// checkHalf looks at a frame that has begun: its time begins, and a descriptor that has come with
+// it must not be a link's end.
 func (m *Manager) checkHalf(l *link) error {
 	if len(l.in.Pending()) == 0 {
 		l.frameBy = 0
@@ -133,8 +134,8 @@ func (m *Manager) checkHalf(l *link) error {
 // errLinkSent: while the sidecar itself has the host's end of a link, that link does not end.
 var errLinkSent = handoff.Faultf(handoff.CodeBadDescriptor, "this is a host's end of a handoff socket, which must stay with its process")
 
-// reviewHalves hangs up on hosts that have not sent the rest of a frame in time. A descriptor may have come with its beginning, which would be kept for as
-// long as the link lives.
+// reviewHalves hangs up on hosts that have not sent the rest of a frame in time. A descriptor may
+// have come with its beginning, which would be kept for as long as the link lives.
 func (m *Manager) reviewHalves() {
 	if len(m.halves) == 0 {
 		return
@@ -317,7 +318,8 @@ func (m *Manager) unlisten(e *entrance, f handoff.Frame, then func()) {
 	})
 }
 
-// hold lets nothing more of what a host has said be obeyed until goOn: its last frame takes a while. That frame counts as not obeyed meanwhile.
+// hold lets nothing more of what a host has said be obeyed until goOn: its last frame takes a
+// while. That frame counts as not obeyed meanwhile.
 func (m *Manager) hold(l *link) {
 	l.held = true
 	m.watch(l)

@@ -42,9 +42,9 @@ func (a *acts) look(fd int32, limits scan.Limits, s *scan.Scanner) (seen scan.Se
 	}
 }
 
-// lookBehind is for a part of a request of which peeking has shown n bytes. If the kernel has more, it came meanwhile,
-// or it is behind an urgent byte (MSG_OOB), where peeking stops. HTTP knows no such bytes: where one hides the rest of a
-// head or of chunks, the request is malformed.
+// lookBehind is for a part of a request of which peeking has shown n bytes. If the kernel has more,
+// it came meanwhile, or it is behind an urgent byte (MSG_OOB), where peeking stops. HTTP knows no
+// such bytes: where one hides the rest of a head or of chunks, the request is malformed.
 func (a *acts) lookBehind(fd int32, limits scan.Limits, s *scan.Scanner, n int, seen scan.Seen) (scan.Seen, int) {
 	there := a.unread(fd)
 	if there <= n {
@@ -61,8 +61,8 @@ func (a *acts) lookBehind(fd int32, limits scan.Limits, s *scan.Scanner, n int, 
 	return seen, max(there, again)
 }
 
-// some peeks at one byte: what the kernel says about the length of the queue may be untrue (SIOCINQ, of a socket whose
-// urgent data is not in line).
+// some peeks at one byte: what the kernel says about the length of the queue may be untrue
+// (SIOCINQ, of a socket whose urgent data is not in line).
 func (a *acts) some(fd int32) (is bool, over Reason) {
 	n, err := a.peekAt(fd, a.peekBuf[:1])
 	if err != nil || n == 0 {
@@ -125,8 +125,8 @@ func (a *acts) goOn(fd int32) {
 	_ = unix.Sendto(int(fd), []byte("HTTP/1.1 100 Continue\r\n\r\n"), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, nil)
 }
 
-// answer sends an error response. If the socket does not take it at once there is nothing more to do: the connection
-// ends anyway.
+// answer sends an error response. If the socket does not take it at once there is nothing more to
+// do: the connection ends anyway.
 func (a *acts) answer(fd int32, status int, bodiless bool) {
 	response := a.config.Answers.response(status, bodiless, time.Now())
 	_ = unix.Sendto(int(fd), response, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, nil)

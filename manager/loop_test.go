@@ -15,8 +15,9 @@ import (
 // packages are those whose code the loop runs.
 var packages = []string{"manager", "selector", "handoff", "listener", "scan", "proxied", "internal/blocking"}
 
-// TestTheLoopMakesNoOtherSystemCall: every function of the packages unix, syscall, os, os/exec and net, and time.Sleep, that the loop's code
-// calls stands in docs/loop.md with the reason why it does not block, or in a function that is listed there as not the loop's. Nothing else is listed.
+// TestTheLoopMakesNoOtherSystemCall: every function of the packages unix, syscall, os, os/exec and
+// net, and time.Sleep, that the loop's code calls stands in docs/loop.md with the reason why it
+// does not block, or in a function that is listed there as not the loop's. Nothing else is listed.
 func TestTheLoopMakesNoOtherSystemCall(t *testing.T) {
 	listed := newLists(t)
 	for _, name := range packages {
@@ -46,7 +47,8 @@ func (l list) take(pkg, name string) bool {
 	return listed
 }
 
-// lists are the two tables of docs/loop.md: calls, and functions that are not the loop's. A row names a package, names in backquotes, a reason.
+// lists are the two tables of docs/loop.md: calls, and functions that are not the loop's. A row
+// names a package, names in backquotes, a reason.
 type lists struct{ calls, others list }
 
 func newLists(t *testing.T) lists {
@@ -177,7 +179,8 @@ func looksLikeFunction(name string) bool {
 // conversions look like calls.
 var conversions = []string{"Errno", "Signal"}
 
-// The test sees raw calls by their number's name, calls under another import's name, and functions given as arguments.
+// The test sees raw calls by their number's name, calls under another import's name, and functions
+// given as arguments.
 func TestCallsAreFound(t *testing.T) {
 	const text = `package p
 import ("golang.org/x/sys/unix"; sys "syscall"; "time"; "os")

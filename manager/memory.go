@@ -81,7 +81,8 @@ type extra struct {
 	peer peerNote
 	base base
 	flow flowNote
-	// bringer is the host that has brought the connection by ADOPT; 0 if it was accepted, and in slots without a connection.
+	// bringer is the host that has brought the connection by ADOPT; 0 if it was accepted, and in
+	// slots without a connection.
 	bringer HostID
 }
 
@@ -375,8 +376,8 @@ func (m *Memory) readNotes() error {
 	return nil
 }
 
-// KeepOnly notes the listening sockets for the successor, under keys of the caller's; Kept finds them again. It returns those that were noted under
-// other keys.
+// KeepOnly notes the listening sockets for the successor, under keys of the caller's; Kept finds
+// them again. It returns those that were noted under other keys.
 func (m *Memory) KeepOnly(sockets map[string]Kept) (forgotten map[string]Kept, err error) {
 	err = m.update(func(n *notes) {
 		forgotten = maps.Clone(n.Sockets)

@@ -242,7 +242,8 @@ func TestKeepOnlyTellsWhatIsForgotten(t *testing.T) {
 	}
 }
 
-// Cut short by whoever has the descriptor, the memory would end every process that touches it (SIGBUS, mmap(2)).
+// Cut short by whoever has the descriptor, the memory would end every process that touches it
+// (SIGBUS, mmap(2)).
 func TestTheMemoryCannotBeCutShort(t *testing.T) {
 	m, err := NewMemory()
 	if err != nil {

@@ -286,7 +286,8 @@ func (m *Manager) obeyUnlisten(l *link, f *handoff.Frame) *handoff.Fault {
 	return nil
 }
 
-// logNack tells the log, once in a while, of a host that is out of descriptors: its clients wait, and may be refused.
+// logNack tells the log, once in a while, of a host that is out of descriptors: its clients wait,
+// and may be refused.
 func (m *Manager) logNack(l *link, f *handoff.Frame) {
 	if f.A != handoff.NackNoDescriptor || m.policy.now < l.host.nackWarn {
 		return

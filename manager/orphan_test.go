@@ -69,8 +69,9 @@ func TestARequestWhoseHostDies(t *testing.T) {
 	}
 }
 
-// A host dies that has read its request, and the next one, of the same length, is in the queue. The bytes that were
-// read are counted without wrapping: nothing but the next request's answer may follow the first one's.
+// A host dies that has read its request, and the next one, of the same length, is in the queue. The
+// bytes that were read are counted without wrapping: nothing but the next request's answer may
+// follow the first one's.
 func TestTheNextRequestIsNotTakenForOneThatWasRead(t *testing.T) {
 	for _, length := range []int{1<<16 - 1, 1 << 16, 1<<16 + 1} {
 		t.Run(strconv.Itoa(length), func(t *testing.T) {

@@ -45,10 +45,10 @@ type begun struct {
 	scanner scan.Scanner
 }
 
-// How often a request that arrives in parts is looked at. The first looks are free. Each later one waits for a sixteenth
-// of the time that the request has taken so far, and for partialPause at least, so that the number of looks has a bound.
-// So does a look after one that found nothing new: TCP may report a socket below its low-water mark when its window is
-// small.
+// How often a request that arrives in parts is looked at. The first looks are free. Each later one
+// waits for a sixteenth of the time that the request has taken so far, and for partialPause at
+// least, so that the number of looks has a bound. So does a look after one that found nothing new:
+// TCP may report a socket below its low-water mark when its window is small.
 const (
 	freeLooks    = 32
 	pauseShare   = 16
@@ -58,7 +58,8 @@ const (
 // partialReview is how often the rate of a request that is arriving is looked at.
 const partialReview = int64(5 * time.Second)
 
-// examine decides the next step for an idle connection with input: it is ready, it waits for more, or it is closed.
+// examine decides the next step for an idle connection with input: it is ready, it waits for more,
+// or it is closed.
 func (p *policy) examine(r *record, slot uint32) {
 	d := p.listeners[r.listener]
 	if len(d.proxies) > 0 && r.marks&introduced == 0 && !p.introduce(r, slot, d) {
@@ -90,8 +91,8 @@ func (p *policy) examine(r *record, slot uint32) {
 	}
 }
 
-// look looks at the request of a connection. A look at a part goes on where the one before has ended; if bytes have
-// been taken away since then, it begins again.
+// look looks at the request of a connection. A look at a part goes on where the one before has
+// ended; if bytes have been taken away since then, it begins again.
 func (p *policy) look(r *record, slot uint32, d *door) (seen scan.Seen, unread int, over Reason) {
 	p.scanner = scan.Scanner{}
 	before := 0
@@ -111,9 +112,9 @@ func (p *policy) look(r *record, slot uint32, d *door) (seen scan.Seen, unread i
 	return seen, unread, over
 }
 
-// examineNothing is for a connection without input, or with nothing but empty lines, which begin no request: it waits
-// on as it did before. If its client has ended, they are taken away first: to close a socket with unread bytes is to
-// reset it.
+// examineNothing is for a connection without input, or with nothing but empty lines, which begin no
+// request: it waits on as it did before. If its client has ended, they are taken away first: to
+// close a socket with unread bytes is to reset it.
 func (p *policy) examineNothing(r *record, slot uint32, unread int) {
 	if r.marks&ended != 0 {
 		if unread > 0 {
@@ -130,8 +131,9 @@ func (p *policy) examineNothing(r *record, slot uint32, unread int) {
 	p.hear(r, slot)
 }
 
-// examineBytes is examine where any byte will do. If there is none though the selector has told of one, the connection
-// is watched for arrivals from then on, or the selector could tell of it again and again.
+// examineBytes is examine where any byte will do. If there is none though the selector has told of
+// one, the connection is watched for arrivals from then on, or the selector could tell of it again
+// and again.
 func (p *policy) examineBytes(r *record, slot uint32) {
 	some, over := p.act.some(r.fd)
 	switch {
@@ -145,8 +147,8 @@ func (p *policy) examineBytes(r *record, slot uint32) {
 	}
 }
 
-// comes reports whether there is input that examine would act on. Empty lines are none where requests are looked at, and
-// what cannot be peeked at is none anywhere.
+// comes reports whether there is input that examine would act on. Empty lines are none where
+// requests are looked at, and what cannot be peeked at is none anywhere.
 func (p *policy) comes(r *record) bool {
 	d := p.listeners[r.listener]
 	switch {
@@ -204,8 +206,8 @@ func (p *policy) awaitRest(r *record, slot uint32, d *door, seen scan.Seen, unre
 	p.awaitMore(r, slot, d, &b, seen.Need)
 }
 
-// awaitMore plans the next look at a request. A Unix socket is looked at again after a pause: no event comes of it when
-// the client waits for room.
+// awaitMore plans the next look at a request. A Unix socket is looked at again after a pause: no
+// event comes of it when the client waits for room.
 func (p *policy) awaitMore(r *record, slot uint32, d *door, b *begun, need int) {
 	if b.paused || d.edge {
 		p.enterIdle(r, slot, waitRest, p.pauseOf(b))
@@ -220,7 +222,8 @@ func (p *policy) awaitMore(r *record, slot uint32, d *door, b *begun, need int) 
 	}
 }
 
-// pauseOf is how long the next look at a request waits. There are few such times: each is a class of idle connections.
+// pauseOf is how long the next look at a request waits. There are few such times: each is a class
+// of idle connections.
 func (p *policy) pauseOf(b *begun) int64 {
 	took, pause := p.now-b.at, partialPause
 	for pause < took/pauseShare && pause < partialReview {
@@ -238,14 +241,15 @@ const (
 	roomNone
 )
 
-// Where the kernel does not say whether there is room for more of a request, there is taken to be none if blindBytes are
-// there, and nothing has come for blindPatience.
+// Where the kernel does not say whether there is room for more of a request, there is taken to be
+// none if blindBytes are there, and nothing has come for blindPatience.
 const (
 	blindBytes    = 2 << 10
 	blindPatience = int64(time.Second)
 )
 
-// full reports whether there is no room for more of a request, of which a look has found no more than the one before.
+// full reports whether there is no room for more of a request, of which a look has found no more
+// than the one before.
 func (p *policy) full(r *record, b *begun, need int) bool {
 	switch p.act.room(r.fd, need) {
 	case roomNone:

@@ -28,8 +28,8 @@ type actor interface {
 	unread(fd int32) int
 	// some reports whether there is anything in the receive queue. If there never will be, over says why.
 	some(fd int32) (is bool, over Reason)
-	// look looks at the request in the receive queue, without taking it, and says how many bytes there are. If there are
-	// none and never will be, over says why.
+	// look looks at the request in the receive queue, without taking it, and says how many bytes
+	// there are. If there are none and never will be, over says why.
 	look(fd int32, limits scan.Limits, s *scan.Scanner) (seen scan.Seen, unread int, over Reason)
 	// room asks whether the client has room to send more, if need bytes are waited for and are not there.
 	room(fd int32, need int) room
@@ -57,7 +57,8 @@ type actor interface {
 	base(fd int32) base
 	// fate finds out what a host has done to a request.
 	fate(fd int32, o outset) fate
-	// flow asks how far the client has come with what was sent to it; known is false where that cannot be seen.
+	// flow asks how far the client has come with what was sent to it; known is false where that
+	// cannot be seen.
 	flow(fd int32) (f flow, known bool)
 	// breakOff lets the connection end in a reset.
 	breakOff(fd int32)
@@ -89,10 +90,11 @@ type actor interface {
 // policy is every decision about connections. It knows no clock and no system call: now is set by the caller before each event, in ns of a clock that
 // never goes back. It is not safe for concurrent use.
 //
-// Its parts: hear.go (what the selector tells), introduce.go (who the client is), partial.go (what has arrived of a
-// request), room.go (whether more can come), idle.go (expiry and eviction), queue.go (what waits for a host), choose.go
-// (which host), lease.go (the hosts' answers), flow.go (whether responses flow), alive.go (whether hosts live), clients.go
-// (what each client has), finish.go (what is left of a response), host.go (hosts and pools coming and going), stop.go
+// Its parts: hear.go (what the selector tells), introduce.go (who the client is), partial.go (what
+// has arrived of a request), room.go (whether more can come), idle.go (expiry and eviction),
+// queue.go (what waits for a host), choose.go (which host), lease.go (the hosts' answers), flow.go
+// (whether responses flow), alive.go (whether hosts live), clients.go (what each client has),
+// finish.go (what is left of a response), host.go (hosts and pools coming and going), stop.go
 // (operators).
 type policy struct {
 	now    int64
@@ -315,8 +317,8 @@ func (p *policy) gone(r *record, slot uint32) {
 	p.forgetPool(to)
 }
 
-// shared reports whether others may have a connection's socket, or have had it: a host, or who shares its listener. Unix sockets may have been
-// sent descriptors, which close with them.
+// shared reports whether others may have a connection's socket, or have had it: a host, or who
+// shares its listener. Unix sockets may have been sent descriptors, which close with them.
 func (p *policy) shared(r *record) bool {
 	d := p.listeners[r.listener]
 	return r.seq > 0 || r.listener == 0 || d.edge || d.shared
@@ -352,8 +354,9 @@ func (p *policy) setKept(r *record, on bool) {
 // keepLimit is Limits.KeepAlive as a number of connections.
 func (p *policy) keepLimit() int { return max(p.limits.KeepAlive, 0) }
 
-// endingsPerTurn bounds how many connections one turn ends because their time is over, or because there are too many: as many as there are may
-// come to their end at once. The rest follows in the next turns.
+// endingsPerTurn bounds how many connections one turn ends because their time is over, or because
+// there are too many: as many as there are may come to their end at once. The rest follows in the
+// next turns.
 const endingsPerTurn = 64
 
 // mayEnd takes one of the endings of this turn. If there is none left, expire goes on in the next turn.

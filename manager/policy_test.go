@@ -1116,7 +1116,8 @@ func (w *world) waits(r *record) bool {
 	return s.unread && (!s.blank || !w.p.looked(r))
 }
 
-// looked reports whether a connection's requests are looked at, and its PROXY header, if it was to have one, is gone.
+// looked reports whether a connection's requests are looked at, and its PROXY header, if it was to
+// have one, is gone.
 func (p *policy) looked(r *record) bool {
 	d := p.listeners[r.listener]
 	return !d.once() && (len(d.proxies) == 0 || r.marks&introduced != 0)

@@ -9,9 +9,11 @@ import (
 	"github.com/anteroom-io/anteroom/selector"
 )
 
-// A host ends with its process. The end of its link tells so, unless somebody else has the host's end of it: a child that has inherited it, or a queue of
-// descriptors in flight that only this process could empty. So the process itself is watched, too. If it ends and the link does not, the host gets no leases
-// until it answers a PING whose number nobody could know before, which only a process that holds the link can; without an answer in time it is hung up on.
+// A host ends with its process. The end of its link tells so, unless somebody else has the host's
+// end of it: a child that has inherited it, or a queue of descriptors in flight that only this
+// process could empty. So the process itself is watched, too. If it ends and the link does not, the
+// host gets no leases until it answers a PING whose number nobody could know before, which only a
+// process that holds the link can; without an answer in time it is hung up on.
 
 // left: the process that has attached a host has ended.
 func (p *policy) left(h *host) {
@@ -32,7 +34,8 @@ func (p *policy) ask(h *host) {
 	p.act.ping(h)
 }
 
-// pong: a host has answered a PING. A host whose process has ended lives only if it has read that PING: what else comes may have been written before.
+// pong: a host has answered a PING. A host whose process has ended lives only if it has read that
+// PING: what else comes may have been written before.
 func (p *policy) pong(h *host, number uint64) {
 	if h.orphaned && h.asked != 0 && number == h.number {
 		p.revive(h)
@@ -44,7 +47,8 @@ func (a *acts) ping(h *host) {
 	(*Manager)(a).reply(h.link, handoff.Frame{Type: handoff.TypePing, A: h.number})
 }
 
-// watchProcess has the selector tell when the process of a host that attaches ends. It fails only if there is no descriptor left.
+// watchProcess has the selector tell when the process of a host that attaches ends. It fails only
+// if there is no descriptor left.
 func (m *Manager) watchProcess(l *link) *handoff.Fault {
 	fd, err := listener.PeerProcess(l.fd)
 	switch {
@@ -98,7 +102,8 @@ func (m *Manager) processEnded(l *link) {
 	m.bereaved = append(m.bereaved, l)
 }
 
-// reviewBereaved comes after the events of a turn: the end of a link mostly comes with that of its process, and says all there is to say.
+// reviewBereaved comes after the events of a turn: the end of a link mostly comes with that of its
+// process, and says all there is to say.
 func (m *Manager) reviewBereaved() {
 	for _, l := range m.bereaved {
 		if m.receive(l); !l.gone {

@@ -14,7 +14,8 @@ import (
 	"github.com/anteroom-io/anteroom/listener"
 )
 
-// Hosts whose process ends while their link does not: somebody else holds the host's end of it, or a queue does.
+// Hosts whose process ends while their link does not: somebody else holds the host's end of it, or
+// a queue does.
 
 // act is what a process does that is started for a test: this test binary, with this in its environment.
 const actVariable = "ANTEROOM_TEST_ACT"
@@ -66,7 +67,8 @@ func inAnotherSocket(t *testing.T, p *peer) {
 	p.want(handoff.TypeListening)
 }
 
-// child starts a process that has the link, and outlives this one until its standard input ends, which is the test's.
+// child starts a process that has the link, and outlives this one until its standard input ends,
+// which is the test's.
 func child(t *testing.T, act string, link int) {
 	cmd := exec.Command(must(os.Executable())(t), "-test.run=^TestAsAnotherProcess$") // not in the test's context, which ends with it
 	cmd.Env = append(os.Environ(), actVariable+"="+act)
@@ -105,7 +107,8 @@ func answerPings(t *testing.T, p *peer) {
 	}
 }
 
-// leaves has a process attach, leave its link as the act says, and end. Its children live until the test ends.
+// leaves has a process attach, leave its link as the act says, and end. Its children live until the
+// test ends.
 func (r *rig) leaves(act string) {
 	r.t.Helper()
 	stdin, alive, err := os.Pipe()
@@ -153,7 +156,8 @@ func TestAHostEndsWithItsProcess(t *testing.T) {
 	}
 }
 
-// A link that another process goes on with lives, though the one that connected it has ended: as long as PINGs are answered.
+// A link that another process goes on with lives, though the one that connected it has ended: as
+// long as PINGs are answered.
 func TestALinkGoesOnWithAChild(t *testing.T) {
 	r := newRig(t, Config{Limits: Limits{PingTimeout: 3 * time.Second}})
 	r.leaves("to a child that answers")
@@ -281,7 +285,8 @@ func (p *peer) quietly(r *rig) {
 	}
 }
 
-// The kernel: a socket knows the process that connected it, and tells its end, though another process has the socket.
+// The kernel: a socket knows the process that connected it, and tells its end, though another
+// process has the socket.
 func TestTheKernelTellsTheEndOfAPeer(t *testing.T) {
 	r := newRig(t, Config{})
 	h := r.attach(handoff.Hello{})

@@ -11,7 +11,8 @@ import (
 
 // What operators see. Everything is read in the loop, between two turns, so that it fits together.
 
-// Counts returns how many connections are where, and the totals since New. Its lists may be another caller's, too: do not change them.
+// Counts returns how many connections are where, and the totals since New. Its lists may be another
+// caller's, too: do not change them.
 func (m *Manager) Counts(ctx context.Context) (Counts, error) {
 	answer := make(chan result[Counts], 1)
 	if m.counting.join(answer) {
@@ -31,7 +32,8 @@ func (m *Manager) count() Counts {
 	}
 }
 
-// counting is the callers who wait for the counts. All that wait at the same time get the same, so that many cost the loop no more than one.
+// counting is the callers who wait for the counts. All that wait at the same time get the same, so
+// that many cost the loop no more than one.
 type counting struct {
 	mu      sync.Mutex
 	waiting []chan<- result[Counts] // mu
@@ -105,8 +107,9 @@ func (m *Manager) Capacity(ctx context.Context) (Capacity, error) {
 	})
 }
 
-// HoldsHungFiles reports whether files whose file system does not answer may be open here, as all helpers that could close them are stuck. A program
-// that is started would close them too (execve(2)), and hang.
+// HoldsHungFiles reports whether files whose file system does not answer may be open here, as all
+// helpers that could close them are stuck. A program that is started would close them too
+// (execve(2)), and hang.
 func (m *Manager) HoldsHungFiles(ctx context.Context) (bool, error) {
 	return ask(ctx, m, func() (bool, error) { return !m.helpers.FilesLeft(), nil })
 }
@@ -122,8 +125,9 @@ func (m *Manager) Connection(ctx context.Context, id ConnID) (Connection, error)
 	})
 }
 
-// Connections returns one page of the connections that are selected. Between two pages, and while one is made, connections come and go; one that
-// stays all the while is on exactly one page. Each is described as it is at one moment. Errors: ErrBadPeer, ErrBusy.
+// Connections returns one page of the connections that are selected. Between two pages, and while
+// one is made, connections come and go; one that stays all the while is on exactly one page. Each
+// is described as it is at one moment. Errors: ErrBadPeer, ErrBusy.
 func (m *Manager) Connections(ctx context.Context, q Query) (Page, error) {
 	match, err := m.matcher(q.Selection)
 	if err != nil {

@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// Which clients were refused, and what the log says of it. An abusive client is found by it: its address is asked from the kernel when a connection
-// ends for what its client has done, never for a request that goes well.
+// Which clients were refused, and what the log says of it. An abusive client is found by it: its
+// address is asked from the kernel when a connection ends for what its client has done, never for a
+// request that goes well.
 
 // blames reports whether a connection ends because of what its client has done.
 func (r Reason) blames() bool {
@@ -17,7 +18,8 @@ func (r Reason) blames() bool {
 	return false
 }
 
-// maxRefused is how many clients that were refused are remembered. One more takes the place of the one that was not refused for longest.
+// maxRefused is how many clients that were refused are remembered. One more takes the place of the
+// one that was not refused for longest.
 const maxRefused = 1024
 
 // refusals remembers the clients that were refused of late.
@@ -71,7 +73,8 @@ func (s *refusals) room() int {
 	return oldest
 }
 
-// How many closed connections of one reason the log tells of, and in which time. The others are for Debug, and counted.
+// How many closed connections of one reason the log tells of, and in which time. The others are for
+// Debug, and counted.
 const (
 	closedLines = 10
 	closedTime  = time.Minute

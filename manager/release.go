@@ -10,10 +10,11 @@ import (
 
 // Letting go of descriptors.
 //
-// close(2) may wait: of a TCP socket as long as SO_LINGER says, which a host may have set (and then closed its own descriptor, so that this one is the
-// last); of a file until its file system has answered (FLUSH of FUSE, NFS); of a Unix socket for all descriptors that are on their way in it. So what others
-// have, or have had, helpers close. The number stays in use until that is done, and the memory says that it is to be closed: a successor does not take
-// it for a new connection.
+// close(2) may wait: of a TCP socket as long as SO_LINGER says, which a host may have set (and then
+// closed its own descriptor, so that this one is the last); of a file until its file system has
+// answered (FLUSH of FUSE, NFS); of a Unix socket for all descriptors that are on their way in it.
+// So what others have, or have had, helpers close. The number stays in use until that is done, and
+// the memory says that it is to be closed: a successor does not take it for a new connection.
 
 // numbers is a set of descriptors.
 type numbers [maxDescriptors / 64]uint64
@@ -72,7 +73,8 @@ func (m *Manager) letGo(r release) {
 	m.queueRelease(r)
 }
 
-// queueRelease: sockets go together at the end of the turn. What may be a file goes alone: another of its kind would wait for it.
+// queueRelease: sockets go together at the end of the turn. What may be a file goes alone: another
+// of its kind would wait for it.
 func (m *Manager) queueRelease(r release) {
 	if isSocket(int(r.fd)) {
 		m.released = append(m.released, r.fd)
@@ -103,8 +105,9 @@ func (m *Manager) giveClose(fds []int32, from HostID, file bool) {
 	}, m.policy.now)
 }
 
-// closed: the helper has put a harmless file in the place of so many. If it was killed over one, that one is tried again alone, and the others in two parts,
-// so that many that wait do not hold up the rest one after another.
+// closed: the helper has put a harmless file in the place of so many. If it was killed over one,
+// that one is tried again alone, and the others in two parts, so that many that wait do not hold up
+// the rest one after another.
 func (m *Manager) closed(fds []int32, from HostID, file bool, r blocking.Result) {
 	if r.Outcome == blocking.Stuck {
 		m.helperStuck(from)
@@ -135,7 +138,8 @@ func (m *Manager) closed(fds []int32, from HostID, file bool, r blocking.Result)
 	}
 }
 
-// resumeClosing closes what a predecessor was about to. What is not in the estate has been taken over as something else, such as a listening socket.
+// resumeClosing closes what a predecessor was about to. What is not in the estate has been taken
+// over as something else, such as a listening socket.
 func (m *Manager) resumeClosing(estate Estate) {
 	closing := &m.policy.memory.head.closing
 	for fd := range maxDescriptors {

@@ -7,16 +7,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Whether a client has room to send more, as its kernel and ours know it. A request that does not fit where it waits will
-// never be whole: its host gets what is there.
+// Whether a client has room to send more, as its kernel and ours know it. A request that does not
+// fit where it waits will never be whole: its host gets what is there.
 
-// smallWindow is a TCP window that senders wait to grow rather than fill with a small segment, unless rcv_mss says that
-// their segments are smaller still.
+// smallWindow is a TCP window that senders wait to grow rather than fill with a small segment,
+// unless rcv_mss says that their segments are smaller still.
 const smallWindow = 1460
 
-// room asks TCP for the window that was last advertised to the client (TCP_INFO, tcp(7)); what came out of order and has
-// a gap before it leaves that open. Linux tells of it since 6.2. Before that poll(2) is asked, which reports a socket
-// below its low-water mark when the window is small, or memory is.
+// room asks TCP for the window that was last advertised to the client (TCP_INFO, tcp(7)); what came
+// out of order and has a gap before it leaves that open. Linux tells of it since 6.2. Before that
+// poll(2) is asked, which reports a socket below its low-water mark when the window is small, or
+// memory is.
 func (a *acts) room(fd int32, need int) room {
 	info, size, err := tcpInfo(fd)
 	switch {
@@ -60,9 +61,10 @@ func (a *acts) roomBelow(fd int32, need int) room {
 	return roomMore
 }
 
-// unixRoom asks for the memory of the client's end of a Unix socket (sock_diag(7)): what waits for us is still charged to
-// the client. One whose send buffer is full has no room. One that uses more than a quarter of it may go on writing, but
-// poll(2) no longer tells it that it may: roomUnknown. So is an end in another network namespace, which is not found.
+// unixRoom asks for the memory of the client's end of a Unix socket (sock_diag(7)): what waits for
+// us is still charged to the client. One whose send buffer is full has no room. One that uses more
+// than a quarter of it may go on writing, but poll(2) no longer tells it that it may: roomUnknown.
+// So is an end in another network namespace, which is not found.
 func unixRoom(fd int32) room {
 	var own unix.Stat_t
 	if unix.Fstat(int(fd), &own) != nil {
@@ -86,8 +88,9 @@ func unixRoom(fd int32) room {
 	return roomMore
 }
 
-// diagnosesUnix reports whether unixRoom finds anything. It is asked once, before the loop runs: where the kernel has its
-// diagnosis as a module that is not loaded yet, the first question waits for that.
+// diagnosesUnix reports whether unixRoom finds anything. It is asked once, before the loop runs:
+// where the kernel has its diagnosis as a module that is not loaded yet, the first question waits
+// for that.
 func diagnosesUnix() bool {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -117,8 +120,8 @@ type diagRequest struct {
 	cookie   [2]uint32
 }
 
-// unixDiag asks for an attribute of a Unix socket of this network namespace; nil if there is none. The kernel answers
-// within sendto(2), so that there is nothing to wait for.
+// unixDiag asks for an attribute of a Unix socket of this network namespace; nil if there is none.
+// The kernel answers within sendto(2), so that there is nothing to wait for.
 func unixDiag(inode, show uint32, attribute uint16) []byte {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_SOCK_DIAG)
 	if err != nil {

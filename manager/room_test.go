@@ -40,8 +40,8 @@ func fillWith(t *testing.T, fd int, piece int) {
 	}
 }
 
-// awaitRoom asks until the answer is want: TCP closes its window when it acknowledges, and a sender fills the last part
-// of it after a while.
+// awaitRoom asks until the answer is want: TCP closes its window when it acknowledges, and a sender
+// fills the last part of it after a while.
 func awaitRoom(t *testing.T, want room, ask func() room) {
 	t.Helper()
 	for deadline := time.Now().Add(5 * time.Second); ask() != want; time.Sleep(time.Millisecond) {

@@ -24,8 +24,9 @@ const eventsPerTurn = 512
 
 // Run is the loop. It returns nil after Shutdown, and an error if the selector fails, which leaves nothing to go on with. It runs once.
 //
-// A turn has these steps: wait; act on what is ready (connections become ready, hosts' frames are obeyed, newcomers are accepted); obey
-// commands, and do a share of long ones; end what is overdue; lend what is ready to hosts with room; send each host its frames together.
+// A turn has these steps: wait; act on what is ready (connections become ready, hosts' frames are
+// obeyed, newcomers are accepted); obey commands, and do a share of long ones; end what is overdue;
+// lend what is ready to hosts with room; send each host its frames together.
 func (m *Manager) Run() error {
 	if err := m.begin(); err != nil {
 		return err

@@ -10,8 +10,9 @@ import (
 	"github.com/anteroom-io/anteroom/selector"
 )
 
-// The rest of a response (FINISH) goes from its file to the socket within the kernel: sendfile(2) for files and memfds, splice(2) for pipes. Both
-// calls block if a host clears O_NONBLOCK of the socket, or if the file's system does not answer. So helpers make them.
+// The rest of a response (FINISH) goes from its file to the socket within the kernel: sendfile(2)
+// for files and memfds, splice(2) for pipes. Both calls block if a host clears O_NONBLOCK of the
+// socket, or if the file's system does not answer. So helpers make them.
 
 // sendAtOnce bounds how much of one response a helper sends before it is another's turn, in bytes.
 const sendAtOnce = 1 << 20
@@ -92,7 +93,8 @@ func (m *Manager) partSent(id ConnID, fd int32, op blocking.Op, r blocking.Resul
 	}
 }
 
-// account notes what a helper has sent, and returns how many bytes. Of a splice(2) that was killed that is not known: the pipe is asked.
+// account notes what a helper has sent, and returns how many bytes. Of a splice(2) that was killed
+// that is not known: the pipe is asked.
 func (rest *remainder) account(op blocking.Op, r blocking.Result) (moved int64) {
 	switch {
 	case r.Outcome > blocking.Ended:
@@ -125,7 +127,8 @@ func (rest *remainder) progress(r blocking.Result) progress {
 	return sendYield
 }
 
-// maxOverruns is how often a helper may block in sending to a socket whose O_NONBLOCK a host has cleared, before the host is hung up on.
+// maxOverruns is how often a helper may block in sending to a socket whose O_NONBLOCK a host has
+// cleared, before the host is hung up on.
 const maxOverruns = 3
 
 // overrun: a helper had to be killed since it blocked. If O_NONBLOCK was cleared it is set again.
@@ -172,7 +175,8 @@ func (m *Manager) fileChecked(id ConnID, rest *remainder, r blocking.Result) {
 	}
 }
 
-// check judges the file of a FINISH: a regular file or memfd that has those bytes, or a pipe that holds them already.
+// check judges the file of a FINISH: a regular file or memfd that has those bytes, or a pipe that
+// holds them already.
 func (rest *remainder) check(r blocking.Result) *handoff.Fault {
 	if r.Outcome != blocking.Done {
 		return handoff.Faultf(handoff.CodeBadDescriptor, "FINISH: the file did not say within %v what it is", checkTimeout)
@@ -237,8 +241,8 @@ func remainderOf(f *handoff.Frame, fd int) (remainder, *handoff.Fault) {
 	return rest, nil
 }
 
-// helperStuck: one more helper waits for a file that does not answer, and cannot be ended. Once there is none left for files, who has sent the last one
-// is hung up on.
+// helperStuck: one more helper waits for a file that does not answer, and cannot be ended. Once
+// there is none left for files, who has sent the last one is hung up on.
 func (m *Manager) helperStuck(from HostID) {
 	m.log.Warn("a helper process waits for a file system that does not answer, and cannot be ended", "host", from, "stuck", m.helpers.Stuck())
 	h := m.policy.hosts[from]

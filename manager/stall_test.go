@@ -16,8 +16,8 @@ import (
 	"github.com/anteroom-io/anteroom/internal/fusetest"
 )
 
-// What others share with the loop, and what they send to it, may make system calls block. Here they do, until the end of the test, and a bystander is
-// served meanwhile.
+// What others share with the loop, and what they send to it, may make system calls block. Here they
+// do, until the end of the test, and a bystander is served meanwhile.
 
 // toggles changes what others share with the loop, without a pause, until the end of the test.
 func toggles(t *testing.T, change func(on bool)) {
@@ -97,8 +97,9 @@ func fill(t testing.TB, fd int) {
 	}
 }
 
-// blocksHelpers has helpers block in sending a response, one after another, until a condition holds. Each time O_NONBLOCK is cleared when the sidecar has
-// looked at it, and before a helper sends. The client reads nothing meanwhile.
+// blocksHelpers has helpers block in sending a response, one after another, until a condition
+// holds. Each time O_NONBLOCK is cleared when the sidecar has looked at it, and before a helper
+// sends. The client reads nothing meanwhile.
 func (r *rig) blocksHelpers(fd int, is func(Counts) bool) {
 	r.t.Helper()
 	const patience = 100 * time.Millisecond // for a helper, before it is killed
@@ -236,7 +237,8 @@ func TestARefusedDescriptorHoldsUpNothing(t *testing.T) {
 	r.eventually("the helpers are back", func(c Counts) bool { return c.Helpers == HelperCounts{} })
 }
 
-// A host sets SO_LINGER on what it was lent, and lets go: this process has the last descriptor, of a connection with unsent bytes.
+// A host sets SO_LINGER on what it was lent, and lets go: this process has the last descriptor, of
+// a connection with unsent bytes.
 func TestClosingDoesNotWaitForALinger(t *testing.T) {
 	for _, answer := range []handoff.Type{handoff.TypeClose, handoff.TypeDetach} {
 		t.Run(answer.String(), func(t *testing.T) {
@@ -304,7 +306,8 @@ func TestFinishHasLimits(t *testing.T) {
 	}
 }
 
-// A host's listening socket, brought twice, whose O_NONBLOCK is cleared again and again while another process accepts on it, too.
+// A host's listening socket, brought twice, whose O_NONBLOCK is cleared again and again while
+// another process accepts on it, too.
 func TestAcceptingDoesNotBlock(t *testing.T) {
 	r := newRig(t, Config{})
 	other := r.bystander()

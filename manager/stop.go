@@ -30,7 +30,8 @@ func (p *policy) hurryStop() {
 	}
 }
 
-// stopDone reports whether a Stop is complete. What is still leased when its time is over is cut, as much as a turn may.
+// stopDone reports whether a Stop is complete. What is still leased when its time is over is cut,
+// as much as a turn may.
 func (p *policy) stopDone() (StopReport, bool) {
 	if p.stop == nil {
 		return StopReport{}, false
@@ -48,8 +49,8 @@ func (p *policy) stopDone() (StopReport, bool) {
 	return report, true
 }
 
-// unstopped counts the connections that a Stop waits for: those that hosts have and, if everything ends, also those whose responses hosts
-// have left to the sidecar.
+// unstopped counts the connections that a Stop waits for: those that hosts have and, if everything
+// ends, also those whose responses hosts have left to the sidecar.
 func (p *policy) unstopped() int {
 	if p.draining {
 		return p.states[Leased] + p.states[Finishing]

@@ -35,8 +35,9 @@ func setTimeout(fd, option int, on bool) {
 	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, option, &limit)
 }
 
-// A host changes an option of the connection that it is lent, and of its listening socket, without a pause. It serves, ends connections whose client does
-// not read, and lets the sidecar send; a bystander is served all the while.
+// A host changes an option of the connection that it is lent, and of its listening socket, without
+// a pause. It serves, ends connections whose client does not read, and lets the sidecar send; a
+// bystander is served all the while.
 func TestOptionsThatAHostChangesHoldUpNothing(t *testing.T) {
 	for name, change := range options {
 		t.Run(name, func(t *testing.T) {
@@ -85,7 +86,8 @@ func (s *shared) each(do func(fd int)) {
 	}
 }
 
-// letGo closes the last one that was added, with its option set: what the sidecar has of it is the last descriptor then.
+// letGo closes the last one that was added, with its option set: what the sidecar has of it is the
+// last descriptor then.
 func (s *shared) letGo() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -110,7 +112,8 @@ func (h *peer) finishesUnread(c *client, s *shared) {
 	h.sendFD(finishFrame(lease, 0, 4<<20), memfd(h.t, make([]byte, 4<<20)))
 }
 
-// stuffed has a connection lent, whose options change from now on, and writes until the client's buffers are full.
+// stuffed has a connection lent, whose options change from now on, and writes until the client's
+// buffers are full.
 func (h *peer) stuffed(c *client, s *shared) handoff.Frame {
 	h.t.Helper()
 	lease, fd := h.lent(c)
@@ -128,7 +131,8 @@ func localAddress(t *testing.T, l int) string {
 	return addressOf(at)
 }
 
-// A descriptor whose number is one of the reserve's is closed by a helper, too: its file system does not answer.
+// A descriptor whose number is one of the reserve's is closed by a helper, too: its file system
+// does not answer.
 func TestARefusedDescriptorOfTheReserveHoldsUpNothing(t *testing.T) {
 	fs := fusetest.Mount(t, fusetest.Flush)
 	r := newRig(t, Config{})

@@ -2,15 +2,17 @@ package manager
 
 import "github.com/anteroom-io/anteroom/handoff"
 
-// What is done for a host with `cache` that is out of descriptors (NACK 1). It holds those of idle connections, which may be all that it has; it is told to let
-// go of some, so that it has room for the lease when it comes again.
+// What is done for a host with `cache` that is out of descriptors (NACK 1). It holds those of idle
+// connections, which may be all that it has; it is told to let go of some, so that it has room for
+// the lease when it comes again.
 
 const (
 	unholdMost = 16   // connections that a host is told to let go of at once
 	unholdLook = 1024 // idle connections that are looked at for that
 )
 
-// unhold tells a host to let go of the idle connections that it has held for longest, a few of them, and returns how many.
+// unhold tells a host to let go of the idle connections that it has held for longest, a few of
+// them, and returns how many.
 func (p *policy) unhold(h *host) (n int) {
 	if !h.cache {
 		return 0
@@ -31,7 +33,8 @@ func (p *policy) unhold(h *host) (n int) {
 	return n
 }
 
-// letGo takes the descriptor of an idle connection away from a host: the next lease of it comes with one, to whichever host.
+// letGo takes the descriptor of an idle connection away from a host: the next lease of it comes
+// with one, to whichever host.
 func (p *policy) letGo(h *host, r *record, slot uint32) {
 	p.act.forget(h, p.id(r, slot), handoff.ForgetMoved)
 	r.marks &^= held

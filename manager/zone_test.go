@@ -31,8 +31,8 @@ func subnet(text string) listener.Subnet {
 // inNetwork is set in a test process that has a network namespace of its own.
 const inNetwork = "ANTEROOM_TEST_IN_NETWORK"
 
-// apart runs the test that calls it once more in a network namespace of its own, where linkLocal is the address of its only interface. It returns
-// true there.
+// apart runs the test that calls it once more in a network namespace of its own, where linkLocal is
+// the address of its only interface. It returns true there.
 func apart(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv(inNetwork) != "" {

@@ -5,8 +5,8 @@ import "bytes"
 // crlf ends every line of a chunked body, and the data of every chunk.
 const crlf = "\r\n"
 
-// chunks walks a chunked body (section 7.1), as strict as the strictest parser. Anything but CRLF at the end of a line is
-// Opaque: there some stop and some see another end.
+// chunks walks a chunked body (section 7.1), as strict as the strictest parser. Anything but CRLF
+// at the end of a line is Opaque: there some stop and some see another end.
 func (s *Scanner) chunks(b []byte, limits Limits) Seen {
 	for s.step != stepTrailers {
 		seen, goesOn := s.chunk(b, limits)
@@ -59,8 +59,8 @@ func (s *Scanner) chunkEnd(b []byte, limits Limits) (seen Seen, goesOn bool) {
 	return Seen{}, true
 }
 
-// moreChunks waits for a byte that is not in b, at or behind the place that is looked at next, unless that is more than
-// is waited for.
+// moreChunks waits for a byte that is not in b, at or behind the place that is looked at next,
+// unless that is more than is waited for.
 func (s *Scanner) moreChunks(b []byte, limits Limits) Seen {
 	need := max(s.at, len(b)) + 1
 	if need-s.head.end > limits.Wait {

@@ -127,8 +127,8 @@ func arrive(t *testing.T, input []byte, step int, limits Limits) Seen {
 	}
 }
 
-// resume lets one Scanner look at each piece. It sees what another sees that begins at the first byte, and reads no
-// byte twice.
+// resume lets one Scanner look at each piece. It sees what another sees that begins at the first
+// byte, and reads no byte twice.
 func resume(t *testing.T, input []byte, step int, limits Limits) {
 	t.Helper()
 	var s Scanner

@@ -22,8 +22,8 @@ const (
 	chunked
 )
 
-// readHead takes lines up to the empty one, which must end within limit bytes, if there is a limit. It answers HeadOnly
-// when the end is there.
+// readHead takes lines up to the empty one, which must end within limit bytes, if there is a limit.
+// It answers HeadOnly when the end is there.
 func (s *Scanner) readHead(b []byte, limit int) Verdict {
 	missing := More
 	if limit > 0 && len(b)-s.start >= limit {

@@ -61,8 +61,8 @@ func Request(b []byte, avail int, limits Limits) Seen {
 	return s.Look(b, avail, limits)
 }
 
-// Scanner looks at one request that may arrive in many parts. It remembers where it was, so that it reads each byte
-// once, however often it looks. The zero value is ready to look at a request.
+// Scanner looks at one request that may arrive in many parts. It remembers where it was, so that it
+// reads each byte once, however often it looks. The zero value is ready to look at a request.
 type Scanner struct {
 	head     head
 	step     step
@@ -152,8 +152,8 @@ func skipEmptyLines(b []byte) int {
 	return i
 }
 
-// line takes the next line of b. It is false if the end of the line has not arrived. A lone LF ends a line as well
-// (section 2.2), but not for all parsers: strict is true for CRLF.
+// line takes the next line of b. It is false if the end of the line has not arrived. A lone LF ends
+// a line as well (section 2.2), but not for all parsers: strict is true for CRLF.
 func (s *Scanner) line(b []byte) (line []byte, strict, ok bool) {
 	from := max(s.at, s.searched)
 	if from > len(b) {

@@ -69,7 +69,8 @@ func (c *control) serve(l net.Listener, options ...grpc.ServerOption) func() err
 	return func() error { return s.Serve(newNewest(l, maxControlConnections, true)) }
 }
 
-// stop lets calls under way finish within controlStopTimeout, then cuts them. It returns soon after that, whatever a call is waiting for.
+// stop lets calls under way finish within controlStopTimeout, then cuts them. It returns soon after
+// that, whatever a call is waiting for.
 func (c *control) stop() {
 	var calls sync.WaitGroup
 	for _, s := range c.servers {

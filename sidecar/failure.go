@@ -56,10 +56,12 @@ func withHint(text, hint string) string {
 	return text + ": " + hint
 }
 
-// ReasonMisconfigured in a google.rpc.ErrorInfo of the details says that there are mistakes in the configuration.
+// ReasonMisconfigured in a google.rpc.ErrorInfo of the details says that there are mistakes in the
+// configuration.
 const ReasonMisconfigured = "MISCONFIGURED"
 
-// ReasonReplaced in a google.rpc.ErrorInfo of the details says that another process has taken over, which answers when called again.
+// ReasonReplaced in a google.rpc.ErrorInfo of the details says that another process has taken over,
+// which answers when called again.
 const ReasonReplaced = "REPLACED"
 
 // explained adds the details that programs look at.

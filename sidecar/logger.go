@@ -11,9 +11,9 @@ import (
 	"github.com/anteroom-io/anteroom/logqueue"
 )
 
-// logger is the root logger; each part gets a named child of it. Without a Config.Logger it writes to standard error through
-// logqueue.Stderr, so that no reader of the log can block the sidecar. Check has seen to the level: what hclog does not know it takes for
-// no level.
+// logger is the root logger; each part gets a named child of it. Without a Config.Logger it writes
+// to standard error through logqueue.Stderr, so that no reader of the log can block the sidecar.
+// Check has seen to the level: what hclog does not know it takes for no level.
 func (c *Config) logger() hclog.Logger {
 	if c.Logger != nil {
 		return c.Logger

@@ -94,7 +94,8 @@ func (s *sockets) openOne(from *succession, key string, into **listener.Listener
 // socketKey is how a successor finds a socket: by what it is for, and its address as it is configured.
 func socketKey(key string, a listener.Address) string { return key + " " + a.String() }
 
-// dropUnnamed closes sockets that were passed to this process and that no setting names: their clients would wait for ever.
+// dropUnnamed closes sockets that were passed to this process and that no setting names: their
+// clients would wait for ever.
 func (c *Config) dropUnnamed(in *listener.Inheritance, log hclog.Logger) {
 	dropped, err := in.Drop(c.passedNames())
 	for _, p := range dropped {

@@ -8,11 +8,13 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// plainLogger writes values as people and programs read them, in both formats: a duration as 1m30s, not as a number of nanoseconds; a state by
-// its name, not its number; a message as the JSON of the contract, not as a Go struct.
+// plainLogger writes values as people and programs read them, in both formats: a duration as 1m30s,
+// not as a number of nanoseconds; a state by its name, not its number; a message as the JSON of the
+// contract, not as a Go struct.
 type plainLogger struct{ hclog.Logger }
 
-// plain returns the arguments of a line of the log with such values in their place. The caller's are not changed.
+// plain returns the arguments of a line of the log with such values in their place. The caller's
+// are not changed.
 func plain(args []any) []any {
 	for i := 1; i < len(args); i += 2 {
 		if _, changed := plainValue(args[i]); changed {

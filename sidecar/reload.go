@@ -27,8 +27,9 @@ func differences(before, now []Choice) (changes []Change) {
 	return changes
 }
 
-// A process that takes over after a death has the configuration of its predecessor, whatever a file says meanwhile: it has been checked, and a mistake
-// in the file must not cost the connections. It lies in a sealed memory file, whose descriptor the successor is told.
+// A process that takes over after a death has the configuration of its predecessor, whatever a file
+// says meanwhile: it has been checked, and a mistake in the file must not cost the connections. It
+// lies in a sealed memory file, whose descriptor the successor is told.
 
 // settingsVariable tells a successor the number of that descriptor.
 const settingsVariable = "ANTEROOM_SETTINGS"
@@ -42,10 +43,12 @@ type settingsFile struct {
 // afterDeath reports whether this process takes over from one that has died.
 func afterDeath() bool { return os.Getenv(memoryVariable) != "" && os.Getenv(offerVariable) == "" }
 
-// Succeeds reports whether this process takes over from another, which then has chosen whether there is a supervisor.
+// Succeeds reports whether this process takes over from another, which then has chosen whether
+// there is a supervisor.
 func Succeeds() bool { return os.Getenv(memoryVariable) != "" }
 
-// LoadOrInherit is Load, but for a process that takes over after a death: that gets what its predecessor had loaded.
+// LoadOrInherit is Load, but for a process that takes over after a death: that gets what its
+// predecessor had loaded.
 func LoadOrInherit(flags *pflag.FlagSet, env func(string) string) (Config, error) {
 	if afterDeath() {
 		if c, err := inheritSettings(); err == nil {

@@ -8,7 +8,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// A successor after a death gets the very configuration of its predecessor: every setting comes back from the text as it was.
+// A successor after a death gets the very configuration of its predecessor: every setting comes
+// back from the text as it was.
 func TestSettingsSurviveTheirText(t *testing.T) {
 	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
 	Flags(flags)

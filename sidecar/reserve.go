@@ -13,9 +13,10 @@ import (
 	"github.com/anteroom-io/anteroom/manager"
 )
 
-// A process that takes over opens descriptors of its own before it can close those of its predecessor. So that it can, also where every
-// descriptor is in use, a process that serves has a soft limit of open files below the hard one: what lies between is the reserve. Who
-// starts a successor lifts the soft limit for it (keeper).
+// A process that takes over opens descriptors of its own before it can close those of its
+// predecessor. So that it can, also where every descriptor is in use, a process that serves has a
+// soft limit of open files below the hard one: what lies between is the reserve. Who starts a
+// successor lifts the soft limit for it (keeper).
 
 // keepReserve leaves the reserve to a successor.
 func keepReserve() error {
@@ -34,7 +35,8 @@ func keepReserve() error {
 	return nil
 }
 
-// bounded is a listener for operators, which keeps what this process needs itself free: it hangs up on who would take it.
+// bounded is a listener for operators, which keeps what this process needs itself free: it hangs up
+// on who would take it.
 type bounded struct {
 	net.Listener
 	most int // no connection gets a descriptor from here on

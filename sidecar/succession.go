@@ -184,8 +184,10 @@ func (s *succession) serving() error {
 	return nil
 }
 
-// failed ends a process that cannot take over. Before an offer is accepted it tells the predecessor, which goes on. After that, and after a death, it closes nothing, and so does not return: it dies as of kill -9, and its keeper, or a predecessor that
-// waits, tries again. Where that is hopeless nobody follows, and a supervisor starts anew. A first process returns the error.
+// failed ends a process that cannot take over. Before an offer is accepted it tells the
+// predecessor, which goes on. After that, and after a death, it closes nothing, and so does not
+// return: it dies as of kill -9, and its keeper, or a predecessor that waits, tries again. Where
+// that is hopeless nobody follows, and a supervisor starts anew. A first process returns the error.
 func (s *succession) failed(err error) error {
 	if !s.heir {
 		return err
@@ -241,7 +243,8 @@ func Supervise(c Config) (status int, err error) {
 	return keeper.Supervise(program, log)
 }
 
-// passed are the descriptors that a supervised process is to get: what a service manager has passed, and what settings name by number.
+// passed are the descriptors that a supervised process is to get: what a service manager has
+// passed, and what settings name by number.
 func (c *Config) passed(in *listener.Inheritance) (fds []int) {
 	for _, p := range in.Left() {
 		fds = append(fds, p.FD)

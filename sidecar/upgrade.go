@@ -45,7 +45,8 @@ const (
 // ErrNotUpgraded means that everything is as it was before.
 var ErrNotUpgraded = errors.New("nothing has changed")
 
-// ErrMisconfigured is an ErrNotUpgraded: the program that was to take over has found mistakes in the configuration.
+// ErrMisconfigured is an ErrNotUpgraded: the program that was to take over has found mistakes in
+// the configuration.
 var ErrMisconfigured = fmt.Errorf("%w: the configuration is wrong", ErrNotUpgraded)
 
 // misconfiguredStatus is the exit status of a check that has found mistakes (docs/cli.md).
@@ -105,7 +106,8 @@ func (s *sidecar) tryReplace(ctx context.Context, program string) (pid int, chan
 	return pid, changes, err
 }
 
-// mayCheck is checkProgram, unless the check would hang at its start. The program is then not asked, but is started: it says then whether it can run.
+// mayCheck is checkProgram, unless the check would hang at its start. The program is then not
+// asked, but is started: it says then whether it can run.
 func (s *sidecar) mayCheck(ctx context.Context, program string) ([]Choice, error) {
 	hangs, err := s.manager.HoldsHungFiles(ctx)
 	if err != nil {
@@ -118,7 +120,8 @@ func (s *sidecar) mayCheck(ctx context.Context, program string) ([]Choice, error
 	return s.checkProgram(ctx, program)
 }
 
-// checkProgram asks a program to check this process's configuration, and returns the settings as it reads them.
+// checkProgram asks a program to check this process's configuration, and returns the settings as it
+// reads them.
 func (s *sidecar) checkProgram(ctx context.Context, path string) ([]Choice, error) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
@@ -173,7 +176,8 @@ func (s *sidecar) inForce(ctx context.Context, changes []Change) []Change {
 	return changes
 }
 
-// checkDelay bounds the wait for the output of a check that has ended and left a child behind, which holds the pipes open.
+// checkDelay bounds the wait for the output of a check that has ended and left a child behind,
+// which holds the pipes open.
 const checkDelay = time.Second
 
 // limitedBuffer keeps the beginning of what a program says.
@@ -231,7 +235,8 @@ func (s *succession) startOver() {
 	exit(1)
 }
 
-// endTimeout bounds the wait for the end of a process that was killed: it may have to close files whose file system does not answer.
+// endTimeout bounds the wait for the end of a process that was killed: it may have to close files
+// whose file system does not answer.
 const endTimeout = time.Second
 
 // end kills a process and waits until it is gone, or no longer runs its program.
@@ -299,7 +304,8 @@ func (s *succession) receiveOffer() {
 	}
 }
 
-// accept tells a predecessor that waits that this process is ready, and waits for its word. Before that nothing that both have may be changed.
+// accept tells a predecessor that waits that this process is ready, and waits for its word. Before
+// that nothing that both have may be changed.
 func (s *succession) accept() error {
 	if s.offer == nil {
 		return nil

@@ -77,8 +77,9 @@ func each(sig os.Signal) <-chan struct{} {
 	return wanted
 }
 
-// untilSignal returns a context that the first SIGTERM or SIGINT ends, and a channel that is closed when somebody does not want to wait any
-// longer: by a second signal (keeper.Ending), or, supervised, by keeper.HurrySignal.
+// untilSignal returns a context that the first SIGTERM or SIGINT ends, and a channel that is closed
+// when somebody does not want to wait any longer: by a second signal (keeper.Ending), or,
+// supervised, by keeper.HurrySignal.
 func untilSignal(parent context.Context) (ctx context.Context, hurry <-chan struct{}, stop func()) {
 	ctx, cancel := context.WithCancel(parent)
 	signals, hurried, done := make(chan os.Signal, 2), make(chan struct{}), make(chan struct{})

@@ -54,7 +54,8 @@ func eventKinds(words []string) (kinds []pb.EventKind, err error) {
 	return kinds, nil
 }
 
-// watch shows events. If the process it talks to is replaced, or dies and is succeeded, it goes on with the next one.
+// watch shows events. If the process it talks to is replaced, or dies and is succeeded, it goes on
+// with the next one.
 func (o *operator) watch(ctx context.Context, kinds []pb.EventKind, most int, errOut io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -96,7 +97,8 @@ const (
 	successionPause    = 50 * time.Millisecond
 )
 
-// watchNext watches the process that takes over: the one before it may still answer for a moment, and says that it was replaced.
+// watchNext watches the process that takes over: the one before it may still answer for a moment,
+// and says that it was replaced.
 func (o *operator) watchNext(ctx context.Context, r *pb.WatchRequest) (grpc.ServerStreamingClient[pb.WatchResponse], error) {
 	for end := time.Now().Add(successionPatience); ; time.Sleep(successionPause) {
 		stream, err := o.openWatch(ctx, r)

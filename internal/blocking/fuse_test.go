@@ -8,7 +8,8 @@ import (
 	"github.com/anteroom-io/anteroom/internal/fusetest"
 )
 
-// A file system that does not answer holds a helper, and no more: the number is free, others are done, and the helper is used again when it is back.
+// A file system that does not answer holds a helper, and no more: the number is free, others are
+// done, and the helper is used again when it is back.
 func TestAFileThatHangsHoldsOneHelper(t *testing.T) {
 	for hang, job := range map[fusetest.Hang]Op{fusetest.Flush: Close, fusetest.Stat: Check} {
 		t.Run(string(hang), func(t *testing.T) {

@@ -59,7 +59,8 @@ func tell(event int) {
 // settleGrace is how long Settle and End wait for the end of a helper that they have killed.
 const settleGrace = 200 * time.Millisecond
 
-// Settle waits until no helper has a job, and hands none out until Resume. A job that takes longer than patience is ended.
+// Settle waits until no helper has a job, and hands none out until Resume. A job that takes longer
+// than patience is ended.
 func (p *Pool) Settle(now int64, patience time.Duration) {
 	p.paused = true
 	p.finish(now, patience)
@@ -139,8 +140,9 @@ func (p *Pool) endHelper(h *helper) {
 	h.reap()
 }
 
-// Inherit takes over a predecessor's slots: claim says whether a descriptor has come from it. It waits, no longer than patience, until the
-// predecessor's helpers, which the kernel has killed with it, are gone. What a slot says stays until a job is done in it.
+// Inherit takes over a predecessor's slots: claim says whether a descriptor has come from it. It
+// waits, no longer than patience, until the predecessor's helpers, which the kernel has killed with
+// it, are gone. What a slot says stays until a job is done in it.
 func (p *Pool) Inherit(claim func(fd int) bool, patience time.Duration) {
 	until := time.Now().Add(patience)
 	for i := range p.helpers {

@@ -24,7 +24,8 @@ type Job struct {
 	FDs    []int32 // of Close, at most MaxBatch
 	Offset int64
 	Length int64
-	// Begin is called when a helper gets the job, before it can begin, with the number of its slot. May be nil.
+	// Begin is called when a helper gets the job, before it can begin, with the number of its slot.
+	// May be nil.
 	Begin func(slot int)
 	// Done is called once, from Turn, Settle or End.
 	Done func(Result)
@@ -94,8 +95,9 @@ type Pool struct {
 	fds     [MaxBatch]int32 // of the result that is given out
 }
 
-// New makes a pool with room for len(slots) helpers, of which it uses as many as SetLimit says. slots are zero, or a predecessor's (Inherit), and
-// lie in memory that is shared with children (MAP_SHARED).
+// New makes a pool with room for len(slots) helpers, of which it uses as many as SetLimit says.
+// slots are zero, or a predecessor's (Inherit), and lie in memory that is shared with children
+// (MAP_SHARED).
 func New(slots []Slot) (*Pool, error) {
 	event, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
@@ -260,7 +262,8 @@ func (p *Pool) complete(h *helper, outcome Outcome) {
 	j.Done(r)
 }
 
-// assign hands jobs out, in their order but for those whose party, or kind, has all the helpers that it may have.
+// assign hands jobs out, in their order but for those whose party, or kind, has all the helpers
+// that it may have.
 func (p *Pool) assign(now int64) {
 	for i := 0; i < len(p.queue); {
 		j := p.queue[i]
@@ -296,7 +299,8 @@ func (p *Pool) mayBegin(j *Job) bool {
 	return (!j.File || files < p.fileLimit()) && (j.Party == 0 || its < max(p.limit/2, 1))
 }
 
-// free is a helper without a job, one that lives if there is one; nil if there is none and no more may be made.
+// free is a helper without a job, one that lives if there is one; nil if there is none and no more
+// may be made.
 func (p *Pool) free() *helper {
 	var unused *helper
 	used := 0

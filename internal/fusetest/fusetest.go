@@ -148,7 +148,8 @@ func serve(hang Hang, dir string) {
 	abort(dir)
 }
 
-// abort fails every request that hangs, and all later ones (umount2(2): MNT_FORCE), so that whoever waits for one goes on.
+// abort fails every request that hangs, and all later ones (umount2(2): MNT_FORCE), so that whoever
+// waits for one goes on.
 func abort(dir string) { _ = unix.Unmount(dir, unix.MNT_FORCE|unix.MNT_DETACH) }
 
 func (s *server) release() {

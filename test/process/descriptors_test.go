@@ -82,8 +82,9 @@ func limited(t testing.TB, files int) *exec.Cmd {
 	return exec.Command("sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$0" "$@"`, files), processes.Binary(t))
 }
 
-// Every descriptor is in use when the sidecar is killed, again and again: its successor has a reserve and goes on with every connection. An
-// operator gets in all the while, also where connections to the control socket that say nothing are many; so does an upgrade.
+// Every descriptor is in use when the sidecar is killed, again and again: its successor has a
+// reserve and goes on with every connection. An operator gets in all the while, also where
+// connections to the control socket that say nothing are many; so does an upgrade.
 func TestAKillWithEveryDescriptorInUse(t *testing.T) {
 	const files, successors = 400, 40
 	s := processes.ServeWith(t, t.TempDir(), limited(t, files), "--listen", "tcp://127.0.0.1:0", "--supervise",
@@ -136,7 +137,8 @@ func fillTable(t *testing.T, s *processes.Sidecar, most int) (in []*client) {
 	return in
 }
 
-// fillControl connects to the control socket until the sidecar has no descriptor left for that, and says nothing there.
+// fillControl connects to the control socket until the sidecar has no descriptor left for that, and
+// says nothing there.
 func fillControl(t *testing.T, s *processes.Sidecar) (silent []net.Conn) {
 	t.Helper()
 	for range 60 {

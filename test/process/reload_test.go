@@ -64,8 +64,9 @@ func reloaded(t *testing.T, out string) {
 	t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGTERM) })
 }
 
-// A reload takes up what has changed in the file. Connections go on, idle or leased, also those of a listener that is not there any more; limits set
-// at run time stay, unless the file has changed them.
+// A reload takes up what has changed in the file. Connections go on, idle or leased, also those of
+// a listener that is not there any more; limits set at run time stay, unless the file has changed
+// them.
 func TestReload(t *testing.T) {
 	bothWays(t, func(t *testing.T, _ bool, flag string) {
 		stays, goes, comes := freeAddress(t), freeAddress(t), freeAddress(t)
@@ -138,7 +139,8 @@ func TestSIGHUPReloads(t *testing.T) {
 	})
 }
 
-// A file with a mistake, or with what cannot be opened, changes nothing, and says why; nor does it keep a successor from taking over after kill -9.
+// A file with a mistake, or with what cannot be opened, changes nothing, and says why; nor does it
+// keep a successor from taking over after kill -9.
 func TestReloadsThatFail(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -69,7 +69,8 @@ func TestSIGTERMDrains(t *testing.T) {
 	}
 }
 
-// A second signal ends at once. What comes right behind the first is not a second one, so the test repeats it.
+// A second signal ends at once. What comes right behind the first is not a second one, so the test
+// repeats it.
 func TestASecondSIGTERMEndsAtOnce(t *testing.T) {
 	bothWays(t, func(t *testing.T, _ bool, flag string) {
 		s := processes.Serve(t, "--listen", "tcp://127.0.0.1:0", "--drain-timeout", "1h", flag)
@@ -92,7 +93,8 @@ func TestASecondSIGTERMEndsAtOnce(t *testing.T) {
 	})
 }
 
-// One Ctrl-C, or one SIGTERM to every process of the service, drains: however many of the processes it reaches, and whoever passes it on.
+// One Ctrl-C, or one SIGTERM to every process of the service, drains: however many of the processes
+// it reaches, and whoever passes it on.
 func TestASignalToTheWholeGroupIsOne(t *testing.T) {
 	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
 		bothWays(t, func(t *testing.T, _ bool, flag string) {

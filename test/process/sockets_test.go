@@ -187,7 +187,8 @@ func first(sock int) (f handoff.Frame, err error) {
 	return f, errors.New("no frame came")
 }
 
-// activated is a command that gets listening sockets as from a service manager (sd_listen_fds(3)): for clients, hosts, operators and metrics.
+// activated is a command that gets listening sockets as from a service manager (sd_listen_fds(3)):
+// for clients, hosts, operators and metrics.
 func activated(t *testing.T, dir string) (cmd *exec.Cmd, web, metrics string) {
 	t.Helper()
 	cmd = exec.Command("sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=5 LISTEN_FDNAMES=http:handoff:control:metrics:unused exec "$0" "$@"`, processes.Binary(t))
@@ -216,7 +217,8 @@ func activated(t *testing.T, dir string) (cmd *exec.Cmd, web, metrics string) {
 	return cmd, web, metrics
 }
 
-// Sockets that a service manager passes work with a supervisor, too: by name and by number, over kill -9 of the sidecar and of its keeper.
+// Sockets that a service manager passes work with a supervisor, too: by name and by number, over
+// kill -9 of the sidecar and of its keeper.
 func TestSocketActivation(t *testing.T) {
 	byName := []string{"--listen", "fd://http", "--handoff", "fd://handoff", "--control", "fd://control", "--metrics", "fd://metrics"}
 	byNumber := []string{"--listen", "fd://3", "--handoff", "fd://4", "--control", "fd://5", "--metrics", "fd://6"}

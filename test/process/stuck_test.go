@@ -18,9 +18,10 @@ import (
 	"github.com/anteroom-io/anteroom/test/processes"
 )
 
-// Helper processes of the sidecar sleep in the kernel, where no signal ends them: a host has sent files whose file system does not answer, more
-// of them than there are helpers, so that the sidecar holds some, too. The
-// sidecar is killed, replaced and stopped all the same. Its connections go on, and what it listened on is free when it has ended.
+// Helper processes of the sidecar sleep in the kernel, where no signal ends them: a host has sent
+// files whose file system does not answer, more of them than there are helpers, so that the sidecar
+// holds some, too. The sidecar is killed, replaced and stopped all the same. Its connections go on,
+// and what it listened on is free when it has ended.
 func TestAHelperThatCannotBeEnded(t *testing.T) {
 	bothWays(t, func(t *testing.T, supervised bool, flag string) {
 		for what, next := range map[string]func(*testing.T, *processes.Sidecar, bool) int{"kill": killed, "upgrade": upgraded, "stop": unchanged} {
@@ -106,7 +107,8 @@ func refuses(t *testing.T, address string) {
 // stuckHelpers is how many helpers of 4 may be stuck.
 const stuckHelpers = 3
 
-// sticks has the sidecar get files that hang when they are closed, and waits until it says that the helpers cannot be ended.
+// sticks has the sidecar get files that hang when they are closed, and waits until it says that the
+// helpers cannot be ended.
 func sticks(t *testing.T, s *processes.Sidecar, fs *fusetest.FS) {
 	t.Helper()
 	as(t, "hostile", "ANTEROOM_HANDOFF="+s.Handoff(), "ANTEROOM_TEST_FILE="+fs.File)
@@ -114,8 +116,8 @@ func sticks(t *testing.T, s *processes.Sidecar, fs *fusetest.FS) {
 	processes.Eventually(t, "the helpers are stuck", func() bool { return s.Log.Lines("cannot be ended") == stuckHelpers })
 }
 
-// beHostile sends the sidecar files, and stays until it is killed. The test's process must not hold such a file itself: what it starts would
-// close it in execve(2), and hang.
+// beHostile sends the sidecar files, and stays until it is killed. The test's process must not hold
+// such a file itself: what it starts would close it in execve(2), and hang.
 func beHostile() error {
 	for range stuckHelpers + 2 {
 		if err := sendFile(); err != nil {

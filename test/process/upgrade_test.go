@@ -210,7 +210,8 @@ func keeperOf(pid int) int {
 	return 0
 }
 
-// isHelper reports whether a process is one that a sidecar has for system calls that may block, or for what is left behind its death.
+// isHelper reports whether a process is one that a sidecar has for system calls that may block, or
+// for what is left behind its death.
 func isHelper(pid int) bool {
 	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 	name := strings.TrimSpace(string(comm))
