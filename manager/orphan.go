@@ -99,7 +99,9 @@ func (r *record) tookRequests(n uint64) {
 		r.taken = takenUnknown
 		return
 	}
-	r.took(r.length)
+	length := r.length
+	r.length = 0 // first: a successor that obeys the frame again must not count twice, but then no longer knows
+	r.took(length)
 }
 
 // base is how far the kernel's counters had come at the outset of a lease, where the lengths of its connection's requests do not say.
