@@ -94,7 +94,7 @@ func listenUnix(fd int, o Options) (*Listener, error) {
 }
 
 // checkOwner returns an error if a directory belongs to another user than root and the given one: its
-// owner could put another socket in the place of ours, and be taken for the sidecar.
+// owner could put another socket in its place, and be taken for the sidecar.
 func checkOwner(dir string, user int) error {
 	var st unix.Stat_t
 	if err := unix.Stat(dir, &st); err != nil {

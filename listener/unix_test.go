@@ -193,7 +193,7 @@ func TestRaceOfProcessesForAStalePath(t *testing.T) {
 	}
 }
 
-// Whoever may read the directory may lock it. That delays us, and no more.
+// Any user who may read the directory may lock it. That delays us, and no more.
 func TestDirectoryThatSomebodyKeepsLocked(t *testing.T) {
 	leavesNothing(t)
 	dir := t.TempDir()

@@ -106,7 +106,7 @@ func fieldValue(s string) bool {
 	return !strings.ContainsFunc(s, func(c rune) bool { return (c < ' ' || c > '~') && c != '\t' })
 }
 
-// response is an HTTP/1.1 response of ours (RFC 9110), and the end of the connection. One to a HEAD
+// response is an HTTP/1.1 response by the sidecar (RFC 9110), and the end of the connection. One to a HEAD
 // is bodiless: it has the fields of the same response to a GET, its Content-Length included (RFC
 // 9110, 8.6).
 func (a Answers) response(status int, bodiless bool, now time.Time) []byte {

@@ -83,7 +83,7 @@ func (m *Manager) work() {
 }
 
 // eachSelected makes the step of a job that calls f for each connection that a selection may
-// choose, of those behind after: its IDs, or all. f returns what it has cost beside the look, and
+// choose, of those behind after: its IDs, or all. f returns what it has cost in addition to the look, and
 // whether it was the last.
 func (m *Manager) eachSelected(after ConnID, s Selection, f func(ConnID, *record) (cost int, stop bool)) func(int) (int, bool) {
 	look := costLook

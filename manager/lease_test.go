@@ -313,7 +313,7 @@ func (p *peer) brings(most int) (n int, denied handoff.Frame) {
 func TestAdoptNeverEvicts(t *testing.T) {
 	for name, test := range map[string]struct {
 		limits Limits
-		may    int // connections that a host may bring beside two clients
+		may    int // connections that a host may bring in addition to two clients
 		says   string
 	}{
 		"all connections":             {Limits{Connections: 5, Adopted: 10, HostAdopted: 10}, 3, "max-connections"},

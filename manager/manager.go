@@ -87,7 +87,7 @@ type Manager struct {
 	afterUse map[int32]release // to be closed when those are done
 	onClosed map[int32]func()  // called when a helper has closed the descriptor
 	released []int32           // sockets to be closed by helpers, at the end of the turn
-	readBuf  []byte            // for bytes nobody wants
+	readBuf  []byte            // scratch space for input that is discarded
 	peekBuf  []byte            // for requests that are looked at
 	peeked   int               // bytes that were looked at in all
 
@@ -150,7 +150,7 @@ func newHelpers(memory *Memory, sel *selector.Selector) (*blocking.Pool, error) 
 	return helpers, nil
 }
 
-// dropMemory closes a memory that nobody else has.
+// dropMemory closes a memory that no other process has.
 func (c *Config) dropMemory() error {
 	if !c.ownMemory {
 		return nil

@@ -64,7 +64,7 @@ type actor interface {
 	breakOff(fd int32)
 	// goOn tells the client that its body is waited for (100 Continue).
 	goOn(fd int32)
-	// answer sends a response of ours to the request that waits, without a body if it is a HEAD.
+	// answer sends an error response to the request that waits, without a body if it is a HEAD.
 	answer(fd int32, status int, bodiless bool)
 	// nonblock sets O_NONBLOCK where it is missing, and reports that it was.
 	nonblock(fd int32) bool

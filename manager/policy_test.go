@@ -32,7 +32,7 @@ type world struct {
 	files    map[int32]bool          // of remainders, open
 	helps    map[ConnID]bool         // a helper sends a part of them
 	services map[string]ServiceState // of pools, as they were told
-	fired    []fired                 // events that the selector has reported and nobody has handled yet
+	fired    []fired                 // events that the selector has reported and the policy has not handled yet
 }
 
 // sock is a client's connection in the kernel.

@@ -12,7 +12,7 @@ import (
 // A host ends with its process. The end of its link tells so, unless somebody else has the host's
 // end of it: a child that has inherited it, or a queue of descriptors in flight that only this
 // process could empty. So the process itself is watched, too. If it ends and the link does not, the
-// host gets no leases until it answers a PING whose number nobody could know before, which only a
+// host gets no leases until it answers a PING whose number cannot be known before, which only a
 // process that holds the link can; without an answer in time it is hung up on.
 
 // left: the process that has attached a host has ended.

@@ -122,7 +122,7 @@ func bothWays(t *testing.T, f func(t *testing.T, supervised bool, flag string)) 
 	}
 }
 
-// Nobody reads the log: clients are served all the same, over kill -9 and SIGTERM too, and what was
+// The log's reader stalls: clients are served all the same, over kill -9 and SIGTERM too, and what was
 // dropped is told when somebody reads.
 func TestTheReaderOfTheLogStalls(t *testing.T) {
 	bothWays(t, func(t *testing.T, supervised bool, flag string) {
@@ -142,7 +142,7 @@ func TestTheReaderOfTheLogStalls(t *testing.T) {
 	})
 }
 
-// A crash's report goes to standard error, too: the process ends though nobody reads it, and its
+// A crash's report goes to standard error, too: the process ends though the reader stalls, and its
 // keeper succeeds.
 func TestACrashWhileTheReaderOfTheLogStalls(t *testing.T) {
 	s, log := piped(t, "--supervise")
